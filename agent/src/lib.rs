@@ -1,0 +1,1 @@
+//! The Skerry agent: runs containers on one device.

@@ -1,0 +1,3 @@
+//! Wires the agent together.
+
+fn main() {}

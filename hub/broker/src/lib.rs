@@ -1,0 +1,1 @@
+//! An MQTT broker for many small devices: sessions, access rules, limits.

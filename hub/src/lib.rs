@@ -1,0 +1,1 @@
+//! The Skerry hub and its command line.

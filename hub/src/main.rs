@@ -1,0 +1,3 @@
+//! Wires the hub and its command line together.
+
+fn main() {}

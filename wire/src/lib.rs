@@ -1,0 +1,1 @@
+//! What hub and device say to each other: ids, topics, messages, the sealed line.
