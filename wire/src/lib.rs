@@ -1,1 +1,33 @@
-//! What hub and device say to each other: ids, topics, messages, the sealed line.
+//! What hub and device say to each other.
+//!
+//! Everything here is pure: values in, values out; no clock, no randomness of
+//! its own, no input or output. Time comes as [`Timestamp`], randomness as an
+//! argument.
+//!
+//! Encoding: postcard inside the sealed envelope of [`seal`]. Postcard is
+//! positional, so a released struct never changes: enums grow at their end,
+//! anything else needs a new [`seal::WIRE_VERSION`]. `tests/golden.rs` holds
+//! the bytes of every released version.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod desired;
+pub mod id;
+pub mod label;
+pub mod message;
+pub mod report;
+pub mod seal;
+pub mod stream;
+pub mod token;
+pub mod topic;
+
+pub use codec::{DecodeError, decode, encode};
+pub use desired::{
+    Assignment, ContainerSpec, Desired, DesiredPart, EnvVar, ImageRef, PodSpec, Resources,
+    RestartPolicy, Volume, VolumeMount, VolumeSource,
+};
+pub use id::{
+    AppName, AppRef, ContainerName, DeviceId, Digest, FleetId, Generation, IdError, Namespace,
+    RevisionId, Seq, SessionId, StreamId, Timestamp,
+};
+pub use label::{Labels, Selector};

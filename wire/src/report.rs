@@ -1,0 +1,175 @@
+//! What a device says of itself. A report is whole and the newest wins, so
+//! that a lost one costs nothing; its events are kept until the hub has
+//! acknowledged them.
+
+use crate::id::{AppRef, ContainerName, Generation, RevisionId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Observed state of one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The newest desired state that the device has committed.
+    pub generation: Generation,
+    /// The device's clock, right or wrong.
+    pub at: Timestamp,
+    /// What the machine is.
+    pub facts: Facts,
+    /// What is wrong or worth knowing, each kind once.
+    pub conditions: Vec<Condition>,
+    /// One entry for each app that is assigned or still there.
+    pub apps: Vec<AppStatus>,
+    /// What happened and was not acknowledged yet, oldest first, at most
+    /// [`Report::MAX_EVENTS`].
+    pub events: Vec<DeviceEvent>,
+}
+
+impl Report {
+    /// Events in one report. A device keeps as many; older ones give way, and
+    /// the gap in their numbers tells how many.
+    pub const MAX_EVENTS: usize = 64;
+}
+
+/// What the machine is: changes seldom.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// OCI's name of the architecture: `amd64`, `arm64`, `arm`, `riscv64`.
+    pub arch: String,
+    /// OCI's variant: `v7`, `v8`, or empty.
+    pub variant: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `PRETTY_NAME` of os-release, or empty.
+    pub os: String,
+    /// Board or product name, or empty.
+    pub model: String,
+    /// The host's own name.
+    pub hostname: String,
+    /// Cpus online.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// The agent's version.
+    pub agent_version: String,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+}
+
+/// Something lasting about the device, with a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// CamelCase, as in Kubernetes: `DiskPressure`.
+    pub kind: String,
+    /// Whether it is so.
+    pub status: bool,
+    /// CamelCase word for programs.
+    pub reason: String,
+    /// A sentence for people, with the remedy.
+    pub message: String,
+}
+
+/// How one app fares on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppStatus {
+    /// Which app.
+    pub app: AppRef,
+    /// The revision this status is about.
+    pub revision: RevisionId,
+    /// One for each container.
+    pub containers: Vec<ContainerStatus>,
+}
+
+/// How one container fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Its name in the pod.
+    pub name: ContainerName,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// Starts after the first, for this revision.
+    pub restarts: u32,
+    /// How it ended the last time.
+    pub last_exit: Option<ExitStatus>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContainerState {
+    /// Bytes of its image are on their way.
+    Fetching {
+        /// Bytes here.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// Cannot start yet.
+    Waiting {
+        /// CamelCase: `ImageUnavailable`, `CreateFailed`.
+        reason: String,
+        /// A sentence for people.
+        message: String,
+    },
+    /// Its process runs.
+    Running {
+        /// By the device's clock.
+        since: Timestamp,
+    },
+    /// Ended, and starts again after a while.
+    BackOff {
+        /// Seconds from the ending to the next start.
+        delay_secs: u32,
+    },
+    /// Ended, and stays so by its restart policy.
+    Ended,
+    /// Told to stop.
+    Stopping,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// By itself, with a code.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+    /// Killed for want of memory.
+    OutOfMemory,
+    /// Nobody saw it end: a reboot, or the keeper died.
+    Unknown,
+}
+
+impl ExitStatus {
+    /// Whether a restart policy calls it a success.
+    pub fn is_success(self) -> bool {
+        self == ExitStatus::Code(0)
+    }
+}
+
+/// Something that happened on the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceEvent {
+    /// Rises by one for each event of the device's life, across restarts.
+    pub id: u64,
+    /// By the device's clock.
+    pub at: Timestamp,
+    /// Whether somebody should look.
+    pub severity: Severity,
+    /// CamelCase word for programs: `MessageRefused`, `Started`.
+    pub reason: String,
+    /// Which app, if one.
+    pub app: Option<AppRef>,
+    /// A sentence for people.
+    pub message: String,
+    /// How often it happened in a row.
+    pub count: u32,
+}
+
+/// Whether somebody should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Severity {
+    /// All is as it should be.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}

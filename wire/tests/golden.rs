@@ -1,0 +1,386 @@
+//! The bytes of every released version: what an agent in the field sends and
+//! expects. A failure here means that a change would cut off devices: append,
+//! or raise the version, but never alter these files.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Serialize, de::DeserializeOwned};
+use skerry_wire::message::*;
+use skerry_wire::report::*;
+use skerry_wire::seal::{self, KeyPair, Purpose, TokenSecret};
+use skerry_wire::stream::*;
+use skerry_wire::token::JoinToken;
+use skerry_wire::*;
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+/// Compares with the checked-in file. `SKERRY_WRITE_GOLDEN=1` writes files
+/// that are missing, and only those.
+fn check(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/v1")
+        .join(name);
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    if !path.exists() && std::env::var_os("SKERRY_WRITE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, hex + "\n").unwrap();
+        return;
+    }
+    let golden = std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{name}: {e}; SKERRY_WRITE_GOLDEN=1 makes it"));
+    assert_eq!(hex, golden.trim_end(), "the bytes of {name} have changed");
+}
+
+fn check_value<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &'static str, value: T) {
+    let bytes = encode(&value);
+    check(name, &bytes);
+    assert_eq!(decode::<T>(name, &bytes).unwrap(), value);
+}
+
+fn app() -> AppRef {
+    AppRef {
+        namespace: Namespace::default_namespace(),
+        name: AppName::new("web").unwrap(),
+    }
+}
+
+fn container() -> ContainerName {
+    ContainerName::new("web").unwrap()
+}
+
+fn facts() -> Facts {
+    Facts {
+        arch: "arm64".into(),
+        variant: "v8".into(),
+        kernel: "6.12.0".into(),
+        os: "Debian GNU/Linux 12".into(),
+        model: "Raspberry Pi 4".into(),
+        hostname: "kiosk-7".into(),
+        cpus: 4,
+        memory_bytes: 1 << 30,
+        agent_version: "0.1.0".into(),
+        cgroup_version: 2,
+        boot_id: "b".into(),
+    }
+}
+
+#[test]
+fn desired_state() {
+    let desired = Desired {
+        generation: Generation(7),
+        assignments: vec![Assignment {
+            app: app(),
+            revision: RevisionId(Digest::of(b"revision")),
+            pod: PodSpec {
+                containers: vec![ContainerSpec {
+                    name: container(),
+                    image: ImageRef {
+                        reference: "nginx:1.27".into(),
+                        manifest: Digest::of(b"manifest"),
+                        manifest_size: 1234,
+                    },
+                    command: vec!["httpd".into()],
+                    args: vec!["-f".into()],
+                    env: vec![EnvVar {
+                        name: "A".into(),
+                        value: "b".into(),
+                    }],
+                    working_dir: Some("/srv".into()),
+                    user: Some("1000:1000".into()),
+                    resources: Resources {
+                        cpu_millis: Some(500),
+                        memory_bytes: Some(64 << 20),
+                        pids: Some(32),
+                    },
+                    volume_mounts: vec![VolumeMount {
+                        volume: "data".into(),
+                        mount_path: "/data".into(),
+                        read_only: true,
+                    }],
+                    read_only_root: true,
+                    log_persist: false,
+                    log_max_bytes: 65536,
+                }],
+                volumes: vec![
+                    Volume {
+                        name: "data".into(),
+                        source: VolumeSource::Named {
+                            claim: "data".into(),
+                        },
+                    },
+                    Volume {
+                        name: "host".into(),
+                        source: VolumeSource::HostPath {
+                            path: "/srv".into(),
+                            create: true,
+                        },
+                    },
+                    Volume {
+                        name: "tmp".into(),
+                        source: VolumeSource::EmptyDir,
+                    },
+                ],
+                restart_policy: RestartPolicy::OnFailure,
+                termination_grace_secs: 30,
+                hostname: Some("kiosk".into()),
+            },
+        }],
+    };
+    let bytes = encode(&desired);
+    check_value("desired", desired);
+    let mut parts = DesiredPart::split(Generation(7), &bytes);
+    assert_eq!(parts.len(), 1);
+    check_value("desired-part", parts.remove(0));
+}
+
+#[test]
+fn messages() {
+    let session = SessionId(0x0123_4567_89ab_cdef);
+    check_value(
+        "presence",
+        Presence {
+            session,
+            connection: 3,
+            generation: Generation(7),
+        },
+    );
+    check_value(
+        "gone",
+        Gone {
+            session,
+            connection: 3,
+        },
+    );
+    let stream = StreamId(6);
+    for (name, body) in [
+        ("command-sync", CommandBody::Sync),
+        (
+            "command-acknowledge",
+            CommandBody::Acknowledge {
+                report: Seq(1 << 32 | 5),
+                events: 9,
+            },
+        ),
+        (
+            "command-logs",
+            CommandBody::Logs(LogsRequest {
+                stream,
+                app: app(),
+                container: Some(container()),
+                tail: Some(10),
+                since_secs: Some(60),
+                follow: true,
+                timestamps: false,
+                credit: 1000,
+            }),
+        ),
+        (
+            "command-exec",
+            CommandBody::Exec(ExecRequest {
+                stream,
+                app: app(),
+                container: None,
+                args: vec!["sh".into()],
+                tty: Some((80, 24)),
+                stdin: true,
+                credit: 1000,
+            }),
+        ),
+        ("command-usage", CommandBody::Usage { request: 4 }),
+        ("command-revoked", CommandBody::Revoked),
+    ] {
+        check_value(name, Command { session, body });
+    }
+    check_value(
+        "reply-usage",
+        Reply::Usage {
+            request: 4,
+            containers: vec![ContainerUsage {
+                app: app(),
+                container: container(),
+                cpu_usec: 5,
+                memory_bytes: 6,
+                pids: 7,
+                at: Timestamp(8),
+            }],
+        },
+    );
+    check_value(
+        "join-request",
+        JoinRequest {
+            name: DeviceId::new("kiosk-7").unwrap(),
+            facts: facts(),
+        },
+    );
+    let device = DeviceId::new("kiosk-7-2").unwrap();
+    for (name, reply) in [
+        (
+            "join-accepted",
+            JoinReply::Accepted {
+                device: device.clone(),
+                password: "p".into(),
+            },
+        ),
+        ("join-waiting", JoinReply::Waiting { device }),
+        (
+            "join-refused",
+            JoinReply::Refused {
+                reason: "no".into(),
+            },
+        ),
+    ] {
+        check_value(name, reply);
+    }
+}
+
+#[test]
+fn frames() {
+    for (name, body) in [
+        (
+            "frame-open-blob",
+            FrameBody::OpenBlob {
+                digest: Digest::of(b"blob"),
+                offset: 300,
+                credit: 1000,
+            },
+        ),
+        (
+            "frame-data",
+            FrameBody::Data {
+                channel: Channel::Error,
+                bytes: vec![1, 2, 3],
+            },
+        ),
+        ("frame-credit", FrameBody::Credit { bytes: 500 }),
+        (
+            "frame-resize",
+            FrameBody::Resize {
+                columns: 80,
+                rows: 24,
+            },
+        ),
+        ("frame-close-input", FrameBody::CloseInput),
+        ("frame-end-done", FrameBody::End(End::Done)),
+        ("frame-end-exit", FrameBody::End(End::Exit(3))),
+        ("frame-end-failed", FrameBody::End(End::Failed("no".into()))),
+        ("frame-end-cancelled", FrameBody::End(End::Cancelled)),
+        ("frame-end-lost", FrameBody::End(End::Lost)),
+    ] {
+        check_value(
+            name,
+            Frame {
+                stream: StreamId(6),
+                number: 300,
+                body,
+            },
+        );
+    }
+}
+
+#[test]
+fn report() {
+    let status = |state| ContainerStatus {
+        name: container(),
+        state,
+        restarts: 2,
+        last_exit: Some(ExitStatus::Code(1)),
+    };
+    check_value(
+        "report",
+        Report {
+            generation: Generation(7),
+            at: Timestamp(1_700_000_000_000),
+            facts: facts(),
+            conditions: vec![Condition {
+                kind: "DiskPressure".into(),
+                status: true,
+                reason: "AlmostFull".into(),
+                message: "m".into(),
+            }],
+            apps: vec![AppStatus {
+                app: app(),
+                revision: RevisionId(Digest::of(b"revision")),
+                containers: vec![
+                    status(ContainerState::Fetching {
+                        done_bytes: 1,
+                        total_bytes: 2,
+                    }),
+                    status(ContainerState::Waiting {
+                        reason: "R".into(),
+                        message: "m".into(),
+                    }),
+                    status(ContainerState::Running {
+                        since: Timestamp(5),
+                    }),
+                    status(ContainerState::BackOff { delay_secs: 8 }),
+                    status(ContainerState::Ended),
+                    status(ContainerState::Stopping),
+                    ContainerStatus {
+                        last_exit: Some(ExitStatus::Signal(9)),
+                        ..status(ContainerState::Ended)
+                    },
+                    ContainerStatus {
+                        last_exit: Some(ExitStatus::OutOfMemory),
+                        ..status(ContainerState::Ended)
+                    },
+                    ContainerStatus {
+                        last_exit: Some(ExitStatus::Unknown),
+                        ..status(ContainerState::Ended)
+                    },
+                ],
+            }],
+            events: vec![DeviceEvent {
+                id: 4,
+                at: Timestamp(5),
+                severity: Severity::Warning,
+                reason: "MessageRefused".into(),
+                app: Some(app()),
+                message: "m".into(),
+                count: 2,
+            }],
+        },
+    );
+}
+
+#[test]
+fn sealed() {
+    let mut rng = ChaCha20Rng::from_seed([7; 32]);
+    let hub = KeyPair::generate(&mut rng);
+    let device = KeyPair::generate(&mut rng);
+    let message = seal::seal(
+        Purpose::Desired,
+        Seq(1 << 32 | 1),
+        "skerry/v1/acme/kiosk-7/desired",
+        &hub,
+        &device.public(),
+        b"hello",
+        &mut rng,
+    )
+    .unwrap();
+    check("sealed", &message);
+    let token = TokenSecret {
+        id: [1; 8],
+        secret: [2; 32],
+    };
+    let topic = "skerry/v1/acme/join/0123456789abcdef0123456789abcdef/request";
+    let join = seal::seal_join(
+        &token,
+        Seq(1),
+        topic,
+        &device,
+        &hub.public(),
+        b"hello",
+        &mut rng,
+    )
+    .unwrap();
+    check("sealed-join", &join);
+    let text = JoinToken {
+        fleet: FleetId::new("acme").unwrap(),
+        broker: "mqtts://hub.example:8883".into(),
+        hub_key: hub.public(),
+        tls_pin: Some([3; 32]),
+        secret: token,
+    }
+    .to_string();
+    check("token", text.as_bytes());
+}
