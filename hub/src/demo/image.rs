@@ -39,7 +39,10 @@ pub fn write_oci_archive(
         "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
     })
     .to_string();
-    let mut named = descriptor("application/vnd.oci.image.manifest.v1+json", manifest.as_bytes());
+    let mut named = descriptor(
+        "application/vnd.oci.image.manifest.v1+json",
+        manifest.as_bytes(),
+    );
     named["annotations"] = json!({
         "org.opencontainers.image.ref.name": reference,
         "io.containerd.image.name": reference,
@@ -47,7 +50,12 @@ pub fn write_oci_archive(
     let index = json!({"schemaVersion": 2, "manifests": [named]}).to_string();
 
     let mut archive = tar::Builder::new(out);
-    add(&mut archive, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add(
+        &mut archive,
+        "oci-layout",
+        0o644,
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
     add(&mut archive, "index.json", 0o644, index.as_bytes())?;
     for blob in [layer.as_slice(), config.as_bytes(), manifest.as_bytes()] {
         let path = format!("blobs/sha256/{}", Digest::of(blob).hex());
