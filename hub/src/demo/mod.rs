@@ -3,7 +3,7 @@
 //! and each is shown before it runs.
 
 pub mod image;
-mod world;
+pub mod world;
 
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
