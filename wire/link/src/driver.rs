@@ -69,6 +69,10 @@ pub(crate) async fn drive(
         if !deliver(&outbox, &events, LinkEvent::Down { reason }).await {
             return;
         }
+        let room = outbox.drop_stale();
+        if room && !deliver(&outbox, &events, LinkEvent::Room).await {
+            return;
+        }
         let wait = backoff.wait(random());
         let closed = async {
             outbox.closed().await;
@@ -148,10 +152,7 @@ async fn one_connection(
         Ok(()) => End::Closed,
         Err(reason) => End::Down(reason),
     };
-    let room = outbox.put_back(connection.mqtt.into_unacknowledged());
-    if room && matches!(end, End::Down(_)) && !deliver(outbox, events, LinkEvent::Room).await {
-        return End::Closed;
-    }
+    outbox.put_back(connection.mqtt.into_unacknowledged());
     end
 }
 

@@ -108,23 +108,28 @@ impl Outbox {
     }
 
     /// After a lost connection: puts what was not acknowledged back to the
-    /// front, oldest first, and drops QoS 0 messages, which are stale by then.
-    /// `true` as for [`Outbox::settle`].
-    pub fn put_back(&self, unacknowledged: impl DoubleEndedIterator<Item = Outgoing>) -> bool {
-        let dropped: Vec<Outgoing> = {
+    /// front, oldest first.
+    pub fn put_back(&self, unacknowledged: impl DoubleEndedIterator<Item = Outgoing>) {
+        let mut inner = self.lock();
+        for message in unacknowledged.rev() {
+            inner.in_flight = inner.in_flight.saturating_sub(1);
+            inner.waiting.push_front(message);
+        }
+    }
+
+    /// While the line is down: drops QoS 0 messages, which would be stale
+    /// when it is up again. `true` as for [`Outbox::settle`].
+    pub fn drop_stale(&self) -> bool {
+        let stale: VecDeque<Outgoing> = {
             let mut inner = self.lock();
-            for message in unacknowledged.rev() {
-                inner.in_flight = inner.in_flight.saturating_sub(1);
-                inner.waiting.push_front(message);
-            }
-            let (keep, dropped): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut inner.waiting)
+            let (keep, stale) = std::mem::take(&mut inner.waiting)
                 .into_iter()
                 .partition(|message| message.qos == Qos::AtLeastOnce);
             inner.waiting = keep;
-            inner.in_flight += dropped.len();
-            dropped.into()
+            inner.in_flight += stale.len();
+            stale
         };
-        dropped
+        stale
             .iter()
             .fold(false, |tell, message| self.settle(message) | tell)
     }
@@ -208,6 +213,7 @@ mod tests {
         }
         let taken = [outbox.take().unwrap(), outbox.take().unwrap()];
         outbox.put_back(taken.into_iter());
+        outbox.drop_stale();
         let order: Vec<_> = std::iter::from_fn(|| outbox.take())
             .map(|m| m.payload)
             .collect();

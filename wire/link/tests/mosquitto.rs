@@ -309,21 +309,6 @@ fn tls_by_authority_file_looks_at_name_and_date() {
 }
 
 #[test]
-fn a_second_client_with_the_same_id_is_told_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let broker = Mosquitto::start(dir.path(), OPEN);
-    let executor = smol::Executor::new();
-    smol::block_on(executor.run(async {
-        let (_first, first_events) = Link::start(&executor, config(broker.url(), "same"), None);
-        up(&first_events).await;
-        let (_second, second_events) = Link::start(&executor, config(broker.url(), "same"), None);
-        up(&second_events).await;
-        let reason = down(&first_events).await;
-        assert!(reason.contains("same client id"), "{reason}");
-    }));
-}
-
-#[test]
 fn a_silent_broker_is_noticed_and_closing_never_hangs() {
     // The kernel accepts, and nobody ever says a word.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
