@@ -119,6 +119,11 @@ impl Keeper {
         }
     }
 
+    /// Operations that have not been answered.
+    pub(super) fn unfinished_jobs(&self) -> usize {
+        self.waiting.len() + self.jobs.values().filter(|job| !job.reported).count()
+    }
+
     fn spawn(&self, operation: &Operation, fds: &[OwnedFd]) -> io::Result<(i32, OwnedFd)> {
         let bytes = proto::encode(0, operation).map_err(io::Error::other)?;
         let (ours, theirs) = seqpacket::pair()?;

@@ -133,7 +133,8 @@ impl Keeper {
         self.watch(Token::Listener)?;
         self.watch(Token::Signals)?;
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.ending {
+        // The last helpers are still to be reaped when all their work is done.
+        while !(self.ending && self.jobs.is_empty()) {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,

@@ -243,3 +243,26 @@ pub fn log_lines(runtime: &Runtime, log: &str, persist: bool) -> Vec<String> {
     assert_eq!(lines.pop().as_deref(), Some(""), "the last line is full");
     lines
 }
+
+/// A container's id.
+pub fn id(name: &str) -> ContainerId {
+    ContainerId::new(name).expect("a valid id")
+}
+
+/// Waits until a line stands in a log.
+pub async fn wait_for_line(runtime: &Runtime, log: &str, line: &str) {
+    let mut reader = runtime.log_reader(log, false, LogStart::Beginning).expect("opened");
+    loop {
+        if let LogItem::Entry(entry) = reader.next().await.expect("read")
+            && entry.text == line.as_bytes()
+        {
+            return;
+        }
+    }
+}
+
+/// The host's mount table, without what other tests may be doing to it.
+pub fn mounts() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    table.lines().filter(|line| line.contains("skerry-")).map(str::to_owned).collect()
+}
