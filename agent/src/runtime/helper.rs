@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
@@ -147,7 +148,8 @@ fn create(
     }
     build(spec, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
         // What was made so far goes again; what cannot go is found by the
-        // engine as a lost container.
+        // engine as a lost container. The overlay is mounted for us alone.
+        let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
         for error in teardown(&spec.id, layout, &hierarchies) {
             eprintln!("skerry-agent helper: after a failed create: {}", chain(&error));
         }

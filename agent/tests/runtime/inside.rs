@@ -137,7 +137,7 @@ fn namespaces_devices_and_proc() {
         let runtime = machine.connect().await;
         let script = "for n in mnt pid ipc uts net; do readlink /proc/self/ns/$n; done; \
                       echo $$; ls -A /dev | tr '\\n' ' '; echo; \
-                      ls /proc/acpi /sys/firmware 2>/dev/null | grep -vc :; \
+                      ls /sys/firmware | wc -l; \
                       (echo x > /proc/sys/kernel/hostname) 2>&1; (echo b > /proc/sysrq-trigger) 2>&1; \
                       head -c 4 /dev/urandom | wc -c; test -w /dev/null && echo null; cat /proc/kcore | wc -c";
         let (_, lines) = output_of(&runtime, shell("a", script)).await;
@@ -150,9 +150,11 @@ fn namespaces_devices_and_proc() {
         }
         assert_eq!(lines[4], host("net"), "the host's network");
         assert_eq!(lines[5], "1", "first process");
-        let devices: BTreeSet<&str> = lines[6].split_whitespace().collect();
+        let devices = lines[6].split_whitespace();
+        // A link to /proc/kcore, where the kernel has one.
+        let devices: BTreeSet<&str> = devices.filter(|name| *name != "core").collect();
         let expected = [
-            "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
+            "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr",
             "stdin", "stdout", "tty", "urandom", "zero",
         ];
         assert_eq!(devices, BTreeSet::from(expected));

@@ -88,7 +88,7 @@ fn limits_stand_in_the_cgroup_and_use_is_read() {
     run(async {
         let runtime = machine.connect().await;
         let mut spec = shell("a", "echo ready; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; \
-                                   echo done; sleep 1000");
+                                   echo done; sleep 1000; true");
         spec.resources.cpu_millis = Some(250);
         spec.resources.memory_bytes = Some(32 << 20);
         spec.resources.pids = Some(64);
