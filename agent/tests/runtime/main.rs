@@ -4,6 +4,7 @@
 mod crash;
 mod escape;
 mod exec;
+mod figures;
 mod inside;
 mod life;
 mod limits;
