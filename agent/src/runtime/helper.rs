@@ -20,13 +20,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Process, Spec};
+use libcontainer::oci_spec::runtime::{Capability, Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::cgroup::Hierarchies;
+use super::devices::DeviceFilter;
 use super::executor::ContainedExecutor;
 use super::oci::{self, Machine};
 use super::paths::Layout;
@@ -172,6 +173,7 @@ fn build(
             return Err(Failure::new(FailureKind::Invalid, message));
         }
     }
+    check_controllers(spec, hierarchies)?;
     let root = bundle.join("rootfs");
     private_dir(&root)?;
     unshare_mounts()?;
@@ -182,8 +184,10 @@ fn build(
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     super::rootfs::make_dirs_in(&root_dir, &spec.cwd)?;
     drop(root_dir);
-    let config =
-        oci::spec(spec, &identity, &root, &layout.cgroup(&spec.id), machine(hierarchies)?)?;
+    let cgroup = layout.cgroup(&spec.id);
+    let devices = device_filter(hierarchies);
+    let machine = machine(hierarchies, devices.is_some())?;
+    let config = oci::spec(spec, &identity, &root, &cgroup, machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
@@ -202,6 +206,11 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
+    if let Some(filter) = devices {
+        for dir in hierarchies.directories(&cgroup) {
+            filter.attach(&dir)?;
+        }
+    }
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
@@ -288,7 +297,10 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
     let home = if identity.home.is_empty() { "/" } else { &identity.home };
     let env = oci::environment(env.into_iter().chain(spec.env.iter().cloned()), home);
     let cwd = if spec.cwd.is_empty() { own.cwd().to_string_lossy() } else { (&spec.cwd).into() };
-    let machine = machine(&Hierarchies::detect()?)?;
+    // What the container's own process may do, another one may as well.
+    let mknod = own.capabilities().as_ref().and_then(|all| all.bounding().as_ref());
+    let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
+    let machine = Machine { mknod, ..machine(&Hierarchies::detect()?, true)? };
     Ok(oci::process(&spec.args, env, &cwd, &identity, machine, spec.tty.is_some())?)
 }
 
@@ -322,9 +334,45 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
 }
 
-fn machine(hierarchies: &Hierarchies) -> Result<Machine, Failure> {
+/// Says which controller is missing for a limit, and how to get it.
+fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
+    let limits = &spec.resources;
+    let wanted = [
+        ("cpu", limits.cpu_millis.is_some(), "build the kernel with CONFIG_CFS_BANDWIDTH"),
+        (
+            "memory",
+            limits.memory_bytes.is_some(),
+            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
+        ),
+        ("pids", limits.pids.is_some(), "build the kernel with CONFIG_CGROUP_PIDS"),
+    ];
+    for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
+        if !hierarchies.has_controller(controller) {
+            let message = format!(
+                "a {controller} limit needs the {controller} cgroup controller, which this \
+                 machine does not have; {remedy}, or leave the limit out"
+            );
+            return Err(Failure::new(FailureKind::Invalid, message));
+        }
+    }
+    Ok(())
+}
+
+/// The device rules of cgroup v2. `None` on v1, where libcontainer applies
+/// them, and on a kernel that cannot: then no container may make nodes.
+fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
+    if !hierarchies.is_v2() {
+        return None;
+    }
+    DeviceFilter::load()
+        .inspect_err(|error| eprintln!("skerry-agent helper: no device filter: {error}"))
+        .ok()
+}
+
+fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(Machine { cgroup_v2: hierarchies.is_v2(), open_files })
+    let cgroup_v2 = hierarchies.is_v2();
+    Ok(Machine { cgroup_v2, mknod: !cgroup_v2 || device_filter, open_files })
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
