@@ -12,7 +12,7 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -29,6 +29,7 @@ use nix::sys::stat::Mode;
 use super::cgroup::Hierarchies;
 use super::devices::DeviceFilter;
 use super::executor::ContainedExecutor;
+use super::logs::stamp_now;
 use super::oci::{self, Machine};
 use super::paths::Layout;
 use super::proto::{self, FailureKind, Operation, Progress};
@@ -64,7 +65,7 @@ impl<E: Error> From<E> for Failure {
 /// The process behind `skerry-agent helper`.
 pub fn main() -> ExitCode {
     let Ok(keeper) = take_stdin() else {
-        eprintln!("skerry-agent helper is started by the keeper, not by hand");
+        complain("is started by the keeper, not by hand");
         return ExitCode::FAILURE;
     };
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
@@ -106,7 +107,7 @@ fn report(keeper: BorrowedFd<'_>, progress: &Progress, fds: &[BorrowedFd<'_>]) {
         .map_err(io::Error::other)
         .and_then(|bytes| seqpacket::send(keeper, &bytes, fds));
     if let Err(error) = sent {
-        eprintln!("skerry-agent helper: cannot report to the keeper: {error}");
+        complain(&format!("cannot report to the keeper: {error}"));
     }
 }
 
@@ -152,7 +153,7 @@ fn create(
         // engine as a lost container. The overlay is mounted for us alone.
         let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
         for error in teardown(&spec.id, layout, &hierarchies) {
-            eprintln!("skerry-agent helper: after a failed create: {}", chain(&error));
+            complain(&format!("after a failed create: {}", chain(&error)));
         }
     })
 }
@@ -365,7 +366,7 @@ fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
         return None;
     }
     DeviceFilter::load()
-        .inspect_err(|error| eprintln!("skerry-agent helper: no device filter: {error}"))
+        .inspect_err(|error| complain(&format!("no device filter: {error}")))
         .ok()
 }
 
@@ -382,6 +383,11 @@ fn private_dir(path: &Path) -> io::Result<()> {
 fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     fs::write(path, serde_json::to_vec(value)?)?;
     Ok(())
+}
+
+/// Says something in the keeper's own log, which is our standard error.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{} skerry-agent helper: {text}", stamp_now());
 }
 
 /// An error and its causes in one line, each said once.

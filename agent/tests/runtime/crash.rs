@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 use skerry_agent::runtime::{ExitStatus, Runtime, RuntimeError, RuntimeEvent, Status};
 
 use crate::support::{
-    EXE, Machine, command, exit_of, id, log_lines, machine_is_fit, run, shell, wait_for_line,
+    EXE, Machine, command, exit_of, id, log_lines, machine_is_fit, output_of, run, shell,
+    wait_for_line,
 };
 
 /// Set for the child process that plays the agent: the machine's directory
@@ -243,6 +244,116 @@ fn wait_is_for_lines_too() {
         wait_for_line(&runtime, "log-a", "late").await;
         runtime.remove(&id("a")).await.expect("removed");
         runtime.forget_exit(&id("a")).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// A new binary in the place of the old one, as an upgrade leaves it: the
+/// keeper goes on with its own.
+#[test]
+fn the_agents_binary_may_be_replaced_under_a_running_keeper() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let installed = machine.path().join("skerry-agent");
+    fs::copy(EXE, &installed).expect("copied");
+    let mut config = machine.config();
+    config.exe = installed.clone();
+    run(async {
+        let runtime = Runtime::connect(config.clone()).await.expect("connected");
+        runtime.create(command("before", &["sleep", "1000"])).await.expect("created");
+        let new = machine.path().join("new");
+        fs::write(&new, "not even a program").expect("written");
+        fs::rename(&new, &installed).expect("replaced");
+        drop(runtime);
+        let runtime = Runtime::connect(config).await.expect("connected");
+        let (status, lines) = output_of(&runtime, shell("after", "echo made")).await;
+        assert_eq!((status, lines), (ExitStatus::Code(0), vec!["made".to_owned()]));
+        assert!(matches!(
+            runtime.list().await.expect("listed").as_slice(),
+            [one] if matches!(one.status, Status::Running { .. })
+        ));
+        runtime.remove(&id("before")).await.expect("removed");
+        runtime.forget_exit(&id("before")).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+#[test]
+fn a_keeper_answers_a_newer_agent_and_survives_nonsense() {
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
+    };
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let path = machine.path().join("run/keeper.sock");
+        let raw = || -> OwnedFd {
+            let kind = SockType::SeqPacket;
+            let fd = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None).expect("made");
+            connect(fd.as_raw_fd(), &UnixAddr::new(&path).expect("short")).expect("connected");
+            fd
+        };
+        let newer = raw();
+        // Request 5 of a kind that only a later release knows.
+        send(newer.as_raw_fd(), &[5, 0, 0, 0, 99, 1, 2, 3], MsgFlags::empty()).expect("sent");
+        let mut answer = [0; 200];
+        let length = recv(newer.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("answered");
+        // Failed, Unsupported, and a text.
+        assert_eq!(answer[..6], [5, 0, 0, 0, 7, 4]);
+        assert!(String::from_utf8_lossy(&answer[7..length]).contains("does not know"));
+        // A hello of protocol 7 gets the keeper's own.
+        send(newer.as_raw_fd(), &[6, 0, 0, 0, 0, 7], MsgFlags::empty()).expect("sent");
+        recv(newer.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("answered");
+        assert_eq!(answer[..6], [6, 0, 0, 0, 0, 1]);
+        for nonsense in [&[1][..], &[1, 0, 0, 0], &[1, 0, 0, 0, 1, 255, 255, 255, 255, 15]] {
+            let fd = raw();
+            send(fd.as_raw_fd(), nonsense, MsgFlags::empty()).expect("sent");
+            // An answer or the end of the connection, but no silence.
+            recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("answered");
+        }
+        let long = vec![0; 150 * 1024];
+        let fd = raw();
+        send(fd.as_raw_fd(), &long, MsgFlags::empty()).expect("sent");
+        assert_eq!(recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap_or(0), 0);
+        assert_eq!(runtime.list().await.expect("it lives"), []);
+        drop((newer, fd));
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+#[test]
+fn an_end_that_the_disk_does_not_take_is_kept_and_written_later() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let exits = machine.path().join("data/exits");
+        fs::remove_dir(&exits).expect("taken away");
+        runtime.create(shell("a", "exit 3")).await.expect("created");
+        let exit = exit_of(&runtime, "a").await;
+        let listed = runtime.list().await.expect("listed");
+        assert_eq!(listed[0].status, Status::Exited(exit));
+        fs::create_dir(&exits).expect("made");
+        runtime.create(shell("b", "exit 4")).await.expect("created");
+        exit_of(&runtime, "b").await;
+        let records: Vec<_> = ["a", "b"].iter().map(|name| exits.join(name).exists()).collect();
+        assert_eq!(records, [true, true]);
+        for name in ["a", "b"] {
+            runtime.remove(&id(name)).await.expect("removed");
+            runtime.forget_exit(&id(name)).await.expect("forgotten");
+        }
+        assert_eq!(runtime.list().await.expect("listed"), []);
+        let complaints = fs::read_to_string(machine.path().join("run/keeper.log")).expect("read");
+        assert!(complaints.contains("end of container a cannot be recorded"), "{complaints}");
         runtime.shutdown().await.expect("ended");
     });
 }
