@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use skerry_agent::runtime::{ExecSpec, ExitStatus};
+use skerry_agent::runtime::{ExecSpec, Mount, Runtime};
 use smol::io::AsyncReadExt;
 
 use crate::support::{
@@ -25,13 +25,7 @@ fn no_descriptor_gets_in() {
         runtime.create(shell("c", "echo ready; sleep 1000")).await.expect("created");
         wait_for_line(&runtime, "log-c", "ready").await;
         for tty in [None, Some((80, 24))] {
-            let spec = ExecSpec {
-                args: vec!["ls".into(), "/proc/self/fd".into()],
-                env: Vec::new(),
-                cwd: String::new(),
-                user: String::new(),
-                tty,
-            };
+            let spec = ExecSpec { tty, ..exec(&["ls", "/proc/self/fd"]) };
             let mut session = runtime.exec(&id("c"), spec).await.expect("started");
             let mut text = String::new();
             let mut stdout = session.take_stdout().expect("not taken yet");
@@ -52,64 +46,87 @@ fn no_descriptor_gets_in() {
     });
 }
 
-/// CVE-2019-5736 in both its forms: a process in the container opens the
-/// binary of a helper that enters it, and an image whose program is
-/// `/proc/self/exe`, so that our binary runs inside and waits to be opened.
+/// CVE-2019-5736: an image whose program is `/proc/self/exe` makes our binary
+/// run inside the container, where another process opens it and waits until it
+/// is executed nowhere any more, to write to it.
 #[test]
 fn our_binary_cannot_be_written_from_inside() {
     if !machine_is_fit() {
         return;
     }
     let machine = Machine::new();
-    let before = fs::read(EXE).expect("read");
+    // A copy of its own, which no other test's keeper executes.
+    let installed = machine.path().join("skerry-agent");
+    fs::copy(EXE, &installed).expect("copied");
+    let mut config = machine.config();
+    config.exe = installed.clone();
     // The image brings the loader and libraries that our binary needs, as a
     // malicious one would bring its own.
     let libraries = machine.path().join("libraries");
     copy_libraries(&libraries);
+    let shared = machine.path().join("shared");
+    fs::create_dir(&shared).expect("made");
     run(async {
-        let runtime = machine.connect().await;
-        // Opens whatever binary turns up that is not its own, keeps it open,
-        // and tries to write to it when it runs no more.
-        let script = "echo ready; own=$(readlink /proc/1/exe); n=0; while :; do \
-             for p in /proc/[0-9]*; do \
-               exe=$(readlink $p/exe) || continue; [ \"$exe\" = \"$own\" ] && continue; \
-               n=$((n+1)); \
-               (exec 9<$p/exe && while kill -0 ${p#/proc/}; do usleep 1000; done; \
-                echo pwned > /proc/self/fd/9 && echo WROTE; echo tried) 2>&1 & \
-               (echo pwned > $p/exe && echo WROTE) 2>&1; \
-             done; done 2>/dev/null";
+        let runtime = Runtime::connect(config).await.expect("connected");
+        // It tries once while our keeper executes the file, and again and again.
+        let script = "mkdir /r; mkfifo /r/keeper.lock; echo ready; \
+             while ! victim=$(cat /shared/victim 2>/dev/null); do usleep 2000; done; \
+             exec 9</proc/$victim/exe; kill -9 $victim; \
+             (echo pwned > /proc/self/fd/9) 2> /shared/first; \
+             while :; do (echo pwned > /proc/self/fd/9) 2> /shared/later; \
+                         echo x >> /shared/attempts; usleep 2000; done";
         let mut spec = shell("evil", script);
         spec.layers.push(libraries.clone());
+        let mount = Mount { source: shared.clone(), target: "/shared".into(), read_only: false };
+        spec.mounts.push(mount);
         runtime.create(spec).await.expect("created");
         wait_for_line(&runtime, "log-evil", "ready").await;
-        for _ in 0..20 {
-            for program in ["/proc/self/exe", "/bin/true"] {
-                let spec = ExecSpec {
-                    args: vec![program.into(), "keeper".into()],
-                    env: Vec::new(),
-                    cwd: String::new(),
-                    user: String::new(),
-                    tty: None,
-                };
-                if let Ok(mut session) = runtime.exec(&id("evil"), spec).await {
-                    let _ = session.wait().await;
-                }
-            }
+        // Our binary, run inside; it hangs where it opens the pipe that stands
+        // in the place of the lock.
+        let args = "/proc/self/exe keeper --run-dir /r --data-dir /d --cgroup-parent c";
+        let spec = exec(&args.split(' ').collect::<Vec<_>>());
+        let session = runtime.exec(&id("evil"), spec).await.expect("started");
+        let find = "while :; do for p in /proc/[0-9]*; do \
+             tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^/proc/self/exe keeper' && \
+             echo ${p#/proc/} > /shared/found && mv /shared/found /shared/victim && exit; \
+             done; done";
+        let mut finder = runtime.exec(&id("evil"), exec(&["/bin/sh", "-c", find])).await;
+        finder.as_mut().expect("started").wait().await.expect("ended");
+        let first = loop {
+            match fs::read_to_string(shared.join("first")) {
+                Ok(text) if !text.is_empty() => break text,
+                _ => smol::Timer::after(std::time::Duration::from_millis(2)).await,
+            };
+        };
+        // Not "Text file busy", which would end with our keeper.
+        assert!(first.contains("Read-only file system"), "{first}");
+        drop(session);
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(runtime.keeper_pid()),
+            nix::sys::signal::Signal::SIGKILL,
+        )
+        .expect("killed");
+        let attempts = || fs::metadata(shared.join("attempts")).map_or(0, |data| data.len());
+        let enough = attempts() + 100;
+        while attempts() < enough {
+            smol::Timer::after(std::time::Duration::from_millis(2)).await;
         }
-        runtime.remove(&id("evil")).await.expect("removed");
-        runtime.forget_exit(&id("evil")).await.expect("forgotten");
-        let log = crate::support::log_lines(&runtime, "log-evil", false).join("\n");
-        assert!(!log.contains("WROTE"), "{log}");
-
-        // Certain instead of likely: our binary runs inside until told.
-        let mut spec = command("self", &["/proc/self/exe", "helper"]);
-        spec.layers.push(libraries);
-        let (status, lines) = output_of(&runtime, spec).await;
-        assert_eq!(status, ExitStatus::Code(1), "{lines:?}");
-        assert!(lines[0].contains("not by hand"), "it was our binary that ran: {lines:?}");
-        runtime.shutdown().await.expect("ended");
+        let second = machine.connect().await;
+        second.remove(&id("evil")).await.expect("removed");
+        second.shutdown().await.expect("ended");
     });
-    assert!(fs::read(EXE).expect("read") == before, "the binary has changed");
+    let same = fs::read(EXE).expect("read") == fs::read(&installed).expect("read");
+    assert!(same, "the binary has changed");
+}
+
+fn exec(args: &[&str]) -> ExecSpec {
+    ExecSpec {
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: Vec::new(),
+        cwd: String::new(),
+        user: String::new(),
+        tty: None,
+    }
 }
 
 /// The loader and libraries of our binary, if it is not a static one.

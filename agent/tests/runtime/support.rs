@@ -150,7 +150,7 @@ pub fn layer() -> PathBuf {
     static LAYER: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let ready = target.join("runtime-layer-1");
+        let ready = target.join("runtime-layer-2");
         if !ready.exists() {
             let dir = tempfile::Builder::new().tempdir_in(target).expect("a directory");
             fill_layer(dir.path());
@@ -174,7 +174,7 @@ fn fill_layer(base: &Path) {
         "sh", "echo", "cat", "ls", "sleep", "true", "false", "id", "pwd", "env", "mount", "stty",
         "tty", "kill", "head", "tail", "dd", "unshare", "hostname", "mknod", "touch", "seq", "yes",
         "ps", "wc", "readlink", "sync", "chroot", "printf", "tr", "grep", "test", "date", "awk",
-        "mkdir", "rm", "cp", "nproc", "ulimit", "usleep",
+        "mkdir", "mkfifo", "mv", "rm", "cp", "nproc", "ulimit", "usleep",
     ];
     for applet in applets {
         symlink("busybox", root.join("bin").join(applet)).expect("linked");
