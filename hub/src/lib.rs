@@ -1,1 +1,5 @@
 //! The Skerry hub and its command line.
+#![forbid(unsafe_code)]
+
+pub mod manifest;
+pub mod model;
