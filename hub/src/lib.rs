@@ -1,1 +1,6 @@
 //! The Skerry hub and its command line.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod core;
+pub mod model;
