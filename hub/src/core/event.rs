@@ -300,6 +300,8 @@ pub enum Effect {
         /// For which platform.
         platform: Platform,
     },
+    /// More waits to be sent: say [`Event::Room`] when this has left.
+    MoreToSend,
     /// An event is in the journal: watchers want it.
     Happened(super::record::EventRecord),
 }
