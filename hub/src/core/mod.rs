@@ -23,7 +23,7 @@ pub use event::{
     Answer, AppAction, Effect, Event, Input, Open, Outgoing, Refused, RefusedKind, RequestId,
     StreamOutput,
 };
-pub use join::{device_password, same_secret};
+pub use join::{device_password, same_secret, token_id_text};
 pub use placement::Blocked;
 pub use record::{
     AppRecord, Change, DeviceRecord, EventRecord, HubRecord, Records, RevokedKey, Standing,
@@ -305,6 +305,7 @@ impl Fleet {
                     *full = false;
                 }
             }
+            Event::SendMore => {}
             Event::Tick => self.tick(turn),
             Event::ImageAdded { request, image } => self.image_added(turn, request, image),
             Event::Apply { request, apps } => self.apply(turn, request, apps),
