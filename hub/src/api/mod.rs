@@ -15,6 +15,7 @@ pub mod types;
 mod view;
 
 pub use error::Failure;
+pub use images::UPLOADS_DIR;
 pub use routes::{documented, router};
 pub use serve::{Listener, serve};
 
