@@ -426,7 +426,7 @@ pub struct ImagePlatform {
 }
 
 /// `POST /v1/images/pull`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pull {
     /// `registry.example/team/app:1`.

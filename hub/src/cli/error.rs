@@ -50,9 +50,9 @@ pub enum CliError {
         /// What to do.
         remedy: String,
     },
-    /// Several things went wrong; each was said already.
+    /// A whole sentence, remedy included, in somebody else's words.
     #[error("{0}")]
-    Several(String),
+    Told(String),
     /// Whoever read our output has gone: nothing to say, nobody to say it to.
     #[error("output closed")]
     Closed,

@@ -64,7 +64,7 @@ pub(super) fn exec(out: &mut Out, client: &Client, args: ExecArgs) -> Result<(),
     match ended? {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) => Err(CliError::Exit((code & 0xff) as u8)),
-        Ended::Failed(problem) => Err(CliError::Several(problem)),
+        Ended::Failed(problem) => Err(CliError::Told(problem)),
         Ended::Signal(number) => Err(CliError::Exit(128u8.saturating_add(number as u8))),
     }
 }

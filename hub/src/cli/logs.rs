@@ -81,8 +81,8 @@ pub(super) fn logs(out: &mut Out, client: Client, args: &LogsArgs) -> Result<(),
     }
     match (failed, first_problem) {
         (0, _) => Ok(()),
-        (_, Some(problem)) => Err(CliError::Several(problem)),
-        (n, None) => Err(CliError::Several(format!(
+        (_, Some(problem)) => Err(CliError::Told(problem)),
+        (n, None) => Err(CliError::Told(format!(
             "{n} of {} logs could not be read",
             sources.len()
         ))),

@@ -22,6 +22,7 @@ mod line;
 mod logs;
 mod operate;
 mod output;
+mod serve;
 mod table;
 mod terminal;
 mod tls;
@@ -38,12 +39,8 @@ use client::{Client, Target};
 use output::Out;
 use std::process::ExitCode;
 
-/// Reads the process' arguments and does what they say, except for serving:
-/// `serve` and `restore` are given by whoever links this crate together.
-pub fn main(
-    serve: impl FnOnce(HubArgs, Option<std::path::PathBuf>) -> Result<(), CliError>,
-    restore: impl FnOnce(&std::path::Path, &std::path::Path) -> Result<(), CliError>,
-) -> ExitCode {
+/// Reads the process' arguments and does what they say.
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -56,10 +53,10 @@ pub fn main(
     let mut out = Out::of_process();
     let failed = cli.command.failure_code();
     let result = match cli.command {
-        Command::Hub(args) => serve(args, cli.connection.data),
+        Command::Hub(args) => serve::serve(args, cli.connection.data),
         Command::Restore { file } => {
             let data = cli.connection.data.unwrap_or_else(client::default_data_dir);
-            restore(&file, &data)
+            serve::restore(&mut out, &file, &data)
         }
         Command::Complete { words } => {
             complete::run(&mut out, &cli.connection, &words);

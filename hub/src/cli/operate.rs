@@ -73,7 +73,7 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
     }
     match missing {
         0 => Ok(()),
-        n => Err(CliError::Several(format!(
+        n => Err(CliError::Told(format!(
             "{n} of {} were not there; see what there is with 'skerry get {singular}s -A'",
             names.len()
         ))),

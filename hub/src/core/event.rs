@@ -33,6 +33,8 @@ pub enum Event {
     NotSent(DeviceId),
     /// There is room again.
     Room,
+    /// What [`Effect::MoreToSend`] asked for.
+    SendMore,
     /// Time passed. Comes about once a second.
     Tick,
 
@@ -300,6 +302,8 @@ pub enum Effect {
         /// For which platform.
         platform: Platform,
     },
+    /// More waits to be sent: say [`Event::SendMore`] when this has left.
+    MoreToSend,
     /// An event is in the journal: watchers want it.
     Happened(super::record::EventRecord),
 }

@@ -13,8 +13,6 @@ use skerry_wire::{AppRef, DeviceId, Digest, Generation, Labels, Seq, SessionId, 
 pub struct HubRecord {
     /// How often this hub started: the upper half of its [`Seq`]s.
     pub starts: u32,
-    /// The id of the newest event ever.
-    pub last_event: u64,
     /// Set by `skerry restore`: the next start raises every generation and
     /// jumps with its start count, since devices may know newer ones.
     pub restored: bool,
