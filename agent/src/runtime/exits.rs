@@ -42,7 +42,9 @@ pub fn read(dir: &Path, id: &ContainerId) -> Option<Exit> {
 
 /// The containers that have a record.
 pub fn list(dir: &Path) -> io::Result<Vec<ContainerId>> {
-    Ok(names(dir)?.filter_map(|name| ContainerId::new(name).ok()).collect())
+    Ok(names(dir)?
+        .filter_map(|name| ContainerId::new(name).ok())
+        .collect())
 }
 
 /// The names in a directory that are text; none if it is not there.
@@ -52,7 +54,10 @@ pub fn names(dir: &Path) -> io::Result<impl Iterator<Item = String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    Ok(entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()))
+    Ok(entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
@@ -67,7 +72,11 @@ fn format(exit: &Exit) -> String {
         ExitStatus::Code(code) => ("code", code),
         ExitStatus::Signal(signal) => ("signal", signal),
     };
-    format!("1 {how} {number} oom {} at {}\n", u8::from(exit.oom_killed), exit.at.0)
+    format!(
+        "1 {how} {number} oom {} at {}\n",
+        u8::from(exit.oom_killed),
+        exit.at.0
+    )
 }
 
 fn parse(text: &str) -> Option<Exit> {
@@ -93,7 +102,11 @@ fn parse(text: &str) -> Option<Exit> {
         return None;
     }
     let at = Timestamp(next()?.parse().ok()?);
-    Some(Exit { status, oom_killed, at })
+    Some(Exit {
+        status,
+        oom_killed,
+        at,
+    })
 }
 
 #[cfg(test)]
@@ -104,7 +117,11 @@ mod tests {
     fn a_record_is_read_back_listed_and_forgotten() {
         let dir = tempfile::tempdir().expect("a directory");
         let id = ContainerId::new("web-1").expect("valid");
-        let exit = Exit { status: ExitStatus::Code(-1), oom_killed: true, at: Timestamp(9) };
+        let exit = Exit {
+            status: ExitStatus::Code(-1),
+            oom_killed: true,
+            at: Timestamp(9),
+        };
         assert_eq!(read(dir.path(), &id), None);
         write(dir.path(), &id, &exit).expect("written");
         assert_eq!(read(dir.path(), &id), Some(exit));
@@ -122,7 +139,11 @@ mod tests {
         for cut in 0..good.len() {
             assert_eq!(parse(&good[..cut]), None, "cut at {cut}");
         }
-        for bad in ["2 code 0 oom 0 at 1\n", "1 code x oom 0 at 1\n", "1 code 0 oom 2 at 1\n"] {
+        for bad in [
+            "2 code 0 oom 0 at 1\n",
+            "1 code x oom 0 at 1\n",
+            "1 code 0 oom 2 at 1\n",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

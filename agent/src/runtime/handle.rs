@@ -148,23 +148,38 @@ impl Runtime {
     /// Connects to the keeper that lives, or starts one. Containers that a
     /// dead keeper left behind are then listed as `Lost`.
     pub async fn connect(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let RuntimeConfig { run_dir, data_dir, cgroup_parent, exe } = config;
-        let layout = Layout { run_dir, data_dir, cgroup_parent };
+        let RuntimeConfig {
+            run_dir,
+            data_dir,
+            cgroup_parent,
+            exe,
+        } = config;
+        let layout = Layout {
+            run_dir,
+            data_dir,
+            cgroup_parent,
+        };
         let hierarchies = Arc::new(Hierarchies::detect()?);
-        let (socket, layout) = smol::unblock(move || {
-            reach(&layout, &exe).map(|socket| (socket, layout))
-        })
-        .await?;
+        let (socket, layout) =
+            smol::unblock(move || reach(&layout, &exe).map(|socket| (socket, layout))).await?;
         let keeper_pid = getsockopt(&socket, PeerCredentials).map_or(0, |peer| peer.pid());
         let path = layout.socket();
         let link = Link::new(socket).map_err(|source| RuntimeError::Connect { path, source })?;
-        let hello = link.request(&Request::Hello { protocol: PROTOCOL }, &[]).await?;
+        let hello = link
+            .request(&Request::Hello { protocol: PROTOCOL }, &[])
+            .await?;
         let keeper_version = match hello.answer().await? {
             (Response::Welcome { version, .. }, _) => version,
             other => return Err(unexpected(other.0)),
         };
         drop(hello);
-        Ok(Self { link: Arc::new(link), layout, hierarchies, keeper_pid, keeper_version })
+        Ok(Self {
+            link: Arc::new(link),
+            layout,
+            hierarchies,
+            keeper_pid,
+            keeper_version,
+        })
     }
 
     /// The keeper's process id.
@@ -180,7 +195,9 @@ impl Runtime {
     /// The events of this connection. Whoever holds a `Runtime` must read
     /// them.
     pub fn events(&self) -> Events {
-        Events { link: Arc::clone(&self.link) }
+        Events {
+            link: Arc::clone(&self.link),
+        }
     }
 
     /// Makes a container and starts it. On failure nothing of it is left.
@@ -195,7 +212,11 @@ impl Runtime {
     /// Sends a signal to a container's first process.
     pub async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), RuntimeError> {
         let signal = signal as i32;
-        self.done(&Request::Signal { id: id.clone(), signal }).await
+        self.done(&Request::Signal {
+            id: id.clone(),
+            signal,
+        })
+        .await
     }
 
     /// Kills every process of a container, known to the keeper or lost. Its
@@ -235,11 +256,18 @@ impl Runtime {
 
     /// Removes a log with all its files. Refused while it is being written.
     pub async fn remove_log(&self, log_name: &str) -> Result<(), RuntimeError> {
-        self.done(&Request::RemoveLog { log_name: log_name.to_owned() }).await
+        self.done(&Request::RemoveLog {
+            log_name: log_name.to_owned(),
+        })
+        .await
     }
 
     /// Runs a further process in a container that runs.
-    pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+    pub async fn exec(
+        &self,
+        id: &ContainerId,
+        spec: ExecSpec,
+    ) -> Result<ExecSession, RuntimeError> {
         spec.validate()?;
         let tty = spec.tty.is_some();
         let (ours, theirs) = if tty {
@@ -248,7 +276,16 @@ impl Runtime {
             super::session::pipes().map_err(RuntimeError::Pipe)?
         };
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        let pending = self.link.request(&Request::Exec { id: id.clone(), spec }, &fds).await?;
+        let pending = self
+            .link
+            .request(
+                &Request::Exec {
+                    id: id.clone(),
+                    spec,
+                },
+                &fds,
+            )
+            .await?;
         drop(fds);
         drop(theirs);
         let (pid, mut fds) = match pending.answer().await? {
@@ -256,7 +293,11 @@ impl Runtime {
             (other, _) => return Err(unexpected(other)),
         };
         let (request, answers) = pending.detach();
-        let ends = if tty { fds.pop().into_iter().collect() } else { ours };
+        let ends = if tty {
+            fds.pop().into_iter().collect()
+        } else {
+            ours
+        };
         ExecSession::new(Arc::clone(&self.link), request, answers, pid, ends)
             .map_err(RuntimeError::Pipe)
     }
@@ -291,7 +332,10 @@ impl Runtime {
         smol::unblock(move || {
             if let Ok(process) = process {
                 let timeout = PollTimeout::try_from(ENDING).unwrap_or(PollTimeout::MAX);
-                let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout);
+                let _ = poll(
+                    &mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)],
+                    timeout,
+                );
             }
             hierarchies.remove(&layout.keeper_cgroup());
             hierarchies.remove_empty_parents(&layout.cgroup_parent);
@@ -330,7 +374,10 @@ fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
         };
         let dead = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
         if !dead.contains(&source.kind()) || Instant::now() > deadline {
-            return Err(RuntimeError::Connect { path: layout.socket(), source });
+            return Err(RuntimeError::Connect {
+                path: layout.socket(),
+                source,
+            });
         }
         // Another one that holds the lock will listen in a moment.
         if !launch(layout, exe)? {
@@ -366,5 +413,9 @@ fn launch(layout: &Layout, exe: &PathBuf) -> Result<bool, RuntimeError> {
         return Ok(false);
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(RuntimeError::Launch(if text.is_empty() { output.status.to_string() } else { text }))
+    Err(RuntimeError::Launch(if text.is_empty() {
+        output.status.to_string()
+    } else {
+        text
+    }))
 }

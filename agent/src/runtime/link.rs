@@ -85,8 +85,14 @@ impl Link {
                 waiting.answers.insert(request, sender);
             }
         }
-        let pending = Pending { link: self, request, answers };
-        let sent = self.socket.write_with(|socket| seqpacket::send(socket.as_fd(), &bytes, fds));
+        let pending = Pending {
+            link: self,
+            request,
+            answers,
+        };
+        let sent = self
+            .socket
+            .write_with(|socket| seqpacket::send(socket.as_fd(), &bytes, fds));
         if sent.await.is_err() {
             self.lose();
         }
@@ -124,7 +130,11 @@ impl Link {
     }
 
     async fn read_one(&self) {
-        match self.socket.read_with(|socket| seqpacket::receive(socket.as_fd())).await {
+        match self
+            .socket
+            .read_with(|socket| seqpacket::receive(socket.as_fd()))
+            .await
+        {
             Ok(Some((bytes, fds))) => self.hand_out(&bytes, fds),
             Ok(None) | Err(_) => self.lose(),
         }
@@ -164,7 +174,10 @@ impl Link {
     fn next_request(&self) -> RequestId {
         // 0 is for events; after four billion requests the old ids are free.
         loop {
-            let request = self.last_request.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            let request = self
+                .last_request
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_add(1);
             if request != 0 {
                 return request;
             }

@@ -18,8 +18,8 @@
 
 mod cgroup;
 mod devices;
-mod executor;
 mod exe;
+mod executor;
 mod exits;
 mod handle;
 pub mod helper;

@@ -46,14 +46,25 @@ pub enum SeccompError {
 impl Filters {
     /// Compiles the default profile.
     pub fn default_profile() -> Result<Self, SeccompError> {
-        let known: BTreeMap<c_long, Vec<SeccompRule>> =
-            KNOWN.iter().chain(REFUSED).map(|call| (*call, Vec::new())).collect();
+        let known: BTreeMap<c_long, Vec<SeccompRule>> = KNOWN
+            .iter()
+            .chain(REFUSED)
+            .map(|call| (*call, Vec::new()))
+            .collect();
         let mut refused: BTreeMap<c_long, Vec<SeccompRule>> =
             REFUSED.iter().map(|call| (*call, Vec::new())).collect();
         refused.extend(conditional().map_err(SeccompError::Compile)?);
         Ok(Self {
-            known: compile(known, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?,
-            refused: compile(refused, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?,
+            known: compile(
+                known,
+                SeccompAction::Errno(libc::ENOSYS as u32),
+                SeccompAction::Allow,
+            )?,
+            refused: compile(
+                refused,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EPERM as u32),
+            )?,
         })
     }
 
@@ -95,12 +106,21 @@ fn conditional() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ];
-    let clone = namespaces.iter().map(|flag| bit(0, *flag as u32 as u64)).collect::<Result<_, _>>()?;
+    let clone = namespaces
+        .iter()
+        .map(|flag| bit(0, *flag as u32 as u64))
+        .collect::<Result<_, _>>()?;
     // socket: AF_VSOCK reaches the hypervisor past every network rule; AF_ALG
     // has been a source of kernel exploits and has no users that lack a fallback.
-    let socket = vec![value(0, libc::AF_VSOCK as u64)?, value(0, libc::AF_ALG as u64)?];
+    let socket = vec![
+        value(0, libc::AF_VSOCK as u64)?,
+        value(0, libc::AF_ALG as u64)?,
+    ];
     // ioctl: TIOCSTI types into a terminal, TIOCLINUX does so on a console.
-    let ioctl = vec![value(1, libc::TIOCSTI as u64)?, value(1, libc::TIOCLINUX as u64)?];
+    let ioctl = vec![
+        value(1, libc::TIOCSTI as u64)?,
+        value(1, libc::TIOCLINUX as u64)?,
+    ];
     Ok(BTreeMap::from([
         (libc::SYS_clone, clone),
         (libc::SYS_socket, socket),
@@ -234,7 +254,11 @@ mod tests {
             // arguments; none of them writes to memory or begets a process.
             let error = |call: c_long, a: i64, b: i64| unsafe {
                 let result = libc::syscall(call, a, b, null, null, null, null);
-                if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }
+                if result >= 0 {
+                    0
+                } else {
+                    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+                }
             };
             [
                 error(libc::SYS_getpid, 0, 0),
@@ -242,7 +266,11 @@ mod tests {
                 error(libc::SYS_clone, flags, 0),
                 error(libc::SYS_bpf, 99, 0),
                 error(libc::SYS_io_uring_setup, 0, 0),
-                error(libc::SYS_socket, libc::AF_ALG.into(), libc::SOCK_SEQPACKET.into()),
+                error(
+                    libc::SYS_socket,
+                    libc::AF_ALG.into(),
+                    libc::SOCK_SEQPACKET.into(),
+                ),
                 error(libc::SYS_ioctl, -1, libc::TIOCSTI as i64),
                 error(libc::SYS_ioctl, -1, libc::TIOCGWINSZ as i64),
                 error(libc::SYS_clone3, 0, 0),
@@ -252,12 +280,15 @@ mod tests {
         };
         let inside = std::thread::spawn(move || {
             nix::sys::prctl::set_no_new_privs().expect("set");
-            Filters::default_profile().and_then(|filters| filters.install()).expect("installed");
+            Filters::default_profile()
+                .and_then(|filters| filters.install())
+                .expect("installed");
             attempts()
         });
         let (eperm, enosys, ebadf) = (libc::EPERM, libc::ENOSYS, libc::EBADF);
-        let expected =
-            [0, eperm, eperm, eperm, eperm, eperm, eperm, ebadf, enosys, enosys];
+        let expected = [
+            0, eperm, eperm, eperm, eperm, eperm, eperm, ebadf, enosys, enosys,
+        ];
         assert_eq!(inside.join().expect("ended"), expected);
     }
 

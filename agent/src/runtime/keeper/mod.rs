@@ -168,7 +168,8 @@ impl Keeper {
             Token::Signals => self.signals.as_fd(),
             _ => return Ok(()),
         };
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()))?;
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()))?;
         Ok(())
     }
 
