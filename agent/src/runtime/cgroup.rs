@@ -193,6 +193,26 @@ impl Hierarchies {
             .unwrap_or(0)
     }
 
+    /// Lets a memory limit hold for swap too: otherwise what is above it goes
+    /// to swap, and wears out the flash, instead of being refused. A kernel
+    /// that does not count swap has no such file, and that is fine.
+    pub fn forbid_swap(&self, cgroup: &str, memory_bytes: u64) -> io::Result<()> {
+        let Some(dir) = self.directory_of("memory", cgroup) else {
+            return Ok(());
+        };
+        // v1 counts memory and swap together, v2 swap alone.
+        let (file, limit) = match self {
+            Self::V1(_) => ("memory.memsw.limit_in_bytes", memory_bytes),
+            Self::V2(_) => ("memory.swap.max", 0),
+        };
+        let path = dir.join(file);
+        if path.exists() {
+            fs::write(path, limit.to_string())
+        } else {
+            Ok(())
+        }
+    }
+
     /// Removes a cgroup and those below it, which must be empty of processes.
     /// What is not there is fine.
     pub fn remove(&self, cgroup: &str) -> Vec<(PathBuf, io::Error)> {

@@ -373,14 +373,18 @@ fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
             Err(error) => error,
         };
         let dead = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
-        if !dead.contains(&source.kind()) || Instant::now() > deadline {
+        let is_dead = dead.contains(&source.kind());
+        // It lives, but many connect at once.
+        let is_busy = source.kind() == io::ErrorKind::WouldBlock;
+        if !(is_dead || is_busy) || Instant::now() > deadline {
             return Err(RuntimeError::Connect {
                 path: layout.socket(),
                 source,
             });
         }
         // Another one that holds the lock will listen in a moment.
-        if !launch(layout, exe)? {
+        let launched = is_dead && launch(layout, exe)?;
+        if !launched {
             std::thread::sleep(LAUNCH_PAUSE);
         }
     }

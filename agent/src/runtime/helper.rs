@@ -220,6 +220,9 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
+    if let Some(bytes) = spec.resources.memory_bytes {
+        hierarchies.forbid_swap(&cgroup, bytes)?;
+    }
     if let Some(filter) = devices {
         for dir in hierarchies.directories(&cgroup) {
             filter.attach(&dir)?;

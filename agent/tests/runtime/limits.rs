@@ -112,6 +112,8 @@ fn limits_stand_in_the_cgroup_and_use_is_read() {
         let memory = read("memory", "memory.limit_in_bytes", "memory.max");
         assert_eq!(memory, (32 << 20).to_string());
         assert_eq!(read("pids", "pids.max", "pids.max"), "64");
+        let swap = read("memory", "memory.memsw.limit_in_bytes", "memory.swap.max");
+        assert!(swap == memory || swap == "0", "{swap}");
         wait_for_line(&runtime, "log-a", "done").await;
         let usage = runtime.usage(&id("a")).await.expect("used");
         assert!(usage.cpu_usec > 1000, "{usage:?}");
