@@ -33,7 +33,7 @@ use super::logs::stamp_now;
 use super::oci::{self, Machine};
 use super::paths::Layout;
 use super::proto::{self, FailureKind, Operation, Progress};
-use super::rootfs::{mount_overlay, unshare_mounts};
+use super::rootfs::{make_dirs_in, mount_overlay, remove_all, remove_link_in, unshare_mounts};
 use super::seccomp::Filters;
 use super::seqpacket;
 use super::spec::{ContainerId, ContainerSpec, ExecSpec};
@@ -193,7 +193,12 @@ fn build(
     let root_dir = File::open(&root)?;
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
-    super::rootfs::make_dirs_in(&root_dir, &spec.cwd)?;
+    make_dirs_in(&root_dir, &spec.cwd)?;
+    for file in oci::HOST_FILES {
+        // An image of a whole system may have a link that leads nowhere, on
+        // which nothing can be mounted.
+        remove_link_in(&root_dir, file)?;
+    }
     drop(root_dir);
     let cgroup = layout.cgroup(&spec.id);
     let devices = device_filter(hierarchies);
@@ -476,7 +481,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(path: PathBuf) -> io::Result<Self> {
-        super::rootfs::remove_all(&path)?;
+        remove_all(&path)?;
         private_dir(&path)?;
         Ok(Self { path })
     }
@@ -485,6 +490,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Below the container's directory: what is left goes with that.
-        let _ = super::rootfs::remove_all(&self.path);
+        let _ = remove_all(&self.path);
     }
 }

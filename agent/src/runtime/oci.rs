@@ -27,7 +27,7 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 /// Soft limit of open files, systemd's default. Programs raise it themselves.
 const OPEN_FILES: u64 = 1024;
 /// Files of the host that every container on the host's network reads.
-const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+pub const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// Docker's default capabilities.
 const CAPABILITIES: &[Capability] = &[

@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Why a root file system cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -172,4 +173,23 @@ fn open_in(root: &File, path: &Path) -> io::Result<File> {
     let fd = openat2(root.as_raw_fd(), path, how)?;
     // SAFETY: openat2 made this descriptor just now.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Removes the symbolic link at `path` inside the open directory `root`. What
+/// is not there, or not a link, stays as it is.
+pub fn remove_link_in(root: &File, path: &str) -> io::Result<()> {
+    let path = Path::new(path.trim_start_matches('/'));
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let parent = match open_in(root, parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let here = Some(parent.as_raw_fd());
+    match nix::fcntl::readlinkat(here, name) {
+        Ok(_) => Ok(unlinkat(here, name, UnlinkatFlags::NoRemoveDir)?),
+        Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

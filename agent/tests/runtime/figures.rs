@@ -105,7 +105,7 @@ fn time_of_a_life_beside_runc() {
                 .arg(machine.path().join("runc"))
                 .args(["run", "-b"])
                 .arg(&bundle)
-                .arg(&format!("{}-{number}", machine.cgroup_parent))
+                .arg(format!("{}-{number}", machine.cgroup_parent))
                 .stdin(Stdio::null())
                 .status();
             assert!(status.expect("runc runs").success());

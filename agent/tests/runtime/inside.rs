@@ -205,3 +205,37 @@ fn namespaces_devices_and_proc() {
         runtime.shutdown().await.expect("ended");
     });
 }
+
+#[test]
+fn images_with_next_to_nothing_and_with_dangling_links() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let bare = machine.path().join("bare");
+    fs::create_dir(&bare).expect("made");
+    fs::copy(layer().join("bin/busybox"), bare.join("busybox")).expect("copied");
+    let linked = machine.path().join("linked");
+    fs::create_dir_all(linked.join("etc")).expect("made");
+    let dangling = "../run/systemd/resolve/stub-resolv.conf";
+    std::os::unix::fs::symlink(dangling, linked.join("etc/resolv.conf")).expect("linked");
+    run(async {
+        let runtime = machine.connect().await;
+        let mut spec = command("bare", &["/busybox", "ls", "/"]);
+        spec.layers = vec![bare];
+        let (status, lines) = output_of(&runtime, spec).await;
+        assert_eq!(status, ExitStatus::Code(0));
+        assert_eq!(lines, ["busybox", "dev", "etc", "proc", "sys"]);
+        let mut spec = command("linked", &["cat", "/etc/resolv.conf"]);
+        spec.layers.push(linked.clone());
+        let (status, lines) = output_of(&runtime, spec).await;
+        assert_eq!(status, ExitStatus::Code(0));
+        let host = fs::read_to_string("/etc/resolv.conf").expect("read");
+        assert_eq!(lines, host.lines().collect::<Vec<_>>());
+        assert!(
+            linked.join("etc/resolv.conf").is_symlink(),
+            "the layer is untouched"
+        );
+        runtime.shutdown().await.expect("ended");
+    });
+}

@@ -117,29 +117,36 @@ fn two_hundred_short_lives_lose_no_end() {
     run(async {
         let runtime = machine.connect().await;
         let events = runtime.events();
-        let mut ends: BTreeMap<String, ExitStatus> = BTreeMap::new();
-        let mut started = 0;
         let begin = std::time::Instant::now();
-        while ends.len() < LIVES {
-            while started < LIVES && started - ends.len() < AT_ONCE {
-                let program = if started % 2 == 0 { "true" } else { "false" };
-                let mut spec = command(&format!("n{started}"), &[program]);
-                spec.log_name = "all".into();
-                runtime.create(spec).await.expect("created");
-                started += 1;
-            }
-            match events.next().await {
-                RuntimeEvent::Exited { id, exit } => {
-                    runtime.forget_exit(&id).await.expect("forgotten");
-                    runtime.remove(&id).await.expect("removed");
-                    assert!(
-                        ends.insert(id.to_string(), exit.status).is_none(),
-                        "{id} ended twice"
-                    );
+        let executor = smol::LocalExecutor::new();
+        for first in 0..AT_ONCE {
+            let runtime = runtime.clone();
+            let create = async move {
+                for number in (first..LIVES).step_by(AT_ONCE) {
+                    let program = if number % 2 == 0 { "true" } else { "false" };
+                    let mut spec = command(&format!("n{number}"), &[program]);
+                    spec.log_name = "all".into();
+                    runtime.create(spec).await.expect("created");
                 }
-                RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
-            }
+            };
+            executor.spawn(create).detach();
         }
+        let collect = async {
+            let mut ends: BTreeMap<String, ExitStatus> = BTreeMap::new();
+            while ends.len() < LIVES {
+                match events.next().await {
+                    RuntimeEvent::Exited { id, exit } => {
+                        runtime.forget_exit(&id).await.expect("forgotten");
+                        runtime.remove(&id).await.expect("removed");
+                        let again = ends.insert(id.to_string(), exit.status);
+                        assert!(again.is_none(), "{id} ended twice");
+                    }
+                    RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
+                }
+            }
+            ends
+        };
+        let ends = executor.run(collect).await;
         println!("{LIVES} lives: {:?} each", begin.elapsed() / LIVES as u32);
         for number in 0..LIVES {
             let code = (number % 2) as i32;

@@ -19,7 +19,7 @@ pub const EXE: &str = env!("CARGO_BIN_EXE_skerry-agent");
 /// Where Debian's busybox-static is.
 const BUSYBOX: &str = "/bin/busybox";
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Whether this machine can run containers. If not, the test fails, unless
 /// SKERRY_TESTS_MAY_SKIP=1 says that it may be skipped.

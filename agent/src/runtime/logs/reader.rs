@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::super::spec::Timestamp;
@@ -278,61 +278,68 @@ impl Open {
     }
 }
 
-/// The position from which `lines` full lines follow. Reads backwards file by
-/// file, and each file forwards: files are small by policy.
+/// The position from which `lines` full lines follow. Counts file by file from
+/// the newest; holds one line at a time, however large the files are.
 fn tail(dir: &Path, lines: u64) -> io::Result<LogCursor> {
     let numbers = super::files(dir)?;
-    let Some(&newest) = numbers.last() else {
-        return Ok(LogCursor::default());
-    };
     let mut wanted = lines;
-    for &number in numbers.iter().rev() {
-        let mut text = Vec::new();
-        match File::open(super::file(dir, number)) {
-            Ok(mut file) => file.read_to_end(&mut text)?,
+    for &file in numbers.iter().rev() {
+        let path = super::file(dir, file);
+        let mut found = 0;
+        let last = match full_lines(&path, || {
+            found += 1;
+            true
+        }) {
+            // Rotated away since it was listed: so is all that is older.
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            Err(error) => return Err(error),
+            other => other?,
         };
-        let whole = text
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
         if wanted == 0 {
-            return Ok(LogCursor {
-                file: number,
-                offset: whole as u64,
-            });
+            return Ok(LogCursor { file, offset: last });
         }
-        let mut end = whole;
-        while end > 0 {
-            let begin = text[..end - 1]
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
-            let full = line::parse(&text[begin..end - 1]).is_none_or(|entry| !entry.partial);
-            if full {
-                if wanted == 0 {
-                    return Ok(LogCursor {
-                        file: number,
-                        offset: end as u64,
-                    });
-                }
-                wanted -= 1;
-            }
-            end = begin;
+        if found > wanted {
+            let mut skip = found - wanted;
+            let offset = full_lines(&path, || {
+                skip -= 1;
+                skip > 0
+            })?;
+            return Ok(LogCursor { file, offset });
         }
+        wanted -= found;
     }
     // All of it: begin at the oldest.
-    Ok(numbers.first().map_or(
-        LogCursor {
-            file: newest,
-            offset: 0,
-        },
-        |oldest| LogCursor {
-            file: *oldest,
-            offset: 0,
-        },
-    ))
+    Ok(LogCursor {
+        file: numbers.first().copied().unwrap_or(0),
+        offset: 0,
+    })
+}
+
+/// Calls `each` for each full line until it says that it has seen enough; the
+/// offset behind the last one.
+fn full_lines(path: &Path, mut each: impl FnMut() -> bool) -> io::Result<u64> {
+    let mut file = BufReader::with_capacity(BLOCK, File::open(path)?);
+    let (mut line, mut offset, mut last) = (Vec::new(), 0, 0);
+    loop {
+        line.clear();
+        // A damaged file may hold anything, so the length is bounded.
+        let count = file
+            .by_ref()
+            .take(BLOCK as u64)
+            .read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok(last);
+        }
+        offset += count as u64;
+        let Some(text) = line.strip_suffix(b"\n") else {
+            continue;
+        };
+        if line::parse(text).is_none_or(|entry| !entry.partial) {
+            last = offset;
+            if !each() {
+                return Ok(last);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
