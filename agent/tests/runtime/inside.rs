@@ -188,7 +188,7 @@ fn namespaces_devices_and_proc() {
         assert_eq!(lines[5], "1", "first process");
         let devices = lines[6].split_whitespace();
         // A link to /proc/kcore, where the kernel has one.
-        let devices: BTreeSet<&str> = devices.filter(|name| *name != "core").collect();
+        let devices: BTreeSet<&str> = devices.filter(|name| *name != "kcore").collect();
         let expected = [
             "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin",
             "stdout", "tty", "urandom", "zero",
