@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender};
+use nix::sys::signal::Signal;
 use smol::Async;
 use smol::lock::Mutex as AsyncMutex;
 
@@ -152,9 +153,20 @@ impl Link {
             return;
         }
         let waiting = self.waiting();
-        if let Some(sender) = waiting.answers.get(&request) {
+        match waiting.answers.get(&request) {
             // Only a keeper that has gone mad sends more than we asked for.
-            let _ = sender.try_send((response, fds));
+            Some(sender) => drop(sender.try_send((response, fds))),
+            None => {
+                drop(waiting);
+                // Whoever wanted this process has given up meanwhile.
+                if let Response::ExecStarted { .. } = response {
+                    let signal = Signal::SIGKILL as i32;
+                    self.request_and_forget(&Request::SignalExec {
+                        exec: request,
+                        signal,
+                    });
+                }
+            }
         }
     }
 

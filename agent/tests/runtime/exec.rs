@@ -144,6 +144,15 @@ fn dropped_signalled_and_failing_ones() {
             smol::Timer::after(std::time::Duration::from_millis(2)).await;
         }
 
+        // Given up before it is there: it does not stay.
+        let a = id("a");
+        let call = runtime.exec(&a, exec("exec sleep 4321"));
+        assert!(smol::future::poll_once(call).await.is_none());
+        runtime.list().await.expect("listed");
+        let gone = "while ps -o args | grep -v grep | grep -q 'sleep 4321'; do usleep 2000; done";
+        let mut session = runtime.exec(&id("a"), exec(gone)).await.expect("started");
+        assert_eq!(session.wait().await.expect("ended"), ExitStatus::Code(0));
+
         let mut spec = exec("");
         spec.args = vec!["/nope".into()];
         let error = runtime
