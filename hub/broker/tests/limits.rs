@@ -69,12 +69,13 @@ fn silent_in_the_tls_handshake() {
         config.password = Some("secret".into());
         let pin = skerry_link::CertPin::of(&broker.ca);
         config.trust = skerry_link::Trust::Pinned(vec![pin]);
-        let (_link, events) = skerry_link::Link::start(&executor, config, None);
+        let (link, events) = skerry_link::Link::start(&executor, config, None);
         let event = events.recv().await.unwrap();
         assert!(
             matches!(event, skerry_link::LinkEvent::Up { .. }),
             "{event:?}"
         );
+        link.close().await;
     }));
     assert!(start.elapsed() < SERVED_WITHIN, "{:?}", start.elapsed());
     for raw in &mut silent {
