@@ -335,6 +335,7 @@ impl Core {
         }
         session.connection = None;
         session.sent = 0;
+        let eased = std::mem::take(&mut session.is_congested);
         let expiry = session.expiry;
         session.expires_at = now.checked_add(expiry);
         if fate == WillFate::Published
@@ -346,6 +347,9 @@ impl Core {
             } else {
                 session.will = now.checked_add(delay).map(|due| (*will, due));
             }
+        }
+        if eased {
+            self.congestion_over();
         }
         if expiry.is_zero() {
             self.end_session(session_id, now);
@@ -454,6 +458,10 @@ impl Core {
         session.sent = 0;
         session.class = class.clone();
         let session_expiry = session.expiry;
+        if session.begins_congestion() {
+            session.is_congested = true;
+            self.congested += 1;
+        }
 
         let asked = Duration::from_secs(u64::from(connect.keep_alive));
         let too_long = asked.is_zero() || asked > class.max_keep_alive;

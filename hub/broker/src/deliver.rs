@@ -83,7 +83,7 @@ impl Core {
             qos,
             retain,
         });
-        if patient && !session.is_congested && session.is_full() {
+        if session.begins_congestion() {
             session.is_congested = true;
             self.congested += 1;
         }

@@ -92,15 +92,19 @@ impl Session {
         }
         // Publishers wait for a patient reader; what they sent before they
         // were stopped still comes in.
-        let factor = if self.class.patient { 2 } else { 1 };
+        let waited_for = self.class.patient && self.connection.is_some();
+        let factor = if waited_for { 2 } else { 1 };
         let fits = self.queue.len() < self.class.queue_messages.saturating_mul(factor)
             && self.queue_bytes + weight <= self.class.queue_bytes.saturating_mul(factor);
         if fits { Room::Yes } else { Room::Overflow }
     }
 
-    /// Whether the queue is at its bound.
-    pub fn is_full(&self) -> bool {
-        self.queue.len() >= self.class.queue_messages || self.queue_bytes >= self.class.queue_bytes
+    /// Whether publishers are to wait from now on: for a patient reader that
+    /// is there. One that is away would hold everybody up for too long.
+    pub fn begins_congestion(&self) -> bool {
+        let is_full = self.queue.len() >= self.class.queue_messages
+            || self.queue_bytes >= self.class.queue_bytes;
+        is_full && self.class.patient && self.connection.is_some() && !self.is_congested
     }
 
     /// Whether half of the queue is free.

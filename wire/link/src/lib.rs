@@ -237,6 +237,7 @@ impl Link {
             topic: Bytes::copy_from_slice(topic.as_bytes()),
             payload: Bytes::from(payload),
             qos,
+            failures: 0,
         };
         if self.outbox.push(message) {
             Ok(())

@@ -186,7 +186,8 @@ fn tls_config() -> (Arc<ServerConfig>, CertificateDer<'static>, String) {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // OpenSSL takes a leaf with its issuer's name for self-signed.
-    ca.distinguished_name.push(DnType::CommonName, "test authority");
+    ca.distinguished_name
+        .push(DnType::CommonName, "test authority");
     let ca_cert = ca.self_signed(&ca_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
