@@ -18,7 +18,7 @@ use crate::message::{ConnectionId, Message, SessionId, Will};
 use crate::packet::{ConnectIn, Version};
 use crate::reason::Why;
 use crate::router::{Reader, Router};
-use crate::session::Session;
+use crate::session::{Queued, Session};
 use crate::stats::Stats;
 use crate::topic::{TopicFilter, check_topic};
 
@@ -335,7 +335,17 @@ impl Core {
         }
         session.connection = None;
         session.sent = 0;
+        // Nobody waits for a reader that is away.
         let eased = std::mem::take(&mut session.is_congested);
+        let mut charged = Vec::new();
+        for queued in session.queue.iter_mut().filter(|q| q.is_charged) {
+            queued.is_charged = false;
+            charged.push(Queued {
+                message: queued.message.clone(),
+                is_charged: true,
+                ..*queued
+            });
+        }
         let expiry = session.expiry;
         session.expires_at = now.checked_add(expiry);
         if fate == WillFate::Published
@@ -347,6 +357,9 @@ impl Core {
             } else {
                 session.will = now.checked_add(delay).map(|due| (*will, due));
             }
+        }
+        for queued in charged {
+            self.credit_back(&queued);
         }
         if eased {
             self.congestion_over();
@@ -370,7 +383,7 @@ impl Core {
         }
         while let Some(queued) = session.pop() {
             self.freed(&queued.message);
-            self.credit_back(&queued.message, session.class.patient);
+            self.credit_back(&queued);
         }
         if session.is_congested {
             self.congestion_over();
@@ -556,10 +569,9 @@ impl Core {
         if lost.is_empty() {
             return;
         }
-        let patient = session.class.patient;
         let mut waiting = Vec::new();
         while let Some(queued) = session.pop() {
-            waiting.push(queued.message);
+            waiting.push(queued);
         }
         let in_flight = std::mem::take(&mut session.in_flight);
         let eased = std::mem::take(&mut session.is_congested);
@@ -569,9 +581,9 @@ impl Core {
         for message in in_flight {
             self.freed(&message.message);
         }
-        for message in waiting {
-            self.freed(&message);
-            self.credit_back(&message, patient);
+        for queued in waiting {
+            self.freed(&queued.message);
+            self.credit_back(&queued);
         }
         if eased {
             self.congestion_over();

@@ -39,6 +39,8 @@ pub(crate) struct Queued {
     pub message: Arc<Message>,
     pub qos: Qos,
     pub retain: bool,
+    /// Its publisher waits for it, in the end.
+    pub is_charged: bool,
 }
 
 /// A QoS 1 message that is not acknowledged.
@@ -199,6 +201,7 @@ mod tests {
                 message: message(1),
                 qos: Qos::AtLeastOnce,
                 retain: false,
+                is_charged: false,
             });
         }
         assert_eq!(session.pop().map(|q| q.qos), Some(Qos::AtLeastOnce));
@@ -219,6 +222,7 @@ mod tests {
             message: message(1000),
             qos: Qos::AtLeastOnce,
             retain: false,
+            is_charged: false,
         });
         assert_eq!(session.queue_bytes, weight);
         session.pop();

@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter,
     LastWill, LastWillProperties, Login, Packet, PubAckReason, Publish, Subscribe,
     SubscribeReasonCode,
 };
-use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use rumqttc::v5::{MqttState, Request, StateError};
 
 use crate::outbox::Outgoing;
@@ -181,24 +181,50 @@ impl Mqtt {
     /// The next packet out of the received bytes, or `None` when more bytes
     /// are needed. The error says why the session is over.
     pub fn next(&mut self) -> Result<Option<Incoming>, String> {
-        // The decoder takes the short form of DISCONNECT for an error.
-        if self.received.starts_with(&[0xe0, 0x00]) {
-            return Err("the broker ended the session".into());
-        }
-        let packet = match Packet::read(&mut self.received, Some(self.max_incoming)) {
-            Ok(packet) => packet,
-            Err(CodecError::InsufficientBytes(_)) => return Ok(None),
-            Err(CodecError::PayloadSizeLimitExceeded { pkt_size, max }) => {
-                return Err(format!(
-                    "the broker sent a packet of {pkt_size} bytes; we take at most {max}"
-                ));
-            }
-            Err(error) => return Err(format!("the broker sent bytes that are no MQTT: {error}")),
+        let Some(length) = self.frame_length()? else {
+            return Ok(None);
         };
+        let mut frame = self.received.split_to(length);
+        // The decoder takes DISCONNECT's short forms for errors.
+        if let [0xe0, 0 | 1, code @ ..] = &frame[..] {
+            let code = code
+                .first()
+                .and_then(|&code| DisconnectReasonCode::try_from(code).ok());
+            let code = code.unwrap_or(DisconnectReasonCode::NormalDisconnection);
+            return Err(disconnect_in_words(code).into());
+        }
+        // That it wants more bytes of a whole packet means a length within
+        // the packet that is wrong.
+        let packet = Packet::read(&mut frame, None)
+            .map_err(|error| format!("the broker sent bytes that are no MQTT: {error}"))?;
         if self.received.is_empty() && self.received.capacity() > KEEP_BUFFER_BYTES {
             self.received = BytesMut::new();
         }
         self.handle(packet).map(Some)
+    }
+
+    /// The length of the first packet, once all of it is there. Checked before
+    /// we wait for the rest.
+    fn frame_length(&self) -> Result<Option<usize>, String> {
+        let mut length = 0usize;
+        for (index, byte) in self.received.iter().skip(1).take(4).enumerate() {
+            length |= usize::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 != 0 {
+                continue;
+            }
+            let whole = 2 + index + length;
+            let max = self.max_incoming;
+            if whole > max as usize {
+                return Err(format!(
+                    "the broker sent a packet of {whole} bytes; we take at most {max}"
+                ));
+            }
+            return Ok((self.received.len() >= whole).then_some(whole));
+        }
+        if self.received.len() >= 5 {
+            return Err("the broker sent bytes that are no MQTT: bad packet length".into());
+        }
+        Ok(None)
     }
 
     fn handle(&mut self, packet: Packet) -> Result<Incoming, String> {

@@ -391,6 +391,11 @@ fn a_hostile_broker_gets_nowhere() {
         (after(&[0x40, 2, 0, 9]), "never sent"),
         (after(&[0xe0, 0]), "ended the session"),
         (after(&[0xe0, 1, 0x8b]), "shutting down"),
+        (after(&[0xe0, 1, 0x55]), "ended the session"),
+        (after(&[0xe0, 2, 0x8e, 0]), "same client id"),
+        (after(&[0x40, 1, 0]), "no MQTT"),
+        (after(&[0x30, 3, 0, 9, b'a']), "no MQTT"),
+        (after(&[0x30, 0x80, 0x80, 0x80, 0x80, 1]), "no MQTT"),
         (
             after(&[0x30, 8, 0, 1, b'a', 3, 35, 0, 1, b'x']),
             "did not offer",
