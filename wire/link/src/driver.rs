@@ -224,6 +224,9 @@ impl Connection<'_> {
                             return Ok(());
                         }
                     }
+                    // A broker that never stops talking must not keep the
+                    // executor from everybody else.
+                    future::yield_now().await;
                 }
                 Wake::Wrote(Ok(count)) => {
                     if count == 0 {
