@@ -110,14 +110,15 @@ impl Stage {
         let body = json!({"files": [{"name": "app.yaml", "text": APP}]});
         http(&server, "POST", "/v1/apply", Some(&body)).await.ok();
         device.hear_desired().await;
+        // A shell without job control: it does not touch the terminal itself.
         let script = format!(
-            "cd {dir}; stty -g > before; {skerry} --data {dir} exec -it kiosk-7/web -- sh & echo $! > pid; fg >/dev/null 2>&1; code=$?; stty -g > after; echo $code > code; sleep 60",
+            "cd {dir}; stty -g > before; sh -c 'echo $$ > pid; exec {skerry} --data {dir} exec -it kiosk-7/web -- sh'; code=$?; stty -g > after; echo $code > code; sleep 60",
             dir = dir.path().display(),
             skerry = env!("CARGO_BIN_EXE_skerry"),
         );
         let file = dir.path().join("script");
         std::fs::write(&file, script).unwrap();
-        let terminal = Terminal::start(dir.path(), &format!("bash -m {}", file.display()));
+        let terminal = Terminal::start(dir.path(), &format!("sh {}", file.display()));
         let request = loop {
             if let CommandBody::Exec(request) = device.hear_command().await.body {
                 break request;
