@@ -1,1 +1,4 @@
 //! The Skerry agent: runs containers on one device.
+
+pub mod doctor;
+pub mod runtime;

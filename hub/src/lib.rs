@@ -9,6 +9,7 @@ pub mod authority;
 pub mod backup;
 pub mod cli;
 pub mod core;
+pub mod demo;
 mod image_store;
 pub mod images;
 pub mod keys;

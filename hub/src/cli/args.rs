@@ -114,6 +114,8 @@ pub enum Command {
         /// What `skerry backup` wrote
         file: PathBuf,
     },
+    /// Show a fleet at work on this machine: a hub and two devices
+    Demo(DemoArgs),
     /// Print a script for the shell's completion
     ///
     /// For bash: source <(skerry completion bash)
@@ -128,6 +130,20 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+}
+
+/// What the demo needs; `./demo` builds and names it.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The skerry-agent program [default: beside this one]
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+    /// The static program for the demo's image [default: beside this one]
+    #[arg(long, value_name = "FILE")]
+    pub app: Option<PathBuf>,
+    /// End by itself; exit code 0 only if everything happened
+    #[arg(long)]
+    pub once: bool,
 }
 
 impl Command {

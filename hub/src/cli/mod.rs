@@ -10,6 +10,7 @@ mod apply;
 mod args;
 mod client;
 mod complete;
+mod demo;
 mod describe;
 mod diff;
 mod error;
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Command::Completion { shell } => complete::script(&mut out, shell),
+        Command::Demo(args) => demo::demo(args),
         command => run(&mut out, &cli.connection, command),
     };
     match result {
@@ -92,6 +94,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Backup(args) => operate::backup(out, &client, &args),
         Command::Hub(_)
         | Command::Restore { .. }
+        | Command::Demo(_)
         | Command::Completion { .. }
         | Command::Complete { .. } => unreachable!("done before there was a client"),
     }
