@@ -696,22 +696,23 @@ fn images_travel_as_files_streams_and_directories() {
             ])
             .await
             .ok();
-        let blobs = fleet.images.blobs.lock().unwrap();
-        let packed = blobs
-            .values()
-            .find(|b| b.windows(10).any(|w| w == b"oci-layout"))
-            .expect("the directory came as a tar");
-        let mut tar = tar::Archive::new(packed.as_slice());
-        let names: Vec<PathBuf> = tar
-            .entries()
-            .unwrap()
-            .map(|e| e.unwrap().path().unwrap().into_owned())
-            .collect();
-        assert!(
-            names.iter().any(|n| n.ends_with("blobs/sha256/00")),
-            "{names:?}"
-        );
-        drop(blobs);
+        {
+            let blobs = fleet.images.blobs.lock().unwrap();
+            let packed = blobs
+                .values()
+                .find(|b| b.windows(10).any(|w| w == b"oci-layout"))
+                .expect("the directory came as a tar");
+            let mut tar = tar::Archive::new(packed.as_slice());
+            let names: Vec<PathBuf> = tar
+                .entries()
+                .unwrap()
+                .map(|e| e.unwrap().path().unwrap().into_owned())
+                .collect();
+            assert!(
+                names.iter().any(|n| n.ends_with("blobs/sha256/00")),
+                "{names:?}"
+            );
+        }
         fleet
             .say(&["image", "pull", "Bad Name"])
             .await
