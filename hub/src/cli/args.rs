@@ -8,7 +8,12 @@ use std::time::Duration;
 
 /// Runs containers on a fleet of devices.
 #[derive(Debug, Parser)]
-#[command(name = "skerry", version, about, max_term_width = 100)]
+#[command(
+    name = "skerry",
+    version,
+    about = "Runs containers on a fleet of devices",
+    max_term_width = 100
+)]
 pub struct Cli {
     /// Which hub.
     #[command(flatten)]

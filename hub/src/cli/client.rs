@@ -385,7 +385,10 @@ pub(super) fn io_problem(error: &io::Error) -> String {
 /// What the hub said instead of doing it.
 pub(super) fn refusal(status: u16, body: &[u8], target: &Target) -> CliError {
     if let Ok(body) = serde_json::from_slice::<ErrorBody>(body) {
-        return CliError::Refused(body.error);
+        return CliError::Refused {
+            status,
+            error: body.error,
+        };
     }
     if status == 401 {
         return CliError::failed(
@@ -394,7 +397,7 @@ pub(super) fn refusal(status: u16, body: &[u8], target: &Target) -> CliError {
         );
     }
     let said: String = String::from_utf8_lossy(body).chars().take(200).collect();
-    CliError::Refused(ApiError {
+    let error = ApiError {
         reason: "Http".into(),
         message: format!(
             "the hub at {} answered {status}: {}",
@@ -406,7 +409,8 @@ pub(super) fn refusal(status: u16, body: &[u8], target: &Target) -> CliError {
             }
         ),
         details: Vec::new(),
-    })
+    };
+    CliError::Refused { status, error }
 }
 
 /// One part of a path or a query's value, as it may stand in an address.

@@ -22,8 +22,13 @@ pub enum CliError {
         problem: String,
     },
     /// The hub said no.
-    #[error("{}", .0.message)]
-    Refused(ApiError),
+    #[error("{}", .error.message)]
+    Refused {
+        /// The answer's HTTP status.
+        status: u16,
+        /// What it said.
+        error: ApiError,
+    },
     /// The hub's answer makes no sense to us.
     #[error(
         "the hub at {url} gave an answer that this skerry does not understand ({problem}); use the hub's own version"
@@ -78,7 +83,7 @@ impl CliError {
 
     /// Whether the hub said that the thing is not there.
     pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, CliError::Refused(error) if error.reason == "NotFound")
+        matches!(self, CliError::Refused { status: 404, .. })
     }
 
     /// Says it on stderr and gives the exit code; `failed` is that of failing.
@@ -91,7 +96,7 @@ impl CliError {
             // As a shell shows it for a process that SIGPIPE ended.
             CliError::Closed => ExitCode::from(141),
             CliError::Exit(code) => ExitCode::from(*code),
-            CliError::Refused(error) if !error.details.is_empty() => {
+            CliError::Refused { error, .. } if !error.details.is_empty() => {
                 for line in details(error) {
                     out.error(&line);
                 }

@@ -222,8 +222,8 @@ pub(super) fn image(out: &mut Out, client: &Client, args: ImageArgs) -> Result<(
                 reference,
                 platforms,
             };
-            let images: List<Image> = client.post("/v1/images/pull", &body)?;
-            imported(out, &images.items, "pulled")
+            let image: Image = client.post("/v1/images/pull", &body)?;
+            imported(out, &[image], "pulled")
         }
         ImageCommand::List { output } => get::get(out, client, list_args("images", output)),
     }

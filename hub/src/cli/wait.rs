@@ -10,8 +10,11 @@ use super::output::Out;
 use crate::api::types::{Applied, ContainerState, Device, DeviceApp, DeviceState, Exit};
 use std::time::{Duration, Instant};
 
-/// Between two looks at the fleet: costs the hub one list.
+/// Between two looks at the fleet, at least.
 const POLL: Duration = Duration::from_millis(300);
+/// A look that takes long is followed by a pause so many times as long: a big
+/// fleet's hub has other things to do than to list it.
+const PAUSES_PER_LOOK: u32 = 4;
 /// Reasons told; the others are counted.
 const MAX_REASONS: usize = 20;
 
@@ -39,7 +42,9 @@ pub(super) fn wait(
 ) -> Result<(), CliError> {
     let mut before: Option<Vec<(String, u32)>> = None;
     loop {
+        let look = Instant::now();
         let progress = progress(applied, &devices(client, None)?);
+        let took = look.elapsed();
         let total = progress.ready.len() + progress.unready.len() + progress.failed.len();
         out.progress(&format!(
             "{} of {total} ready{}",
@@ -63,7 +68,7 @@ pub(super) fn wait(
             return Err(failed(out, &progress, &within));
         }
         before = Some(progress.ready);
-        pause(POLL);
+        pause(POLL.max(took * PAUSES_PER_LOOK));
     }
 }
 
