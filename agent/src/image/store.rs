@@ -204,19 +204,27 @@ impl ImageStore {
     /// what an interrupted run left.
     pub fn open(root: impl Into<PathBuf>, limits: Limits) -> Result<Self, StoreError> {
         let root = root.into();
+        let mut made_any = false;
+        for dir in ["", "blobs", "layers", "tmp"] {
+            let dir = root.join(dir);
+            if !exists(&dir)? {
+                let made = fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&dir);
+                made.map_err(disk(&dir))?;
+                made_any = true;
+            }
+        }
+        // A start that finds everything in order writes nothing.
+        if made_any {
+            sync_dir(&root)?;
+        }
         let tmp = root.join("tmp");
-        match fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(&tmp)(error)),
-            _ => {}
+        for left in fs::read_dir(&tmp).map_err(disk(&tmp))? {
+            let path = left.map_err(disk(&tmp))?.path();
+            remove_dir(&path)?;
         }
-        for dir in [&root, &root.join("blobs"), &root.join("layers"), &tmp] {
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir);
-            made.map_err(disk(dir))?;
-        }
-        sync_dir(&root)?;
         Ok(Self {
             root,
             limits,

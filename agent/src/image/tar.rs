@@ -288,7 +288,7 @@ impl<R: Read> Reader<R> {
         };
         let kind = match header[156] {
             // V7 had no type for directories but a slash at the end.
-            0 | b'0' if path.ends_with(b"/") => Kind::Directory,
+            0 if path.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' => {
                 self.start_content(size);
                 match pax.sparse.map(size)? {
