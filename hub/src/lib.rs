@@ -10,6 +10,7 @@ pub mod backup;
 pub mod cli;
 pub mod core;
 pub mod demo;
+pub mod image;
 mod image_store;
 pub mod images;
 pub mod keys;
