@@ -1,1 +1,44 @@
-//! Black-box tests, simulation and benchmarks.
+//! What the black-box tests stand on: real binaries, real containers, a real
+//! Mosquitto, each with its own directory, port and cgroup, all of it removed
+//! at the end. Tests are in `tests/tests`, benchmarks in `tests/benches`.
+
+pub mod attacker;
+pub mod fleet;
+pub mod mosquitto;
+
+pub use fleet::{Agent, Hub, Scratch};
+pub use skerry_hub::demo::world::{http_get, until};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long anything may take before a test says that it does not happen: far
+/// more than it needs on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program that `./check` has built.
+pub fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a file");
+    // target/debug/deps/test-1234
+    let debug = test.ancestors().nth(2).expect("target/debug");
+    let path = match name {
+        "skerry-demo-app" => {
+            let target = debug.parent().expect("target");
+            target.join("static/debug").join(name)
+        }
+        other => debug.join(other),
+    };
+    assert!(
+        path.is_file(),
+        "{} is missing: run the tests with ./check",
+        path.display()
+    );
+    path
+}
+
+/// Ends the test with a loud failure where it cannot run, or counts it as
+/// skipped when the environment says that this may be.
+pub fn need_root() {
+    let root = nix::unistd::Uid::effective().is_root();
+    assert!(root, "this test makes containers: run it as root");
+}

@@ -1,0 +1,306 @@
+//! What Skerry costs, beside a peer or a floor in the same run. Prints a table
+//! of minimum, median and maximum; asserts nothing, since machines are noisy.
+//!
+//! `cargo bench -p skerry-tests --bench figures` measures what `cargo build
+//! --release` has built; `-- --short` takes a minute instead of ten.
+
+use skerry_tests::fleet::{app_manifest, free_address};
+use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, need_root, until};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn main() {
+    need_root();
+    let short = std::env::args().any(|a| a == "--short");
+    println!(
+        "{:<52} {:>10} {:>10} {:>10}  unit",
+        "WHAT", "MIN", "MEDIAN", "MAX"
+    );
+    sizes();
+    let scratch = Scratch::new("figures");
+    let hub = Hub::start(&scratch);
+    row("hub, no device: PSS", &[pss(hub.pid())], "KiB");
+    let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
+    hub.wait_online("one");
+    hub.import_test_image(&scratch);
+    applies(&scratch, &hub, if short { 5 } else { 20 });
+    memory(
+        &scratch,
+        &hub,
+        &one,
+        if short { &[1, 10] } else { &[1, 10, 50] },
+    );
+    idle(
+        &hub,
+        &one,
+        Duration::from_secs(if short { 20 } else { 120 }),
+    );
+    starts(&scratch, &hub, &mut one, if short { 5 } else { 20 });
+    runc_beside(&scratch, if short { 10 } else { 50 });
+}
+
+fn row(what: &str, values: &[f64], unit: &str) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted[..] {
+        [] => println!("{what:<52} {:>10}", "nothing measured"),
+        _ => println!(
+            "{what:<52} {:>10.1} {:>10.1} {:>10.1}  {unit}",
+            sorted[0],
+            sorted[sorted.len() / 2],
+            sorted[sorted.len() - 1],
+        ),
+    }
+}
+
+fn sizes() {
+    for name in ["skerry-agent", "skerry"] {
+        let bytes = fs::metadata(skerry_tests::built(name))
+            .expect("built")
+            .len();
+        row(&format!("size of {name}"), &[bytes as f64 / 1024.0], "KiB");
+    }
+}
+
+/// Proportional set size, in KiB (proc_pid_smaps_rollup).
+fn pss(pid: u32) -> f64 {
+    rollup(pid, "Pss:")
+}
+
+fn rollup(pid: u32, field: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(field))
+        .unwrap_or("0");
+    line.split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0.0)
+}
+
+/// User and system time so far, in milliseconds.
+fn cpu_millis(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = text.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<f64> = after_name
+        .split_whitespace()
+        .map(|f| f.parse().unwrap_or(0.0))
+        .collect();
+    // utime and stime are fields 14 and 15; a tick is 10 ms.
+    (fields[11] + fields[12]) * 10.0
+}
+
+fn bytes_written(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("write_bytes: "))
+        .unwrap_or("0");
+    line.trim().parse().unwrap_or(0.0)
+}
+
+/// Everything that runs on the device for us: agent and keeper, not the apps.
+fn ours(agent: &Agent) -> Vec<u32> {
+    let apps = agent.container_processes();
+    let rest = agent
+        .processes()
+        .into_iter()
+        .filter(|pid| !apps.contains(pid));
+    rest.map(|pid| pid as u32).chain([agent.pid()]).collect()
+}
+
+fn applies(scratch: &Scratch, hub: &Hub, rounds: u32) {
+    let port = free_address().port();
+    let path = scratch.path().join("web.yaml");
+    let apply = |text: &str| {
+        let port = port.to_string();
+        let env = format!("          env: [{{ name: TEXT, value: {text} }}]\n");
+        fs::write(&path, app_manifest("web", &["serve", &port], &env)).expect("written");
+        hub.skerry(&["apply", "-f", &path.display().to_string()]);
+    };
+    let answers = |text: &str| {
+        let get = || http_get([127, 0, 0, 1].into(), port).ok();
+        until(PATIENCE, || get().filter(|a| a.starts_with(text))).expect("an answer")
+    };
+    let (mut first, mut update) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let started = Instant::now();
+        apply("one");
+        answers("one ");
+        first.push(started.elapsed().as_secs_f64() * 1e3);
+        let started = Instant::now();
+        apply("two");
+        answers("two ");
+        update.push(started.elapsed().as_secs_f64() * 1e3);
+        let _ = round;
+        hub.skerry(&["delete", "app", "web"]);
+        hub.wait_for_device("one", "empty", |d| {
+            d["apps"].as_array().is_some_and(Vec::is_empty)
+        });
+    }
+    row(
+        "apply to HTTP 200, new app (peers: 624, 2481)",
+        &first,
+        "ms",
+    );
+    row(
+        "apply to HTTP 200, new revision (peers: 1455, 2101)",
+        &update,
+        "ms",
+    );
+}
+
+fn memory(scratch: &Scratch, hub: &Hub, one: &Agent, counts: &[usize]) {
+    row(
+        "agent and keeper, no app: PSS",
+        &[ours(one).into_iter().map(pss).sum()],
+        "KiB",
+    );
+    let mut running = 0;
+    for &count in counts {
+        while running < count {
+            let text = app_manifest(&format!("idle-{running}"), &["sleep"], "");
+            fs::write(scratch.path().join("idle.yaml"), text).expect("written");
+            let path = scratch.path().join("idle.yaml").display().to_string();
+            hub.skerry(&["apply", "-f", &path]);
+            running += 1;
+        }
+        let up = until(PATIENCE, || {
+            (one.container_processes().len() == count).then_some(())
+        });
+        assert!(up.is_some(), "{count} apps do not start:\n{}", one.log());
+        let total: f64 = ours(one).into_iter().map(pss).sum();
+        row(
+            &format!("agent and keeper, {count} apps: PSS"),
+            &[total],
+            "KiB",
+        );
+        let anonymous: f64 = ours(one).into_iter().map(|p| rollup(p, "Anonymous:")).sum();
+        row(
+            &format!("agent and keeper, {count} apps: anonymous"),
+            &[anonymous],
+            "KiB",
+        );
+    }
+}
+
+fn idle(hub: &Hub, one: &Agent, span: Duration) {
+    let pids = ours(one);
+    let total = |of: fn(u32) -> f64| pids.iter().map(|&p| of(p)).sum::<f64>();
+    // Reports of the last applies are out first.
+    until(Duration::from_secs(5), || None::<()>);
+    let before = (
+        total(cpu_millis),
+        total(bytes_written),
+        cpu_millis(hub.pid()),
+    );
+    until(span, || None::<()>);
+    let after = (
+        total(cpu_millis),
+        total(bytes_written),
+        cpu_millis(hub.pid()),
+    );
+    let share = |millis: f64| millis / span.as_secs_f64() / 10.0;
+    row(
+        "agent and keeper, idle: cpu (budget 0.1)",
+        &[share(after.0 - before.0)],
+        "%",
+    );
+    let hourly = (after.1 - before.1) * 3600.0 / span.as_secs_f64();
+    row(
+        "agent and keeper, idle: written an hour (budget 0)",
+        &[hourly / 1024.0],
+        "KiB",
+    );
+    row("hub, idle: cpu", &[share(after.2 - before.2)], "%");
+}
+
+fn starts(scratch: &Scratch, hub: &Hub, one: &mut Agent, rounds: u32) {
+    let apps = one.container_processes().len();
+    let path = scratch.path().join("idle.yaml").display().to_string();
+    let written = ours(one).into_iter().map(bytes_written).sum::<f64>();
+    hub.skerry(&["apply", "-f", &path, "--wait"]);
+    let after = ours(one).into_iter().map(bytes_written).sum::<f64>();
+    row(
+        "agent and keeper: written for an apply that changes nothing",
+        &[(after - written) / 1024.0],
+        "KiB",
+    );
+    let (mut back, mut boot) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        one.kill();
+        let started = Instant::now();
+        one.start_again();
+        let ready = until(PATIENCE, || {
+            one.command("status")
+                .stderr(Stdio::null())
+                .output()
+                .ok()
+                .filter(|o| o.status.success())
+        });
+        assert!(ready.is_some(), "the agent does not answer");
+        back.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    row("agent killed, back in charge (budget 300)", &back, "ms");
+    for _ in 0..rounds.min(5) {
+        one.cut_power();
+        let started = Instant::now();
+        one.start_again();
+        let up = until(PATIENCE, || {
+            (one.container_processes().len() == apps).then_some(())
+        });
+        assert!(up.is_some(), "apps are not back");
+        boot.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    row(
+        &format!("agent's exec to the last of {apps} apps running"),
+        &boot,
+        "ms",
+    );
+}
+
+/// `runc run` of the same program with the same namespaces, as a measure.
+fn runc_beside(scratch: &Scratch, rounds: u32) {
+    let bundle = scratch.path().join("bundle");
+    let root = bundle.join("rootfs/bin");
+    fs::create_dir_all(&root).expect("a bundle");
+    fs::copy(skerry_tests::built("skerry-demo-app"), root.join("app")).expect("copied");
+    let spec = Command::new("runc")
+        .args(["spec", "--bundle"])
+        .arg(&bundle)
+        .status();
+    if !spec.is_ok_and(|s| s.success()) {
+        println!("runc is not installed: no peer for container starts");
+        return;
+    }
+    edit_spec(&bundle.join("config.json"));
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let started = Instant::now();
+        let status = Command::new("runc")
+            .args(["--root"])
+            .arg(scratch.path().join("runc"))
+            .args(["run", "--bundle"])
+            .arg(&bundle)
+            .arg(format!("figures-{}-{round}", std::process::id()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("runc runs");
+        assert!(status.success(), "runc failed");
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    row("peer: runc run, exit, delete", &times, "ms");
+}
+
+fn edit_spec(path: &Path) {
+    let text = fs::read_to_string(path).expect("a spec");
+    let mut spec: serde_json::Value = serde_json::from_str(&text).expect("json");
+    spec["process"]["args"] = serde_json::json!(["/bin/app", "exit", "0"]);
+    spec["process"]["terminal"] = false.into();
+    fs::write(path, spec.to_string()).expect("written");
+}
