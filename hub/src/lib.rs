@@ -1,7 +1,8 @@
 //! The Skerry hub and its command line.
 //!
 //! `core` decides and does nothing else; `shell` is the one loop around it;
-//! `server` puts everything together.
+//! `server` puts everything together. `api` is what operators reach, `cli`
+//! what they type.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -11,7 +12,6 @@ pub mod cli;
 pub mod core;
 pub mod demo;
 pub mod image;
-mod image_store;
 pub mod images;
 pub mod keys;
 pub mod manifest;

@@ -5,7 +5,7 @@ use crate::api::{self, Api, Listener};
 use crate::authority::{HUB_CLIENT, Roster, now};
 use crate::backup::{BackupError, FLEET_FILE, STORE_FILE};
 use crate::core::Fleet;
-use crate::images::Images;
+use crate::images::{DiskImages, ImageFailure, Images};
 use crate::keys::{Keys, KeysError, OPERATOR_FILE, make_private_dir, write_private};
 use crate::options::{HubOptions, OptionsError};
 use crate::shell::{Hub, Parts, Shell};
@@ -92,8 +92,8 @@ pub enum ServerError {
         source: io::Error,
     },
     /// Images.
-    #[error("{0}")]
-    Images(String),
+    #[error(transparent)]
+    Images(#[from] ImageFailure),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -357,7 +357,8 @@ async fn serve(
     stop: nix::sys::signalfd::SignalFd,
 ) -> Result<(), ServerError> {
     make_private_dir(&options.data)?;
-    let images = crate::image_store::open(&options).map_err(ServerError::Images)?;
+    let auth = options.registry_auth.as_deref();
+    let images = Arc::new(DiskImages::open(&options.data, auth)?);
     let mut server = Server::start(&options, images, executor).await?;
     let operator = options.data.join(OPERATOR_FILE);
     println!(

@@ -54,12 +54,13 @@ impl FakeImages {
 
     /// Puts an image where `pull` finds it.
     pub fn offer(&self, reference: &str, arch: &str, layer: &[u8]) -> Image {
+        let reference = full(reference);
         let manifest = format!("manifest of {reference} for {arch}").into_bytes();
         let mut blobs = self.blobs.lock().unwrap();
         blobs.insert(Digest::of(layer), layer.to_vec());
         blobs.insert(Digest::of(&manifest), manifest.clone());
         let image = Image {
-            reference: reference.into(),
+            reference: reference.clone(),
             digest: Digest::of(&manifest),
             added: Timestamp(1),
             platforms: vec![PlatformImage {
@@ -73,9 +74,15 @@ impl FakeImages {
             }],
         };
         let mut images = self.images.lock().unwrap();
-        images.insert(reference.into(), image.clone());
+        images.insert(reference, image.clone());
         image
     }
+}
+
+/// A name in full, as records have it.
+fn full(reference: &str) -> String {
+    let name: skerry_hub::image::Reference = reference.parse().unwrap();
+    name.to_string()
 }
 
 fn missing(what: &str) -> ImageFailure {
@@ -103,7 +110,10 @@ impl Images for FakeImages {
         _: &[Platform],
     ) -> Result<Image, ImageFailure> {
         let images = self.images.lock().unwrap();
-        images.get(reference).cloned().ok_or(missing(reference))
+        images
+            .get(&full(reference))
+            .cloned()
+            .ok_or(missing(reference))
     }
 
     fn read(&self, digest: Digest, offset: u64, max: usize) -> Result<Vec<u8>, ImageFailure> {
