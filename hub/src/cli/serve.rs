@@ -11,8 +11,6 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::filter::LevelFilter;
 
-/// Where a hub keeps image blobs inside its data directory.
-const BLOBS_DIR: &str = "blobs";
 /// Longest settings file, in bytes.
 const MAX_SETTINGS_BYTES: u64 = 64 * 1024;
 
@@ -25,7 +23,7 @@ pub(super) fn serve(args: HubArgs, data: Option<PathBuf>) -> Result<(), CliError
 
 /// Makes a data directory from a backup.
 pub(super) fn restore(out: &mut Out, file: &Path, data: &Path) -> Result<(), CliError> {
-    backup::restore(file, data, &data.join(BLOBS_DIR))
+    backup::restore(file, data)
         .map_err(|error| CliError::Told(chain(&error)))?;
     let bytes = std::fs::metadata(file).map_or(0, |m| m.len());
     out.print(&format!(

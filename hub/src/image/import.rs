@@ -229,7 +229,11 @@ impl<'a> Import<'a> {
             let member = match entry.header().entry_type() {
                 T::Regular | T::Continuous => {
                     let name_digest = blob_name(&name);
+                    let size = entry.size();
                     let staged = self.stage(&mut entry, |e| broken(&shown, e))?;
+                    if staged.len() != size {
+                        return Err(broken(&shown, io::ErrorKind::UnexpectedEof.into()));
+                    }
                     match name_digest {
                         Some(wanted) if wanted != staged.digest() => {
                             return Err(ImportError::Damaged {

@@ -58,6 +58,8 @@ pub struct RegistryOptions {
     /// Registries (`host:port`) that are spoken to without TLS, besides those
     /// on loopback.
     pub plain_http: Vec<String>,
+    /// Speak TLS on loopback, too.
+    pub tls_on_loopback: bool,
     /// Certificates in PEM of authorities to trust besides the system's.
     pub extra_roots_pem: Vec<u8>,
     /// Wait before the second try; doubles for each after.
@@ -69,6 +71,7 @@ impl Default for RegistryOptions {
         Self {
             credentials: Credentials::default(),
             plain_http: Vec::new(),
+            tls_on_loopback: false,
             extra_roots_pem: Vec::new(),
             first_backoff: Duration::from_secs(1),
         }
@@ -652,7 +655,7 @@ impl Registry {
     }
 
     fn is_plain(&self, host: &str) -> bool {
-        is_loopback(host)
+        (is_loopback(host) && !self.options.tls_on_loopback)
             || self
                 .options
                 .plain_http
