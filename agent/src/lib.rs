@@ -1,1 +1,3 @@
 //! The Skerry agent: runs containers on one device.
+
+pub mod runtime;
