@@ -1,3 +1,4 @@
 //! The Skerry agent: runs containers on one device.
 
+pub mod core;
 pub mod runtime;
