@@ -100,6 +100,15 @@ impl Hierarchies {
         }
     }
 
+    /// Whether limits of this kind can be set.
+    pub fn has_controller(&self, controller: &str) -> bool {
+        match self {
+            Self::V1(_) => self.directory_of(controller, "").is_some(),
+            Self::V2(root) => fs::read_to_string(root.join("cgroup.controllers"))
+                .is_ok_and(|text| text.split_whitespace().any(|name| name == controller)),
+        }
+    }
+
     /// The directory in the hierarchy of one controller.
     fn directory_of(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
         match self {

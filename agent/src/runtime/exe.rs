@@ -41,7 +41,7 @@ pub struct ProtectedExe {
 impl ProtectedExe {
     /// Protects the binary that this process runs.
     pub fn of_this_process() -> io::Result<Self> {
-        match read_only_mount() {
+        match read_only_mount(SELF) {
             Ok(fd) => Ok(Self { fd }),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => Ok(Self { fd: sealed_copy()? }),
@@ -56,8 +56,8 @@ impl ProtectedExe {
     }
 }
 
-fn read_only_mount() -> io::Result<OwnedFd> {
-    let path = CString::new(SELF)?;
+fn read_only_mount(path: &str) -> io::Result<OwnedFd> {
+    let path = CString::new(path)?;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
     // SAFETY: `path` is a C string that lives over the call.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
@@ -114,13 +114,14 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
 
     fn write_error(fd: &OwnedFd) -> Option<i32> {
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        let mut options = std::fs::OpenOptions::new();
+        let mut options = fs::OpenOptions::new();
         let opened = options.write(true).custom_flags(libc::O_CLOEXEC).open(path);
         match opened {
             Ok(mut file) => file.write(b"x").expect_err("must not be writable").raw_os_error(),
@@ -130,8 +131,12 @@ mod tests {
 
     #[test]
     fn neither_form_can_be_written() {
-        let mounted = read_only_mount().expect("this kernel has open_tree and mount_setattr");
+        // Of a file that does not run, because one that does is "text busy".
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_str().expect("text");
+        let mounted = read_only_mount(path).expect("this kernel has open_tree, mount_setattr");
         assert_eq!(write_error(&mounted), Some(libc::EROFS));
+        fs::write(path, "the file itself can be written").expect("written");
         let copied = sealed_copy().expect("memfd");
         assert_eq!(write_error(&copied), Some(libc::EPERM));
     }

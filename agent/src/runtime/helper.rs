@@ -12,7 +12,7 @@
 
 use std::error::Error;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -20,13 +20,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Process, Spec};
+use libcontainer::oci_spec::runtime::{Capability, Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::cgroup::Hierarchies;
+use super::devices::DeviceFilter;
 use super::executor::ContainedExecutor;
+use super::logs::stamp_now;
 use super::oci::{self, Machine};
 use super::paths::Layout;
 use super::proto::{self, FailureKind, Operation, Progress};
@@ -62,7 +65,7 @@ impl<E: Error> From<E> for Failure {
 /// The process behind `skerry-agent helper`.
 pub fn main() -> ExitCode {
     let Ok(keeper) = take_stdin() else {
-        eprintln!("skerry-agent helper is started by the keeper, not by hand");
+        complain("is started by the keeper, not by hand");
         return ExitCode::FAILURE;
     };
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
@@ -104,7 +107,7 @@ fn report(keeper: BorrowedFd<'_>, progress: &Progress, fds: &[BorrowedFd<'_>]) {
         .map_err(io::Error::other)
         .and_then(|bytes| seqpacket::send(keeper, &bytes, fds));
     if let Err(error) = sent {
-        eprintln!("skerry-agent helper: cannot report to the keeper: {error}");
+        complain(&format!("cannot report to the keeper: {error}"));
     }
 }
 
@@ -147,9 +150,10 @@ fn create(
     }
     build(spec, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
         // What was made so far goes again; what cannot go is found by the
-        // engine as a lost container.
+        // engine as a lost container. The overlay is mounted for us alone.
+        let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
         for error in teardown(&spec.id, layout, &hierarchies) {
-            eprintln!("skerry-agent helper: after a failed create: {}", chain(&error));
+            complain(&format!("after a failed create: {}", chain(&error)));
         }
     })
 }
@@ -170,6 +174,7 @@ fn build(
             return Err(Failure::new(FailureKind::Invalid, message));
         }
     }
+    check_controllers(spec, hierarchies)?;
     let root = bundle.join("rootfs");
     private_dir(&root)?;
     unshare_mounts()?;
@@ -180,8 +185,10 @@ fn build(
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     super::rootfs::make_dirs_in(&root_dir, &spec.cwd)?;
     drop(root_dir);
-    let config =
-        oci::spec(spec, &identity, &root, &layout.cgroup(&spec.id), machine(hierarchies)?)?;
+    let cgroup = layout.cgroup(&spec.id);
+    let devices = device_filter(hierarchies);
+    let machine = machine(hierarchies, devices.is_some())?;
+    let config = oci::spec(spec, &identity, &root, &cgroup, machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
@@ -200,6 +207,11 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
+    if let Some(filter) = devices {
+        for dir in hierarchies.directories(&cgroup) {
+            filter.attach(&dir)?;
+        }
+    }
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
@@ -286,7 +298,10 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
     let home = if identity.home.is_empty() { "/" } else { &identity.home };
     let env = oci::environment(env.into_iter().chain(spec.env.iter().cloned()), home);
     let cwd = if spec.cwd.is_empty() { own.cwd().to_string_lossy() } else { (&spec.cwd).into() };
-    let machine = machine(&Hierarchies::detect()?)?;
+    // What the container's own process may do, another one may as well.
+    let mknod = own.capabilities().as_ref().and_then(|all| all.bounding().as_ref());
+    let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
+    let machine = Machine { mknod, ..machine(&Hierarchies::detect()?, true)? };
     Ok(oci::process(&spec.args, env, &cwd, &identity, machine, spec.tty.is_some())?)
 }
 
@@ -320,9 +335,45 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
 }
 
-fn machine(hierarchies: &Hierarchies) -> Result<Machine, Failure> {
+/// Says which controller is missing for a limit, and how to get it.
+fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
+    let limits = &spec.resources;
+    let wanted = [
+        ("cpu", limits.cpu_millis.is_some(), "build the kernel with CONFIG_CFS_BANDWIDTH"),
+        (
+            "memory",
+            limits.memory_bytes.is_some(),
+            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
+        ),
+        ("pids", limits.pids.is_some(), "build the kernel with CONFIG_CGROUP_PIDS"),
+    ];
+    for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
+        if !hierarchies.has_controller(controller) {
+            let message = format!(
+                "a {controller} limit needs the {controller} cgroup controller, which this \
+                 machine does not have; {remedy}, or leave the limit out"
+            );
+            return Err(Failure::new(FailureKind::Invalid, message));
+        }
+    }
+    Ok(())
+}
+
+/// The device rules of cgroup v2. `None` on v1, where libcontainer applies
+/// them, and on a kernel that cannot: then no container may make nodes.
+fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
+    if !hierarchies.is_v2() {
+        return None;
+    }
+    DeviceFilter::load()
+        .inspect_err(|error| complain(&format!("no device filter: {error}")))
+        .ok()
+}
+
+fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(Machine { cgroup_v2: hierarchies.is_v2(), open_files })
+    let cgroup_v2 = hierarchies.is_v2();
+    Ok(Machine { cgroup_v2, mknod: !cgroup_v2 || device_filter, open_files })
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
@@ -332,6 +383,11 @@ fn private_dir(path: &Path) -> io::Result<()> {
 fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     fs::write(path, serde_json::to_vec(value)?)?;
     Ok(())
+}
+
+/// Says something in the keeper's own log, which is our standard error.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{} skerry-agent helper: {text}", stamp_now());
 }
 
 /// An error and its causes in one line, each said once.

@@ -173,11 +173,6 @@ impl Link {
 }
 
 impl Pending<'_> {
-    /// Its id.
-    pub fn request(&self) -> RequestId {
-        self.request
-    }
-
     /// The next answer to it.
     pub async fn answer(&self) -> Result<Answer, Lost> {
         self.link.read_until(&self.answers).await

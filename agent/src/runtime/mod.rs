@@ -17,6 +17,7 @@
 //! seccomp, and cgroups v1 or v2 at `/sys/fs/cgroup`.
 
 mod cgroup;
+mod devices;
 mod executor;
 mod exe;
 mod exits;

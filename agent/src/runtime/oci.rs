@@ -67,9 +67,11 @@ const READ_ONLY: &[&str] =
 /// What the machine decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
-    /// cgroup v2, where libcontainer does not apply device rules: then no
-    /// container may make device nodes.
+    /// cgroup v2.
     pub cgroup_v2: bool,
+    /// Whether containers may make device nodes, because rules say which of
+    /// them they may open.
+    pub mknod: bool,
     /// Hard limit of open files.
     pub open_files: u64,
 }
@@ -154,7 +156,7 @@ pub fn environment(env: impl Iterator<Item = (String, String)>, home: &str) -> V
 
 fn capabilities(machine: Machine) -> Result<LinuxCapabilities, OciSpecError> {
     let mut set: Capabilities = CAPABILITIES.iter().copied().collect();
-    if !machine.cgroup_v2 {
+    if machine.mknod {
         set.insert(Capability::Mknod);
     }
     LinuxCapabilitiesBuilder::default()
@@ -283,8 +285,8 @@ mod tests {
     use super::super::spec::tests::sample;
     use super::*;
 
-    const V1: Machine = Machine { cgroup_v2: false, open_files: 4096 };
-    const V2: Machine = Machine { cgroup_v2: true, open_files: 512 };
+    const V1: Machine = Machine { cgroup_v2: false, mknod: true, open_files: 4096 };
+    const V2: Machine = Machine { cgroup_v2: true, mknod: false, open_files: 512 };
 
     fn identity() -> Identity {
         Identity { uid: 33, gid: 33, groups: vec![29], home: "/srv".into() }

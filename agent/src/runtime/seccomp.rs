@@ -225,6 +225,42 @@ mod tests {
         assert!(filters.known.len() < 4096 && filters.refused.len() < 4096);
     }
 
+    /// Filters belong to a thread, so one that ends may try them.
+    #[test]
+    fn the_profile_bites() {
+        let attempts = || {
+            let (null, flags) = (std::ptr::null::<u8>(), libc::CLONE_NEWUSER as i64);
+            // SAFETY: every call here is refused by the filter or fails for its
+            // arguments; none of them writes to memory or begets a process.
+            let error = |call: c_long, a: i64, b: i64| unsafe {
+                let result = libc::syscall(call, a, b, null, null, null, null);
+                if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }
+            };
+            [
+                error(libc::SYS_getpid, 0, 0),
+                error(libc::SYS_unshare, flags, 0),
+                error(libc::SYS_clone, flags, 0),
+                error(libc::SYS_bpf, 99, 0),
+                error(libc::SYS_io_uring_setup, 0, 0),
+                error(libc::SYS_socket, libc::AF_ALG.into(), libc::SOCK_SEQPACKET.into()),
+                error(libc::SYS_ioctl, -1, libc::TIOCSTI as i64),
+                error(libc::SYS_ioctl, -1, libc::TIOCGWINSZ as i64),
+                error(libc::SYS_clone3, 0, 0),
+                // A number that no kernel has given out yet.
+                error(100_000, 0, 0),
+            ]
+        };
+        let inside = std::thread::spawn(move || {
+            nix::sys::prctl::set_no_new_privs().expect("set");
+            Filters::default_profile().and_then(|filters| filters.install()).expect("installed");
+            attempts()
+        });
+        let (eperm, enosys, ebadf) = (libc::EPERM, libc::ENOSYS, libc::EBADF);
+        let expected =
+            [0, eperm, eperm, eperm, eperm, eperm, eperm, ebadf, enosys, enosys];
+        assert_eq!(inside.join().expect("ended"), expected);
+    }
+
     #[test]
     fn no_call_is_both_allowed_and_refused() {
         for call in REFUSED {

@@ -122,6 +122,7 @@ impl Keeper {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
                 self.answer(asker, &Response::Welcome { protocol, version });
             }
+            _ if self.ending => self.fail(asker, FailureKind::Busy, "the keeper is ending"),
             Request::Create(spec) => self.create(asker, spec),
             Request::Signal { id, signal } => self.signal(asker, &id, signal),
             Request::Kill { id } => self.kill(asker, &id),
@@ -155,8 +156,12 @@ impl Keeper {
 
     fn shut_down(&mut self, asker: Asker) {
         let containers = self.containers.len();
-        if containers > 0 || !self.jobs.is_empty() || !self.waiting.is_empty() {
-            let text = format!("the keeper still has {containers} containers; remove them first");
+        let jobs = self.unfinished_jobs();
+        if containers > 0 || jobs > 0 {
+            let text = format!(
+                "the keeper still has {containers} containers and {jobs} operations under way; \
+                 remove them first"
+            );
             return self.fail(asker, FailureKind::Busy, text);
         }
         self.answer(asker, &Response::Done);

@@ -22,6 +22,8 @@ use super::{Asker, Keeper, Serial, Token, complain};
 const MAX_HELPERS: usize = 4;
 /// Operations that may wait for a helper. Beyond that the engine is told.
 const MAX_WAITING: usize = 1024;
+/// The keeper's own log is begun anew when it is longer.
+const MAX_OWN_LOG: i64 = 256 * 1024;
 /// How long a helper may take. Removing a large writable layer from an SD card
 /// is the longest that it does.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -38,6 +40,8 @@ pub struct WaitingJob {
 #[derive(Debug)]
 pub struct Job {
     kind: JobKind,
+    /// The container that no other job may touch meanwhile.
+    target: Option<ContainerId>,
     helper: i32,
     socket: OwnedFd,
     deadline: Option<Instant>,
@@ -96,7 +100,15 @@ impl Keeper {
 
     pub(super) fn start_waiting_jobs(&mut self) {
         while self.jobs.len() < MAX_HELPERS {
-            let Some(WaitingJob { kind, operation, fds }) = self.waiting.pop_front() else { break };
+            // One after the other for each container: making it and taking it
+            // down must not meet.
+            let next = self.waiting.iter().position(|one| {
+                let target = target(&one.operation);
+                target.is_none() || self.jobs.values().all(|job| job.target.as_ref() != target)
+            });
+            let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { break };
+            let WaitingJob { kind, operation, fds } = waiting;
+            bound_own_log();
             match self.spawn(&operation, &fds) {
                 Ok((helper, socket)) => {
                     let serial = self.next_serial();
@@ -105,7 +117,8 @@ impl Keeper {
                         complain(format_args!("cannot watch a helper: {error}"));
                     }
                     let deadline = Some(Instant::now() + PATIENCE);
-                    let job = Job { kind, helper, socket, deadline, reported: false };
+                    let target = target(&operation).cloned();
+                    let job = Job { kind, target, helper, socket, deadline, reported: false };
                     self.jobs.insert(serial, job);
                 }
                 Err(error) => {
@@ -117,6 +130,11 @@ impl Keeper {
         if self.waiting.is_empty() {
             self.waiting.shrink_to_fit();
         }
+    }
+
+    /// Operations that have not been answered.
+    pub(super) fn unfinished_jobs(&self) -> usize {
+        self.waiting.len() + self.jobs.values().filter(|job| !job.reported).count()
     }
 
     fn spawn(&self, operation: &Operation, fds: &[OwnedFd]) -> io::Result<(i32, OwnedFd)> {
@@ -345,6 +363,25 @@ impl JobKind {
     fn nothing() -> Self {
         let asker = Asker { client: 0, request: 0 };
         Self::Exec { asker, pid: None }
+    }
+}
+
+/// The container that an operation must have for itself.
+fn target(operation: &Operation) -> Option<&ContainerId> {
+    match operation {
+        Operation::Create { spec, .. } => Some(&spec.id),
+        Operation::Delete { id, .. } => Some(id),
+        Operation::Exec { .. } => None,
+    }
+}
+
+/// Begins the keeper's own log anew when it has grown: helpers write to it
+/// too. It is open for appending, so that writing goes on at the new end.
+fn bound_own_log() {
+    let log = io::stderr();
+    let size = nix::sys::stat::fstat(log.as_raw_fd()).map_or(0, |data| data.st_size);
+    if size > MAX_OWN_LOG {
+        let _ = nix::unistd::ftruncate(&log, 0);
     }
 }
 

@@ -25,8 +25,6 @@ use super::{Keeper, READ_AT_ONCE};
 
 /// Exit code of the launch when another keeper already runs: connect to it.
 pub const ALREADY_RUNS: u8 = 3;
-/// The keeper's own log is begun anew at start when it is longer.
-const MAX_OWN_LOG: u64 = 256 * 1024;
 /// What the launched keeper says when it listens.
 const READY: &str = "ready";
 const TAKEN: &str = "taken";
@@ -34,6 +32,9 @@ const TAKEN: &str = "taken";
 /// The process behind `skerry-agent keeper --run-dir R --data-dir D
 /// --cgroup-parent C`. Returns as soon as the keeper listens, in the
 /// background, or says on standard error why it does not.
+///
+/// It listens in the run directory and keeps nothing but the two directories,
+/// so that a hand at three in the morning may start it too.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let layout = match parse(args) {
         Ok(layout) => layout,
@@ -212,11 +213,7 @@ fn detach(layout: &Layout) -> io::Result<()> {
     setsid()?;
     umask(Mode::from_bits_truncate(0o077));
     std::env::set_current_dir("/")?;
-    let path = layout.keeper_log();
-    if fs::metadata(&path).is_ok_and(|data| data.len() > MAX_OWN_LOG) {
-        fs::remove_file(&path)?;
-    }
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(layout.keeper_log())?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2(null.as_raw_fd(), 0)?;
     dup2(null.as_raw_fd(), 1)?;

@@ -31,7 +31,7 @@ mod launch;
 pub use launch::{ALREADY_RUNS, main};
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -133,7 +133,8 @@ impl Keeper {
         self.watch(Token::Listener)?;
         self.watch(Token::Signals)?;
         let mut events = [EpollEvent::empty(); EVENTS];
-        while !self.ending {
+        // The last helpers are still to be reaped when all their work is done.
+        while !(self.ending && self.jobs.is_empty()) {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,
@@ -188,10 +189,10 @@ impl Keeper {
     }
 }
 
-/// Says something in the keeper's own log.
+/// Says something in the keeper's own log. If that cannot be written, nobody
+/// can be told, and it must be no reason to stop.
 fn complain(text: impl std::fmt::Display) {
-    use super::spec::Timestamp;
-    eprintln!("{} {text}", Timestamp::now().0 / 1_000_000_000);
+    let _ = writeln!(io::stderr(), "{} {text}", super::logs::stamp_now());
 }
 
 #[cfg(test)]

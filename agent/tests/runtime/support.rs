@@ -144,15 +144,22 @@ fn collect_files(base: &Path, dir: &Path, found: &mut BTreeSet<PathBuf>) {
     }
 }
 
-/// An image layer with busybox and the usual files, made once.
+/// An image layer with busybox and the usual files. Made once; the number is
+/// to be raised when its content changes.
 pub fn layer() -> PathBuf {
-    static LAYER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = LAYER.get_or_init(|| {
-        let dir = tempfile::Builder::new().prefix("skerry-layer-").tempdir().expect("a directory");
-        fill_layer(dir.path());
-        dir
-    });
-    dir.path().join("root")
+    static LAYER: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let ready = target.join("runtime-layer-2");
+        if !ready.exists() {
+            let dir = tempfile::Builder::new().tempdir_in(target).expect("a directory");
+            fill_layer(dir.path());
+            // If another test was faster, its one is as good.
+            let _ = fs::rename(dir.path().join("root"), &ready);
+        }
+        ready
+    };
+    LAYER.get_or_init(make).clone()
 }
 
 fn fill_layer(base: &Path) {
@@ -167,7 +174,7 @@ fn fill_layer(base: &Path) {
         "sh", "echo", "cat", "ls", "sleep", "true", "false", "id", "pwd", "env", "mount", "stty",
         "tty", "kill", "head", "tail", "dd", "unshare", "hostname", "mknod", "touch", "seq", "yes",
         "ps", "wc", "readlink", "sync", "chroot", "printf", "tr", "grep", "test", "date", "awk",
-        "mkdir", "rm", "cp", "nproc", "ulimit", "usleep",
+        "mkdir", "mkfifo", "mv", "rm", "cp", "nproc", "ulimit", "usleep",
     ];
     for applet in applets {
         symlink("busybox", root.join("bin").join(applet)).expect("linked");
@@ -242,4 +249,27 @@ pub fn log_lines(runtime: &Runtime, log: &str, persist: bool) -> Vec<String> {
     }
     assert_eq!(lines.pop().as_deref(), Some(""), "the last line is full");
     lines
+}
+
+/// A container's id.
+pub fn id(name: &str) -> ContainerId {
+    ContainerId::new(name).expect("a valid id")
+}
+
+/// Waits until a line stands in a log.
+pub async fn wait_for_line(runtime: &Runtime, log: &str, line: &str) {
+    let mut reader = runtime.log_reader(log, false, LogStart::Beginning).expect("opened");
+    loop {
+        if let LogItem::Entry(entry) = reader.next().await.expect("read")
+            && entry.text == line.as_bytes()
+        {
+            return;
+        }
+    }
+}
+
+/// The host's mount table, without what other tests may be doing to it.
+pub fn mounts() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
+    table.lines().filter(|line| line.contains("skerry-")).map(str::to_owned).collect()
 }
