@@ -21,6 +21,6 @@ pub mod unpack;
 
 pub use manifest::{ImageConfig, ManifestError};
 pub use store::{
-    BlobWriter, ImageStore, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
+    BlobWriter, ImageStore, LayerName, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
 };
 pub use unpack::{UnpackError, Unpacked};

@@ -477,7 +477,9 @@ impl Sparse {
         match (self.major, self.mapped) {
             (Some(1), _) => Ok(SparseMap::InContent { length: length? }),
             (_, true) => {
-                if self.numbers.len() % 2 != 0 || self.numbers.len() > 2 * MAX_SPARSE_PARTS {
+                if !self.numbers.len().is_multiple_of(2)
+                    || self.numbers.len() > 2 * MAX_SPARSE_PARTS
+                {
                     return Err(TarError::Sparse("an odd or too large number of entries"));
                 }
                 let part = |pair: &[u64]| Part {

@@ -114,7 +114,7 @@ pub enum ImportError {
         /// Which one.
         image: String,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// The archive's name for an image.
     #[error("the archive's name for an image is not usable; name it with --name")]
@@ -136,7 +136,13 @@ pub enum ImportError {
     /// Used while images are looked at; becomes [`ImportError::Image`].
     #[doc(hidden)]
     #[error(transparent)]
-    Unnamed(#[from] ImageError),
+    Unnamed(Box<ImageError>),
+}
+
+impl From<ImageError> for ImportError {
+    fn from(error: ImageError) -> Self {
+        Self::Unnamed(Box::new(error))
+    }
 }
 
 /// Imports a file or a layout directory.
@@ -535,9 +541,9 @@ impl<'a> Import<'a> {
             let tags = entry.repo_tags.unwrap_or_default();
             let shown = tags.first().unwrap_or(&entry.config).clone();
             if entry.layers.len() > MAX_LAYERS {
-                let source = ImageError::Bound(
+                let source = Box::new(ImageError::Bound(
                     "it has more than 127 layers, which no device can mount; build it with fewer steps or squash it",
-                );
+                ));
                 return Err(ImportError::Image {
                     image: shown,
                     source,

@@ -194,7 +194,7 @@ pub enum PullError {
         /// Which.
         image: String,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// The hub's own disk, or a blob that is not what it should be.
     #[error("a blob from the registry cannot be kept")]
@@ -202,7 +202,13 @@ pub enum PullError {
     /// Used while images are looked at; becomes [`PullError::Image`].
     #[doc(hidden)]
     #[error(transparent)]
-    Unnamed(#[from] ImageError),
+    Unnamed(Box<ImageError>),
+}
+
+impl From<ImageError> for PullError {
+    fn from(error: ImageError) -> Self {
+        Self::Unnamed(Box::new(error))
+    }
 }
 
 /// A client of all registries. Keeps connections and tokens.
