@@ -14,6 +14,7 @@
 
 pub mod compression;
 mod dir;
+mod layer;
 pub mod manifest;
 pub mod store;
 pub mod tar;
