@@ -443,6 +443,8 @@ fn apps_cell(device: &Device) -> Cell {
         .collect();
     let ready = placed.iter().filter(|a| app_is_ready(a)).count();
     let style = match placed.len() {
+        // What an unreachable device said last may no longer be so.
+        _ if device.state != DeviceState::Online => Style::Dim,
         0 => Style::Dim,
         all if all == ready => Style::Good,
         _ => Style::Busy,
