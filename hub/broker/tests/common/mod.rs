@@ -25,6 +25,8 @@ pub struct TestAuthority {
     pub revoked: Mutex<Vec<String>>,
     pub device: Mutex<Option<Class>>,
     pub hub: Mutex<Option<Class>>,
+    /// Devices may only read their commands from now on.
+    pub narrow: std::sync::atomic::AtomicBool,
 }
 
 impl Authority for TestAuthority {
@@ -57,6 +59,10 @@ impl Authority for TestAuthority {
                     ..Class::device()
                 },
                 &["#".into()],
+            ),
+            Some(("dev", name)) if self.narrow.load(std::sync::atomic::Ordering::Relaxed) => own(
+                device.unwrap_or(Class::device()),
+                &[format!("f/{name}/command")],
             ),
             Some(("dev", name)) => own(
                 device.unwrap_or(Class::device()),
@@ -175,10 +181,13 @@ impl Drop for TestBroker {
 }
 
 fn tls_config() -> (Arc<ServerConfig>, CertificateDer<'static>, String) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a leaf with its issuer's name for self-signed.
+    ca.distinguished_name
+        .push(DnType::CommonName, "test authority");
     let ca_cert = ca.self_signed(&ca_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
