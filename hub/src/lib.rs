@@ -1,5 +1,20 @@
 //! The Skerry hub and its command line.
+//!
+//! `core` decides and does nothing else; `shell` is the one loop around it;
+//! `server` puts everything together.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod authority;
+pub mod backup;
+pub mod core;
 pub mod demo;
+mod image_store;
+pub mod images;
+pub mod keys;
+pub mod manifest;
 pub mod model;
+pub mod options;
+pub mod server;
+pub mod shell;
+pub mod store;

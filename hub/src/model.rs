@@ -2,7 +2,7 @@
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
 use serde::{Deserialize, Serialize};
-use skerry_wire::{AppRef, Digest, PodSpec, RevisionId, Selector, encode};
+use skerry_wire::{AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
 
 /// What an operator declared: this pod, on every device that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,5 +40,103 @@ impl Revision {
     pub fn of(pod: PodSpec<PinnedImage>) -> Self {
         let id = RevisionId(Digest::of(&encode(&pod)));
         Self { id, pod }
+    }
+}
+
+/// An image that the hub holds, by the name that operators gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `nginx:1.27`, as manifests say it.
+    pub reference: String,
+    /// Its index, or its manifest when it has only one.
+    pub digest: Digest,
+    /// When it came.
+    pub added: Timestamp,
+    /// What the hub holds of it, one entry for each platform.
+    pub platforms: Vec<PlatformImage>,
+}
+
+/// One platform's share of an [`Image`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformImage {
+    /// What it runs on.
+    pub platform: Platform,
+    /// The image manifest.
+    pub manifest: Digest,
+    /// Bytes of the manifest.
+    pub manifest_size: u64,
+    /// Config and layers as they travel: what a device may fetch besides the
+    /// manifest, each with its bytes.
+    pub blobs: Vec<(Digest, u64)>,
+}
+
+/// What an image runs on, in OCI's words; the system is always Linux.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// `amd64`, `arm64`, `arm`, `riscv64`.
+    pub arch: String,
+    /// `v6`, `v7`, `v8`, or empty.
+    pub variant: String,
+}
+
+impl Platform {
+    /// How well an image for `self` suits a device that is `device`: `None`
+    /// when it does not run there, else the higher the better.
+    pub fn suits(&self, device: &Platform) -> Option<u32> {
+        if self.arch != device.arch {
+            return None;
+        }
+        let level = |p: &Platform| -> Option<u32> {
+            match (p.arch.as_str(), p.variant.strip_prefix('v')) {
+                // A variant left out means the one that all of them have.
+                (_, _) if p.variant.is_empty() => Some(match p.arch.as_str() {
+                    "arm" => 7,
+                    "arm64" => 8,
+                    _ => 1,
+                }),
+                (_, Some(number)) => number.parse().ok(),
+                (_, None) => None,
+            }
+        };
+        match (level(self), level(device)) {
+            (Some(image), Some(machine)) if image <= machine => Some(image),
+            (None, _) | (_, None) if self.variant == device.variant => Some(0),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "linux/{}", self.arch)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_suit_machines_of_their_kind_and_not_newer() {
+        let p = |arch: &str, variant: &str| Platform {
+            arch: arch.into(),
+            variant: variant.into(),
+        };
+        for (image, device, suits) in [
+            (p("amd64", ""), p("amd64", ""), Some(1)),
+            (p("amd64", "v3"), p("amd64", ""), None),
+            (p("arm64", ""), p("arm64", "v8"), Some(8)),
+            (p("arm64", "v8"), p("arm64", ""), Some(8)),
+            (p("arm", "v6"), p("arm", "v7"), Some(6)),
+            (p("arm", "v7"), p("arm", "v6"), None),
+            (p("arm", "v7"), p("arm64", "v8"), None),
+            (p("ppc64le", "odd"), p("ppc64le", "odd"), Some(0)),
+        ] {
+            assert_eq!(image.suits(&device), suits, "{image} on {device}");
+        }
     }
 }

@@ -1,0 +1,275 @@
+//! Apps: what operators declare. An apply resolves every image name to a
+//! digest first, then everything happens in one commit, or nothing.
+
+use super::error::Failure;
+use super::types::{self, Applied, Difference, ErrorDetail, List, Manifests};
+use super::{Api, State, body, images, view};
+use crate::core::{Answer, AppAction, Event, Fleet};
+use crate::manifest::{self, Object};
+use crate::model::{App, PinnedImage, Revision};
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use skerry_wire::{AppName, AppRef, Digest, Namespace};
+use std::collections::BTreeMap;
+
+fn read(manifests: Manifests) -> Result<(Vec<App>, bool), Failure> {
+    let files: Vec<manifest::File> = manifests
+        .files
+        .into_iter()
+        .map(|file| manifest::File {
+            name: file.name,
+            text: file.text,
+        })
+        .collect();
+    let objects = manifest::parse_files(&files).map_err(Failure::manifests)?;
+    let apps = objects.into_iter().map(|Object::App(app)| app).collect();
+    Ok((apps, manifests.dry_run))
+}
+
+/// All image names of these apps that the hub knows, with what they mean.
+async fn known_images(
+    api: &Api,
+    apps: &[App],
+) -> Result<BTreeMap<String, Option<Digest>>, Failure> {
+    let names: Vec<String> = apps
+        .iter()
+        .flat_map(|app| app.pod.containers.iter().map(|c| c.image.clone()))
+        .collect();
+    let look = move |fleet: &Fleet| {
+        let meant = |name: String| {
+            let digest = images::find(fleet, &name).map(|image| image.digest);
+            (name, digest)
+        };
+        names.into_iter().map(meant).collect()
+    };
+    Ok(api.hub.read(look).await?)
+}
+
+/// The revision of each app; pulls the images that the hub does not have.
+async fn resolve(api: &Api, apps: Vec<App>) -> Result<Vec<(App, Revision)>, Failure> {
+    let mut known = known_images(api, &apps).await?;
+    let missing: Vec<String> = known
+        .iter()
+        .filter(|(_, digest)| digest.is_none())
+        .map(|(name, _)| name.clone())
+        .collect();
+    let mut problems = Vec::new();
+    for name in missing {
+        match images::pull_for_fleet(api, &name, &[]).await {
+            Ok(image) => {
+                known.insert(name, Some(image.digest));
+            }
+            Err(why) => problems.push(ErrorDetail {
+                field: Some(name.clone()),
+                message: why,
+                remedy: Some(format!(
+                    "correct the name, or bring the image with 'skerry image import FILE --name {name}'"
+                )),
+                ..ErrorDetail::default()
+            }),
+        }
+    }
+    if let Some(first) = problems.first() {
+        let message = format!(
+            "image {} is not on the hub and cannot be pulled: {}",
+            first.field.as_deref().unwrap_or_default(),
+            first.message
+        );
+        let failure = Failure::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "ImageUnavailable",
+            message,
+        );
+        return Err(failure.with_details(problems));
+    }
+    let pin = |app: App| {
+        let pod = app.pod.clone().map_images(|reference| {
+            let digest = known.get(&reference).copied().flatten();
+            let digest = digest.ok_or_else(|| Failure::internal("an image was not resolved"))?;
+            Ok::<_, Failure>(PinnedImage { reference, digest })
+        })?;
+        Ok((app, Revision::of(pod)))
+    };
+    apps.into_iter().map(pin).collect()
+}
+
+fn applied(
+    actions: Vec<(AppRef, AppAction)>,
+    revisions: &BTreeMap<AppRef, String>,
+) -> Vec<Applied> {
+    let item = |(app, action): (AppRef, AppAction)| Applied {
+        kind: "App".into(),
+        revision: revisions.get(&app).cloned(),
+        namespace: app.namespace.to_string(),
+        name: app.name.to_string(),
+        action: match action {
+            AppAction::Created => types::Action::Created,
+            AppAction::Configured => types::Action::Configured,
+            AppAction::Unchanged => types::Action::Unchanged,
+            AppAction::Deleted => types::Action::Deleted,
+            AppAction::Absent => types::Action::Absent,
+        },
+    };
+    actions.into_iter().map(item).collect()
+}
+
+pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
+    let (apps, dry_run) = read(body::json(body, false).await?)?;
+    let apps = resolve(&state, apps).await?;
+    let revisions = apps
+        .iter()
+        .map(|(app, revision)| (app.app.clone(), view::revision(revision.id)))
+        .collect();
+    let actions = if dry_run {
+        state.hub.read(move |fleet| fleet.preview(&apps)).await??
+    } else {
+        match state
+            .hub
+            .ask(move |request| Event::Apply { request, apps })
+            .await?
+        {
+            Answer::Applied(actions) => actions,
+            Answer::Done | Answer::Stream(_) | Answer::Usage(_) => Vec::new(),
+        }
+    };
+    let items = applied(actions, &revisions);
+    Ok(Json(List { items }))
+}
+
+pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
+    let (apps, dry_run) = read(body::json(body, false).await?)?;
+    let names: Vec<AppRef> = apps.into_iter().map(|app| app.app).collect();
+    let actions = if dry_run {
+        let look = move |fleet: &Fleet| {
+            let action = |name: AppRef| match fleet.app(&name) {
+                Some(_) => (name, AppAction::Deleted),
+                None => (name, AppAction::Absent),
+            };
+            names.into_iter().map(action).collect()
+        };
+        state.hub.read(look).await?
+    } else {
+        take_away(&state, names).await?
+    };
+    let items = applied(actions, &BTreeMap::new());
+    Ok(Json(List { items }))
+}
+
+async fn take_away(
+    state: &State,
+    apps: Vec<AppRef>,
+) -> Result<Vec<(AppRef, AppAction)>, Failure> {
+    let delete = move |request| Event::Delete { request, apps };
+    match state.hub.ask(delete).await? {
+        Answer::Applied(actions) => Ok(actions),
+        Answer::Done | Answer::Stream(_) | Answer::Usage(_) => Ok(Vec::new()),
+    }
+}
+
+pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Failure> {
+    let (apps, _) = read(body::json(body, false).await?)?;
+    let known = known_images(&state, &apps).await?;
+    let look = move |fleet: &Fleet| {
+        let item = |app: App| {
+            let mut images: Vec<types::PinnedImage> = Vec::new();
+            for container in &app.pod.containers {
+                let digest = known.get(&container.image).copied().flatten();
+                let image = types::PinnedImage {
+                    reference: container.image.clone(),
+                    digest: digest.map(|d| d.to_string()),
+                };
+                if !images.contains(&image) {
+                    images.push(image);
+                }
+            }
+            let current = fleet.app(&app.app);
+            Difference {
+                kind: "App".into(),
+                namespace: app.app.namespace.to_string(),
+                name: app.app.name.to_string(),
+                current: current.map(|record| manifest::to_yaml(&record.app)),
+                proposed: manifest::to_yaml(&app),
+                images,
+            }
+        };
+        apps.into_iter().map(item).collect()
+    };
+    let items = state.hub.read(look).await?;
+    Ok(Json(List { items }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Which {
+    namespace: Option<String>,
+}
+
+pub async fn list(
+    state: State,
+    Query(which): Query<Which>,
+) -> Result<Json<List<types::App>>, Failure> {
+    let look = move |fleet: &Fleet| {
+        let counts = view::app_counts(fleet);
+        let wanted = |app: &AppRef| {
+            let namespace = which.namespace.as_deref();
+            namespace.is_none_or(|n| app.namespace.as_str() == n)
+        };
+        fleet
+            .apps()
+            .filter(|record| wanted(&record.app.app))
+            .map(|record| {
+                let of_app = counts.get(&record.app.app).copied();
+                view::app(record, of_app.unwrap_or_default())
+            })
+            .collect()
+    };
+    let items = state.hub.read(look).await?;
+    Ok(Json(List { items }))
+}
+
+/// The app that a path names.
+pub fn app_ref(namespace: &str, name: &str) -> Result<AppRef, Failure> {
+    let wrong = |error: skerry_wire::IdError| Failure::invalid("InvalidName", error.to_string());
+    Ok(AppRef {
+        namespace: Namespace::new(namespace).map_err(wrong)?,
+        name: AppName::new(name).map_err(wrong)?,
+    })
+}
+
+fn no_such_app(app: &AppRef) -> Failure {
+    Failure::not_found(
+        "AppNotFound",
+        format!("there is no app {app}: 'skerry get apps' lists them"),
+    )
+}
+
+pub async fn one(
+    state: State,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<types::App>, Failure> {
+    let app = app_ref(&namespace, &name)?;
+    let wanted = app.clone();
+    let look = move |fleet: &Fleet| {
+        let record = fleet.app(&wanted)?;
+        let counts = view::app_counts(fleet).get(&wanted).copied();
+        Some(view::app(record, counts.unwrap_or_default()))
+    };
+    let found = state.hub.read(look).await?;
+    found.map(Json).ok_or_else(|| no_such_app(&app))
+}
+
+pub async fn delete_one(
+    state: State,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<List<Applied>>, Failure> {
+    let app = app_ref(&namespace, &name)?;
+    let actions = take_away(&state, vec![app.clone()]).await?;
+    if actions.iter().any(|(_, a)| *a == AppAction::Absent) {
+        return Err(no_such_app(&app));
+    }
+    let items = applied(actions, &BTreeMap::new());
+    Ok(Json(List { items }))
+}

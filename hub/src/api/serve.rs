@@ -1,0 +1,209 @@
+//! The HTTP server: TCP, TLS where asked, limits. A client that is slow, silent
+//! or one of too many is cut off; the others do not notice.
+
+use axum::Router;
+use futures_lite::{AsyncRead, AsyncWrite, FutureExt};
+use futures_rustls::TlsAcceptor;
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use smol::Timer;
+use smol::net::{TcpListener, TcpStream};
+use smol_hyper::rt::{FuturesIo, SmolTimer};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 1_024;
+/// TLS is agreed on within this time.
+const TLS_WITHIN: Duration = Duration::from_secs(10);
+/// A request's head comes within this time, also the next one of a connection
+/// that is kept open.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// A client that takes nothing for so long is cut off.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// The pause after an accept that failed, as when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound listener.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Binds; with `tls`, speaks nothing else.
+    pub async fn bind(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        Ok(Self {
+            tcp: TcpListener::bind(address).await?,
+            tls: tls.map(TlsAcceptor::from),
+        })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// It speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// Serves until dropped.
+pub async fn serve(listener: Listener, router: Router, executor: Arc<smol::Executor<'static>>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match listener.tcp.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("cannot accept an API connection: {error}");
+                Timer::after(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let counted = Counted::new(&open);
+        if counted.count > MAX_CONNECTIONS {
+            // Dropped: the client sees a closed connection and tries again.
+            continue;
+        }
+        let (router, tls) = (router.clone(), listener.tls.clone());
+        let connection = async move {
+            let _counted = counted;
+            if let Err(error) = connection(stream, tls, router).await {
+                tracing::debug!("an API connection ended: {error}");
+            }
+        };
+        executor.spawn(connection).detach();
+    }
+}
+
+struct Counted {
+    open: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Counted {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        let count = open.fetch_add(1, Ordering::Relaxed) + 1;
+        Self {
+            open: open.clone(),
+            count,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    // Answers are small: waiting to fill a packet only costs time.
+    stream.set_nodelay(true)?;
+    match tls {
+        None => speak(stream, router).await?,
+        Some(tls) => {
+            let late = async {
+                Timer::after(TLS_WITHIN).await;
+                Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS within 10 s"))
+            };
+            let stream = tls.accept(stream).or(late).await?;
+            speak(stream, router).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn speak<S>(stream: S, router: Router) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    hyper::server::conn::http1::Builder::new()
+        .timer(SmolTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .serve_connection(
+            FuturesIo::new(Patient::new(stream)),
+            TowerToHyperService::new(router),
+        )
+        .with_upgrades()
+        .await
+}
+
+/// A stream whose writes fail when the other side takes nothing for
+/// [`WRITE_WITHIN`].
+struct Patient<S> {
+    stream: S,
+    stalled: Option<Timer>,
+}
+
+impl<S> Patient<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream,
+            stalled: None,
+        }
+    }
+
+    fn bound<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let timer = self
+            .stalled
+            .get_or_insert_with(|| Timer::after(WRITE_WITHIN));
+        match Pin::new(timer).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(_) => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client took nothing for 60 s",
+            ))),
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_read(cx, out)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.bound(cx, result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        self.bound(cx, result)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_close(cx);
+        self.bound(cx, result)
+    }
+}

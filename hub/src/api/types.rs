@@ -1,0 +1,570 @@
+//! What the HTTP API says and takes, as JSON. `openapi.json` describes the
+//! same; a test holds the two together. Times are milliseconds since 1970 by
+//! the clock of whoever saw the thing.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A list answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// The things, ordered by name unless said otherwise.
+    pub items: Vec<T>,
+}
+
+/// The body of every answer that is not 2xx.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ApiError,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// CamelCase word for programs: `NotFound`, `InvalidManifest`.
+    pub reason: String,
+    /// A sentence for people, with the remedy.
+    pub message: String,
+    /// One for each mistake in what was sent; may be empty.
+    #[serde(default)]
+    pub details: Vec<ErrorDetail>,
+}
+
+/// One mistake in a manifest, and where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// The file's name as it was sent.
+    pub file: Option<String>,
+    /// From 1.
+    pub line: Option<u32>,
+    /// From 1.
+    pub column: Option<u32>,
+    /// `spec.template.spec.containers[0].image`.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do instead.
+    pub remedy: Option<String>,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The hub's version.
+    pub version: String,
+    /// Which fleet it serves.
+    pub fleet: String,
+    /// When this hub process started.
+    pub started_ms: u64,
+    /// How many devices are in which state.
+    pub devices: DeviceCounts,
+    /// How many apps there are.
+    pub apps: u32,
+    /// The broker.
+    pub broker: BrokerStatus,
+}
+
+/// Devices by state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCounts {
+    /// Connected.
+    pub online: u32,
+    /// Known to be disconnected.
+    pub offline: u32,
+    /// Nobody can tell: the hub restarted, or lost its broker.
+    pub unknown: u32,
+    /// In the lobby.
+    pub pending: u32,
+    /// Shut out.
+    pub revoked: u32,
+}
+
+/// The broker between hub and devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerStatus {
+    /// What devices dial, `mqtts://hub.example:8883`.
+    pub address: String,
+    /// It runs inside the hub.
+    pub embedded: bool,
+    /// The hub's own line to it is up.
+    pub connected: bool,
+}
+
+/// A device's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceState {
+    /// Connected.
+    Online,
+    /// Disconnected.
+    Offline,
+    /// Nobody can tell now.
+    Unknown,
+    /// Waits for `skerry approve`.
+    Pending,
+    /// Shut out.
+    Revoked,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: DeviceState,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The first eight hexadecimal digits of its key, to compare by eye.
+    pub key: String,
+    /// What the machine is.
+    pub facts: Facts,
+    /// What is wrong or worth knowing.
+    pub conditions: Vec<Condition>,
+    /// The number of what it shall run.
+    pub generation_desired: u64,
+    /// The number of what it last said to have taken.
+    pub generation_applied: u64,
+    /// When the hub last heard from it; absent before the first time.
+    pub last_seen_ms: Option<u64>,
+    /// When it joined.
+    pub joined_ms: u64,
+    /// What it shall run, and what it still runs.
+    pub apps: Vec<DeviceApp>,
+}
+
+/// What a machine is; empty or 0 where unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// `amd64`, `arm64`, `arm`.
+    pub arch: String,
+    /// `v7`, `v8` or empty.
+    pub variant: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The system's own name for itself.
+    pub os: String,
+    /// Board or product.
+    pub model: String,
+    /// The machine's own host name.
+    pub hostname: String,
+    /// Cpus online.
+    pub cpus: u32,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// The agent's version.
+    pub agent_version: String,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Changes at each boot.
+    pub boot_id: String,
+}
+
+/// Something lasting about a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// CamelCase: `DiskPressure`.
+    pub kind: String,
+    /// Whether it is so.
+    pub status: bool,
+    /// CamelCase word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// One app on one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceApp {
+    /// The app's namespace.
+    pub namespace: String,
+    /// The app's name.
+    pub name: String,
+    /// The revision it shall run; absent when it shall run none.
+    pub revision: Option<String>,
+    /// The revision that it reports; absent before it did.
+    pub running_revision: Option<String>,
+    /// Why the device does not get the app although it is placed there.
+    pub problem: Option<Problem>,
+    /// As reported.
+    pub containers: Vec<Container>,
+}
+
+/// Why something is not as declared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// CamelCase: `NoImageForPlatform`.
+    pub reason: String,
+    /// A sentence for people, with the remedy.
+    pub message: String,
+}
+
+/// One container as reported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name in the pod.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// How it ended the last time.
+    pub last_exit: Option<Exit>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ContainerState {
+    /// Its image is on the way.
+    Fetching {
+        /// Bytes there.
+        done_bytes: u64,
+        /// Bytes in all.
+        total_bytes: u64,
+    },
+    /// Cannot start yet.
+    Waiting {
+        /// CamelCase.
+        reason: String,
+        /// A sentence.
+        message: String,
+    },
+    /// Its process runs.
+    Running {
+        /// Since, by the device's clock.
+        since_ms: u64,
+    },
+    /// Starts again after a wait.
+    BackOff {
+        /// How long the wait is.
+        delay_secs: u32,
+    },
+    /// Ended for good.
+    Ended,
+    /// Told to stop.
+    Stopping,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Exit {
+    /// By itself.
+    Code {
+        /// 0 is success.
+        code: i32,
+    },
+    /// By a signal.
+    Signal {
+        /// Which.
+        signal: i32,
+    },
+    /// For want of memory.
+    OutOfMemory,
+    /// Nobody saw it.
+    Unknown,
+}
+
+/// `PATCH /v1/devices/{device}/labels`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelChange {
+    /// Set these.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Take these away.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// `POST /v1/devices/{device}/approve`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Approve {
+    /// Added to those of its token.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `POST /v1/apply`, `/v1/diff` and `/v1/delete`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifests {
+    /// The files; each may hold several documents.
+    pub files: Vec<ManifestFile>,
+    /// Only say what would happen. Only for apply and delete.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// One manifest file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFile {
+    /// What errors call it.
+    pub name: String,
+    /// YAML or JSON.
+    pub text: String,
+}
+
+/// What an apply or delete did to one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// `App`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub action: Action,
+    /// The app's revision now; absent when it is gone.
+    pub revision: Option<String>,
+}
+
+/// What was done to a thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It was not there.
+    Created,
+    /// It was changed.
+    Configured,
+    /// It was so already.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+    /// It was not there to be deleted.
+    Absent,
+}
+
+/// One thing of `POST /v1/diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// `App`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// YAML of what is there; absent when nothing is.
+    pub current: Option<String>,
+    /// YAML of what was sent, in the same form.
+    pub proposed: String,
+    /// What its images' names mean now.
+    pub images: Vec<PinnedImage>,
+}
+
+/// An image name and what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedImage {
+    /// As in the manifest.
+    pub reference: String,
+    /// `sha256:...`; absent when nobody has resolved it yet (a diff does not
+    /// pull).
+    pub digest: Option<String>,
+}
+
+/// One app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct App {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its revision.
+    pub revision: String,
+    /// On which devices.
+    pub selector: String,
+    /// Its images.
+    pub images: Vec<PinnedImage>,
+    /// How it fares.
+    pub devices: AppCounts,
+    /// When it was last changed.
+    pub changed_ms: u64,
+    /// The manifest as JSON, in canonical form.
+    pub manifest: serde_json::Value,
+}
+
+/// How an app fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppCounts {
+    /// Devices that it is placed on.
+    pub desired: u32,
+    /// Those that report this revision.
+    pub updated: u32,
+    /// Those where every container of this revision runs, or ended well.
+    pub ready: u32,
+    /// Those that cannot have it; the device says why.
+    pub blocked: u32,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// `nginx:1.27`.
+    pub reference: String,
+    /// Its index or manifest.
+    pub digest: String,
+    /// When it came here.
+    pub added_ms: u64,
+    /// What it can run on.
+    pub platforms: Vec<ImagePlatform>,
+}
+
+/// One platform's manifest of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePlatform {
+    /// `linux/arm64/v8`.
+    pub platform: String,
+    /// The manifest.
+    pub digest: String,
+    /// Bytes of manifest, config and layers as they travel.
+    pub size_bytes: u64,
+}
+
+/// `POST /v1/images/pull`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pull {
+    /// `registry.example/team/app:1`.
+    pub reference: String,
+    /// `linux/arm64`; those of the fleet's devices when empty.
+    #[serde(default)]
+    pub platforms: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Rises with each event.
+    pub id: u64,
+    /// When it happened the last time.
+    pub at_ms: u64,
+    /// Which device, if one.
+    pub device: Option<String>,
+    /// `namespace/name`, if one.
+    pub app: Option<String>,
+    /// Whether somebody should look.
+    pub severity: Severity,
+    /// CamelCase word for programs.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+    /// How often it happened in a row.
+    pub count: u32,
+}
+
+/// Whether somebody should look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// All is as it should be.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// How devices of a token get in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// At once.
+    Auto,
+    /// They wait for `skerry approve`.
+    Manual,
+}
+
+/// `POST /v1/tokens`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// Labels of the devices that join with it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// How many devices may join; 1 when absent.
+    pub uses: Option<u32>,
+    /// For how long; a day when absent.
+    pub expires_secs: Option<u64>,
+    /// The hub's own setting when absent.
+    pub approve: Option<Approval>,
+}
+
+/// The answer to it: the only time that the token is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// What to type on the device.
+    pub token: String,
+    /// 16 hexadecimal digits, for `DELETE /v1/tokens/{id}`.
+    pub id: String,
+    /// Good until then.
+    pub expires_ms: u64,
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Labels of the devices that join with it.
+    pub labels: BTreeMap<String, String>,
+    /// Devices that may still join.
+    pub uses_left: u32,
+    /// When it was made.
+    pub created_ms: u64,
+    /// Good until then.
+    pub expires_ms: u64,
+    /// How they get in.
+    pub approve: Approval,
+}
+
+/// What one container uses now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The app's namespace.
+    pub namespace: String,
+    /// The app's name.
+    pub app: String,
+    /// The container's name.
+    pub container: String,
+    /// Cpu time since its start, in microseconds.
+    pub cpu_usec: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// By the device's clock.
+    pub at_ms: u64,
+}
+
+/// `<data>/operator.json`: how the command line finds its hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    /// `http://127.0.0.1:7420` or `https://...`.
+    pub url: String,
+    /// The bearer token.
+    pub token: String,
+    /// SHA-256 of the hub's CA certificate (DER), 64 hexadecimal digits.
+    pub ca_pin: String,
+}
+
+/// Channels of the byte frames that logs and exec speak:
+/// `[channel u8][length u32 big-endian][bytes]`.
+pub mod channel {
+    /// To the process; length 0 closes it.
+    pub const STDIN: u8 = 0;
+    /// From the process or the log.
+    pub const STDOUT: u8 = 1;
+    /// From the process or the log.
+    pub const STDERR: u8 = 2;
+    /// Columns and rows, u16 big-endian each.
+    pub const RESIZE: u8 = 3;
+    /// The exit code, i32 big-endian; the last frame.
+    pub const EXIT: u8 = 4;
+    /// Why it failed, as text; the last frame.
+    pub const ERROR: u8 = 5;
+    /// Longest frame that either side takes, in bytes.
+    pub const MAX_FRAME_BYTES: usize = 64 * 1024;
+}

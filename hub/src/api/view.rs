@@ -1,0 +1,267 @@
+//! The fleet as the API shows it.
+
+use super::types;
+use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, TokenRecord};
+use crate::model;
+use skerry_wire::report::{self, Report};
+use skerry_wire::{AppRef, RevisionId};
+use std::collections::BTreeMap;
+
+/// A device's state.
+pub fn device_state(fleet: &Fleet, device: &Device) -> types::DeviceState {
+    use types::DeviceState as State;
+    match device.record.standing {
+        Standing::Pending => State::Pending,
+        Standing::Revoked => State::Revoked,
+        Standing::Approved if !fleet.is_connected() => State::Unknown,
+        Standing::Approved => match device.connection {
+            Connection::Unknown => State::Unknown,
+            Connection::Online { .. } => State::Online,
+            Connection::Offline { .. } => State::Offline,
+        },
+    }
+}
+
+/// A device in full.
+pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
+    let record = &device.record;
+    let report = device.report();
+    let (assigned, blocked) = fleet.assignments(device);
+    let mut apps: BTreeMap<AppRef, types::DeviceApp> = BTreeMap::new();
+    let empty = |app: &AppRef| types::DeviceApp {
+        namespace: app.namespace.to_string(),
+        name: app.name.to_string(),
+        revision: None,
+        running_revision: None,
+        problem: None,
+        containers: Vec::new(),
+    };
+    for assignment in assigned {
+        let app = apps
+            .entry(assignment.app.clone())
+            .or_insert_with(|| empty(&assignment.app));
+        app.revision = Some(assignment.revision.to_string());
+    }
+    for why in blocked {
+        let app = apps
+            .entry(why.app.clone())
+            .or_insert_with(|| empty(&why.app));
+        app.problem = Some(types::Problem {
+            reason: why.reason.into(),
+            message: why.message,
+        });
+    }
+    for status in report.iter().flat_map(|r| &r.apps) {
+        let app = apps
+            .entry(status.app.clone())
+            .or_insert_with(|| empty(&status.app));
+        app.running_revision = Some(status.revision.to_string());
+        app.containers = status.containers.iter().map(container).collect();
+    }
+    types::Device {
+        name: record.device.to_string(),
+        state: device_state(fleet, device),
+        labels: record.labels.clone(),
+        key: format!("{:?}", record.key),
+        facts: report.as_ref().map_or_else(
+            || types::Facts {
+                arch: record.platform.arch.clone(),
+                variant: record.platform.variant.clone(),
+                ..types::Facts::default()
+            },
+            |r| facts(&r.facts),
+        ),
+        conditions: report.iter().flat_map(conditions).collect(),
+        generation_desired: record.generation.0,
+        generation_applied: record.applied.0,
+        last_seen_ms: Some(record.last_seen.0),
+        joined_ms: record.joined.0,
+        apps: apps.into_values().collect(),
+    }
+}
+
+fn facts(facts: &report::Facts) -> types::Facts {
+    types::Facts {
+        arch: facts.arch.clone(),
+        variant: facts.variant.clone(),
+        kernel: facts.kernel.clone(),
+        os: facts.os.clone(),
+        model: facts.model.clone(),
+        hostname: facts.hostname.clone(),
+        cpus: facts.cpus,
+        memory_bytes: facts.memory_bytes,
+        agent_version: facts.agent_version.clone(),
+        cgroup_version: facts.cgroup_version,
+        boot_id: facts.boot_id.clone(),
+    }
+}
+
+fn conditions(report: &Report) -> Vec<types::Condition> {
+    let shown = |c: &report::Condition| types::Condition {
+        kind: c.kind.clone(),
+        status: c.status,
+        reason: c.reason.clone(),
+        message: c.message.clone(),
+    };
+    report.conditions.iter().map(shown).collect()
+}
+
+fn container(status: &report::ContainerStatus) -> types::Container {
+    use report::ContainerState as From;
+    use types::ContainerState as To;
+    let state = match &status.state {
+        From::Fetching {
+            done_bytes,
+            total_bytes,
+        } => To::Fetching {
+            done_bytes: *done_bytes,
+            total_bytes: *total_bytes,
+        },
+        From::Waiting { reason, message } => To::Waiting {
+            reason: reason.clone(),
+            message: message.clone(),
+        },
+        From::Running { since } => To::Running { since_ms: since.0 },
+        From::BackOff { delay_secs } => To::BackOff {
+            delay_secs: *delay_secs,
+        },
+        From::Ended => To::Ended,
+        From::Stopping => To::Stopping,
+    };
+    let exit = |exit: report::ExitStatus| match exit {
+        report::ExitStatus::Code(code) => types::Exit::Code { code },
+        report::ExitStatus::Signal(signal) => types::Exit::Signal { signal },
+        report::ExitStatus::OutOfMemory => types::Exit::OutOfMemory,
+        report::ExitStatus::Unknown => types::Exit::Unknown,
+    };
+    types::Container {
+        name: status.name.to_string(),
+        state,
+        restarts: status.restarts,
+        last_exit: status.last_exit.map(exit),
+    }
+}
+
+/// How each app fares, in one pass over all devices.
+pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
+    let mut all: BTreeMap<AppRef, types::AppCounts> = BTreeMap::new();
+    for device in fleet.devices() {
+        let (assigned, blocked) = fleet.assignments(device);
+        for why in blocked {
+            let counts = all.entry(why.app).or_default();
+            counts.desired += 1;
+            counts.blocked += 1;
+        }
+        if assigned.is_empty() {
+            continue;
+        }
+        let report = device.report();
+        let statuses = report.iter().flat_map(|r| &r.apps);
+        let statuses: BTreeMap<&AppRef, &report::AppStatus> =
+            statuses.map(|s| (&s.app, s)).collect();
+        for assignment in assigned {
+            let status = statuses.get(&assignment.app);
+            let updated = status.filter(|s| s.revision == assignment.revision);
+            let counts = all.entry(assignment.app).or_default();
+            counts.desired += 1;
+            counts.updated += u32::from(updated.is_some());
+            counts.ready += u32::from(updated.is_some_and(|s| is_ready(s)));
+        }
+    }
+    all
+}
+
+fn is_ready(status: &report::AppStatus) -> bool {
+    !status.containers.is_empty()
+        && status.containers.iter().all(|c| match c.state {
+            report::ContainerState::Running { .. } => true,
+            report::ContainerState::Ended => c.last_exit.is_some_and(|exit| exit.is_success()),
+            report::ContainerState::Fetching { .. }
+            | report::ContainerState::Waiting { .. }
+            | report::ContainerState::BackOff { .. }
+            | report::ContainerState::Stopping => false,
+        })
+}
+
+/// An app with how it fares.
+pub fn app(record: &AppRecord, counts: types::AppCounts) -> types::App {
+    let name = &record.app.app;
+    types::App {
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
+        revision: revision(record.revision.id),
+        selector: record.app.placement.to_string(),
+        images: pinned(&record.revision),
+        devices: counts,
+        changed_ms: record.changed.0,
+        manifest: super::manifest_json::app(&record.app),
+    }
+}
+
+/// A revision as people see it.
+pub fn revision(id: RevisionId) -> String {
+    id.short()
+}
+
+/// A revision's images, each once.
+pub fn pinned(revision: &model::Revision) -> Vec<types::PinnedImage> {
+    let mut images: Vec<types::PinnedImage> = Vec::new();
+    for container in &revision.pod.containers {
+        let image = types::PinnedImage {
+            reference: container.image.reference.clone(),
+            digest: Some(container.image.digest.to_string()),
+        };
+        if !images.contains(&image) {
+            images.push(image);
+        }
+    }
+    images
+}
+
+/// An image.
+pub fn image(image: &model::Image) -> types::Image {
+    let platform = |p: &model::PlatformImage| types::ImagePlatform {
+        platform: p.platform.to_string(),
+        digest: p.manifest.to_string(),
+        size_bytes: p.manifest_size + p.blobs.iter().map(|(_, bytes)| bytes).sum::<u64>(),
+    };
+    types::Image {
+        reference: image.reference.clone(),
+        digest: image.digest.to_string(),
+        added_ms: image.added.0,
+        platforms: image.platforms.iter().map(platform).collect(),
+    }
+}
+
+/// An event.
+pub fn event(event: &EventRecord) -> types::Event {
+    types::Event {
+        id: event.id,
+        at_ms: event.at.0,
+        device: event.device.as_ref().map(|d| d.to_string()),
+        app: event.app.as_ref().map(|a| a.to_string()),
+        severity: match event.severity {
+            report::Severity::Normal => types::Severity::Normal,
+            report::Severity::Warning => types::Severity::Warning,
+        },
+        reason: event.reason.clone(),
+        message: event.message.clone(),
+        count: event.count,
+    }
+}
+
+/// A token without its secret.
+pub fn token(token: &TokenRecord) -> types::Token {
+    types::Token {
+        id: crate::core::token_id_text(&token.id),
+        labels: token.labels.clone(),
+        uses_left: token.uses_left,
+        created_ms: token.created.0,
+        expires_ms: token.expires.0,
+        approve: if token.manual {
+            types::Approval::Manual
+        } else {
+            types::Approval::Auto
+        },
+    }
+}

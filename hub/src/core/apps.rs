@@ -1,0 +1,254 @@
+//! Apps and images: what operators declare.
+
+use super::record::{AppRecord, Change};
+use super::{Answer, AppAction, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
+use crate::model::{App, Image, Revision};
+use skerry_wire::{AppRef, Desired, DeviceId, Selector, encode};
+use std::collections::BTreeSet;
+
+/// Apps of one hub.
+const MAX_APPS: usize = 10_000;
+/// Bytes of one app's pod: all of a device's apps at this size would not fit,
+/// one always does.
+const MAX_POD_BYTES: usize = 64 * 1024;
+
+impl Fleet {
+    /// What an apply would do, without doing it.
+    pub fn preview(&self, apps: &[(App, Revision)]) -> Result<Vec<(AppRef, AppAction)>, Refused> {
+        let mut names = BTreeSet::new();
+        let mut new = 0;
+        for (app, revision) in apps {
+            let name = &app.app;
+            if !names.insert(name) {
+                return Err(Refused {
+                    kind: RefusedKind::Invalid,
+                    reason: "AppTwice",
+                    message: format!("app {name} is declared twice: keep one"),
+                });
+            }
+            new += usize::from(!self.apps.contains_key(name));
+            let bytes = encode(&revision.pod).len();
+            if bytes > MAX_POD_BYTES {
+                return Err(Refused {
+                    kind: RefusedKind::Invalid,
+                    reason: "AppTooLarge",
+                    message: format!(
+                        "app {name} has {bytes} bytes, the limit is {MAX_POD_BYTES}: make it smaller"
+                    ),
+                });
+            }
+            for container in &revision.pod.containers {
+                if !self.images.contains_key(&container.image.digest) {
+                    return Err(Refused {
+                        kind: RefusedKind::Conflict,
+                        reason: "ImageGone",
+                        message: format!(
+                            "image {} of app {name} is not on the hub any more: apply again",
+                            container.image.reference
+                        ),
+                    });
+                }
+            }
+        }
+        if self.apps.len() + new > MAX_APPS {
+            return Err(Refused {
+                kind: RefusedKind::TooMany,
+                reason: "TooManyApps",
+                message: format!("a hub holds at most {MAX_APPS} apps: delete some"),
+            });
+        }
+        let action = |(app, revision): &(App, Revision)| {
+            let action = match self.apps.get(&app.app) {
+                None => AppAction::Created,
+                Some(old) if old.app == *app && old.revision == *revision => AppAction::Unchanged,
+                Some(_) => AppAction::Configured,
+            };
+            (app.app.clone(), action)
+        };
+        let actions: Vec<(AppRef, AppAction)> = apps.iter().map(action).collect();
+        self.check_sizes(apps)?;
+        Ok(actions)
+    }
+
+    /// Refuses an apply after which some device's state would not fit its
+    /// limit: nothing is cut off silently.
+    fn check_sizes(&self, apps: &[(App, Revision)]) -> Result<(), Refused> {
+        let size = |app: &App, revision: &Revision| {
+            encode(&revision.pod).len() + app.app.to_string().len() + 64
+        };
+        let replaced: BTreeSet<&AppRef> = apps.iter().map(|(app, _)| &app.app).collect();
+        let mut placed: Vec<(&Selector, usize)> = Vec::new();
+        for (app, revision) in apps {
+            placed.push((&app.placement, size(app, revision)));
+        }
+        let old: Vec<&AppRecord> = self
+            .apps
+            .values()
+            .filter(|record| !replaced.contains(&record.app.app))
+            .collect();
+        let total: usize = placed.iter().map(|(_, bytes)| bytes).sum();
+        let all = total + old.iter().map(|r| size(&r.app, &r.revision)).sum::<usize>();
+        if all <= Desired::MAX_BYTES {
+            return Ok(());
+        }
+        for record in old {
+            placed.push((&record.app.placement, size(&record.app, &record.revision)));
+        }
+        for device in self.devices.values() {
+            let labels = &device.record.labels;
+            let bytes: usize = placed
+                .iter()
+                .filter(|(selector, _)| selector.matches(labels))
+                .map(|(_, bytes)| bytes)
+                .sum();
+            if bytes > Desired::MAX_BYTES {
+                return Err(Refused {
+                    kind: RefusedKind::Invalid,
+                    reason: "DesiredTooLarge",
+                    message: format!(
+                        "device '{}' would get {bytes} bytes of apps, the limit is {}: narrow a selector",
+                        device.record.device,
+                        Desired::MAX_BYTES
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        apps: Vec<(App, Revision)>,
+    ) {
+        let actions = match self.preview(&apps) {
+            Ok(actions) => actions,
+            Err(no) => return turn.answer(request, Err(no)),
+        };
+        let mut selectors = Vec::new();
+        for ((app, revision), (_, action)) in apps.into_iter().zip(&actions) {
+            if *action == AppAction::Unchanged {
+                continue;
+            }
+            let name = app.app.clone();
+            if let Some(old) = self.apps.get(&name) {
+                selectors.push(old.app.placement.clone());
+            }
+            selectors.push(app.placement.clone());
+            let record = AppRecord {
+                app,
+                revision,
+                changed: turn.now,
+            };
+            turn.changes.push(Change::PutApp(Box::new(record.clone())));
+            let (reason, did) = match action {
+                AppAction::Created => ("AppCreated", "created"),
+                _ => ("AppConfigured", "changed"),
+            };
+            let message = format!("{name} was {did}, revision {}", record.revision.id);
+            self.apps.insert(name.clone(), record);
+            self.note(turn, None, Some(&name), reason, message);
+        }
+        self.place_matching(turn, &selectors);
+        turn.answer(request, Ok(Answer::Applied(actions)));
+    }
+
+    pub(super) fn delete(&mut self, turn: &mut Turn, request: RequestId, apps: Vec<AppRef>) {
+        let mut selectors = Vec::new();
+        let mut actions = Vec::new();
+        for name in apps {
+            let Some(old) = self.apps.remove(&name) else {
+                actions.push((name, AppAction::Absent));
+                continue;
+            };
+            selectors.push(old.app.placement);
+            turn.changes.push(Change::DeleteApp(name.clone()));
+            let message = format!("{name} was deleted");
+            self.note(turn, None, Some(&name), "AppDeleted", message);
+            actions.push((name, AppAction::Deleted));
+        }
+        self.place_matching(turn, &selectors);
+        turn.answer(request, Ok(Answer::Applied(actions)));
+    }
+
+    /// Places anew on all devices that any of these selectors means.
+    fn place_matching(&mut self, turn: &mut Turn, selectors: &[Selector]) {
+        let affected: Vec<DeviceId> = self
+            .devices
+            .values()
+            .filter(|d| selectors.iter().any(|s| s.matches(&d.record.labels)))
+            .map(|d| d.record.device.clone())
+            .collect();
+        for device in affected {
+            self.place(turn, &device, true);
+        }
+    }
+
+    pub(super) fn image_added(
+        &mut self,
+        turn: &mut Turn,
+        request: Option<RequestId>,
+        mut image: Image,
+    ) {
+        if image.platforms.is_empty() {
+            if let Some(request) = request {
+                let message = format!("image {} has no platform of ours", image.reference);
+                turn.answer(
+                    request,
+                    refused(RefusedKind::Invalid, "EmptyImage", message),
+                );
+            }
+            return;
+        }
+        let names = self.images.entry(image.digest).or_default();
+        // Pulling one platform must not forget another that is here.
+        if let Some(old) = names.get(&image.reference) {
+            for platform in &old.platforms {
+                if !image
+                    .platforms
+                    .iter()
+                    .any(|p| p.manifest == platform.manifest)
+                {
+                    image.platforms.push(platform.clone());
+                }
+            }
+        }
+        image
+            .platforms
+            .sort_by(|a, b| (&a.platform, a.manifest).cmp(&(&b.platform, b.manifest)));
+        let digest = image.digest;
+        let changed = names
+            .get(&image.reference)
+            .is_none_or(|old| old.platforms != image.platforms);
+        turn.changes.push(Change::PutImage(Box::new(image.clone())));
+        names.insert(image.reference.clone(), image);
+        self.pulls.retain(|(asked, _)| *asked != digest);
+        if changed {
+            let uses = |record: &&AppRecord| {
+                let mut containers = record.revision.pod.containers.iter();
+                containers.any(|c| c.image.digest == digest)
+            };
+            let selectors: Vec<Selector> = self
+                .apps
+                .values()
+                .filter(uses)
+                .map(|record| record.app.placement.clone())
+                .collect();
+            // A platform that is still missing after a pull was reported when
+            // it was found missing; asking again would go round in circles.
+            let affected: Vec<DeviceId> = self
+                .devices
+                .values()
+                .filter(|d| selectors.iter().any(|s| s.matches(&d.record.labels)))
+                .map(|d| d.record.device.clone())
+                .collect();
+            for device in affected {
+                self.place(turn, &device, false);
+            }
+        }
+        if let Some(request) = request {
+            turn.answer(request, Ok(Answer::Done));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Which device runs what: every approved device that an app's selector
+//! matches, each with the images of its own platform.
+
+use super::record::Standing;
+use super::{Device, Effect, Fleet, Turn};
+use crate::model::{App, Platform, PlatformImage, Revision};
+use skerry_wire::seal::Purpose;
+use skerry_wire::topic::{Lane, Topic};
+use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
+
+/// Why a device does not get an app that is placed on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocked {
+    /// Which app.
+    pub app: AppRef,
+    /// CamelCase word for programs.
+    pub reason: &'static str,
+    /// A sentence for people, with the remedy.
+    pub message: String,
+    /// The image to pull, when that would help.
+    pub lacks: Option<(String, Digest)>,
+}
+
+impl Fleet {
+    /// What the device shall run, ordered by app, and what it cannot.
+    pub fn assignments(&self, device: &Device) -> (Vec<Assignment>, Vec<Blocked>) {
+        let mut assigned = Vec::new();
+        let mut blocked = Vec::new();
+        if device.record.standing != Standing::Approved {
+            return (assigned, blocked);
+        }
+        for record in self.apps.values() {
+            if !record.app.placement.matches(&device.record.labels) {
+                continue;
+            }
+            if assigned.len() == Desired::MAX_ASSIGNMENTS {
+                blocked.push(Blocked {
+                    app: record.app.app.clone(),
+                    reason: "TooManyApps",
+                    message: format!(
+                        "a device holds at most {} apps: narrow the selectors",
+                        Desired::MAX_ASSIGNMENTS
+                    ),
+                    lacks: None,
+                });
+                continue;
+            }
+            match self.assignment(&record.app, &record.revision, &device.record.platform) {
+                Ok(assignment) => assigned.push(assignment),
+                Err(why) => blocked.push(why),
+            }
+        }
+        (assigned, blocked)
+    }
+
+    fn assignment(
+        &self,
+        app: &App,
+        revision: &Revision,
+        platform: &Platform,
+    ) -> Result<Assignment, Blocked> {
+        let pod = revision.pod.clone().map_images(|pinned| {
+            let found = self.platform_image(pinned.digest, platform);
+            let found = found.ok_or_else(|| {
+                let shown = if platform.arch.is_empty() {
+                    "a platform that it did not say".to_string()
+                } else {
+                    platform.to_string()
+                };
+                Blocked {
+                    app: app.app.clone(),
+                    reason: "NoImageForPlatform",
+                    message: format!(
+                        "the hub has no image {} for {shown}: import one, or 'skerry image pull {}'",
+                        pinned.reference, pinned.reference
+                    ),
+                    lacks: Some((pinned.reference.clone(), pinned.digest)),
+                }
+            })?;
+            Ok(ImageRef {
+                reference: pinned.reference,
+                manifest: found.manifest,
+                manifest_size: found.manifest_size,
+            })
+        })?;
+        Ok(Assignment {
+            app: app.app.clone(),
+            revision: revision.id,
+            pod,
+        })
+    }
+
+    /// The best of an image's platforms for a device.
+    pub(super) fn platform_image(
+        &self,
+        image: Digest,
+        device: &Platform,
+    ) -> Option<&PlatformImage> {
+        let names = self.images.get(&image)?.values();
+        names
+            .flat_map(|image| &image.platforms)
+            .filter_map(|p| Some((p.platform.suits(device)?, p)))
+            // The first of equals, so that the answer never depends on when
+            // an image came.
+            .min_by_key(|(level, p)| (std::cmp::Reverse(*level), p.manifest))
+            .map(|(_, p)| p)
+    }
+
+    /// Whether the device may fetch this blob: only those of its own images.
+    pub(super) fn may_fetch(&self, device: &Device, blob: Digest) -> bool {
+        if device.record.standing != Standing::Approved {
+            return false;
+        }
+        self.apps
+            .values()
+            .filter(|record| record.app.placement.matches(&device.record.labels))
+            .flat_map(|record| &record.revision.pod.containers)
+            .filter_map(|c| self.platform_image(c.image.digest, &device.record.platform))
+            .any(|p| p.manifest == blob || p.blobs.iter().any(|(digest, _)| *digest == blob))
+    }
+
+    /// Computes the device's desired state anew. A new generation and a
+    /// message only when its content changed.
+    pub(super) fn place(&mut self, turn: &mut Turn, name: &DeviceId, tell: bool) {
+        let Some(device) = self.devices.get(name) else {
+            return;
+        };
+        if device.record.standing == Standing::Pending {
+            return;
+        }
+        let platform = device.record.platform.clone();
+        let (assigned, blocked) = self.assignments(device);
+        let content = Digest::of(&encode(&assigned));
+        let device = self.devices.get_mut(name).expect("it was there above");
+        if content != device.record.content {
+            device.record.content = content;
+            device.record.generation = device.record.generation.next();
+            device.resends = 0;
+            turn.dirty.insert(name.clone());
+            if device.is_online() {
+                self.unsent.insert(name.clone());
+            }
+        }
+        if !tell {
+            return;
+        }
+        for why in blocked {
+            self.warn(turn, Some(name), Some(&why.app), why.reason, why.message);
+            if let Some((reference, digest)) = why.lacks
+                && !platform.arch.is_empty()
+                && self.pulls.insert((digest, platform.clone()))
+            {
+                turn.effects.push(Effect::PullImage {
+                    reference,
+                    digest,
+                    platform: platform.clone(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn send_desired(&mut self, turn: &mut Turn, name: &DeviceId) {
+        let Some(device) = self.devices.get(name) else {
+            return;
+        };
+        if device.record.standing != Standing::Approved {
+            return;
+        }
+        let (assignments, _) = self.assignments(device);
+        let generation = device.record.generation;
+        let to = device.record.key;
+        let whole = encode(&Desired {
+            generation,
+            assignments,
+        });
+        for part in DesiredPart::split(generation, &whole) {
+            let topic = Topic::Device(name.clone(), Lane::Desired);
+            self.send(turn, to, topic, Purpose::Desired, encode(&part));
+        }
+        let device = self.devices.get_mut(name).expect("it was there above");
+        device.sent_at = turn.now;
+    }
+}

@@ -1,0 +1,184 @@
+//! What the hub keeps: one record for each thing, and the changes that the
+//! core asks the store to commit. Stored as postcard behind a version byte, so
+//! a released record never changes its fields.
+
+use crate::model::{App, Image, Platform, Revision};
+use serde::{Deserialize, Serialize};
+use skerry_wire::report::Severity;
+use skerry_wire::seal::PublicKey;
+use skerry_wire::{AppRef, DeviceId, Digest, Generation, Labels, Seq, SessionId, Timestamp};
+
+/// The hub's own numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubRecord {
+    /// How often this hub started: the upper half of its [`Seq`]s.
+    pub starts: u32,
+    /// Set by `skerry restore`: the next start raises every generation and
+    /// jumps with its start count, since devices may know newer ones.
+    pub restored: bool,
+}
+
+/// A device's standing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// In the lobby.
+    Pending,
+    /// One of us.
+    Approved,
+    /// Shut out; its key never comes back.
+    Revoked,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// Its name.
+    pub device: DeviceId,
+    /// The key that it made.
+    pub key: PublicKey,
+    /// Its standing.
+    pub standing: Standing,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it joined.
+    pub joined: Timestamp,
+    /// When it was last heard of, as of the last commit about it.
+    pub last_seen: Timestamp,
+    /// What images it can run.
+    pub platform: Platform,
+    /// The number of its desired state.
+    pub generation: Generation,
+    /// The digest of that state's content without its number; all zero before
+    /// the first.
+    pub content: Digest,
+    /// The generation that it last said to have committed.
+    pub applied: Generation,
+    /// Its last known run.
+    pub session: SessionId,
+    /// Its last known connection of that run.
+    pub connection: u32,
+    /// The device's events up to this id are in our journal.
+    pub events_seen: u64,
+    /// Highest number of a join request.
+    pub join_seq: Seq,
+    /// Highest number of a presence.
+    pub presence_seq: Seq,
+    /// Highest number of a will.
+    pub gone_seq: Seq,
+    /// Highest number of a report.
+    pub report_seq: Seq,
+}
+
+/// A key that was shut out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedKey {
+    /// Which.
+    pub key: PublicKey,
+    /// The name that it had.
+    pub device: DeviceId,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// One app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRecord {
+    /// As declared.
+    pub app: App,
+    /// What runs.
+    pub revision: Revision,
+    /// When it was last changed.
+    pub changed: Timestamp,
+}
+
+/// A join token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its public number.
+    pub id: [u8; 8],
+    /// What proves it.
+    pub secret: [u8; 32],
+    /// Labels of the devices that join with it.
+    pub labels: Labels,
+    /// Devices that may still join.
+    pub uses_left: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Good until then.
+    pub expires: Timestamp,
+    /// Its devices wait in the lobby.
+    pub manual: bool,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Rises by one.
+    pub id: u64,
+    /// When it happened the last time; of a device's event, by its clock.
+    pub at: Timestamp,
+    /// Whether somebody should look.
+    pub severity: Severity,
+    /// CamelCase word for programs.
+    pub reason: String,
+    /// Which device, if one.
+    pub device: Option<DeviceId>,
+    /// Which app, if one.
+    pub app: Option<AppRef>,
+    /// A sentence for people.
+    pub message: String,
+    /// How often it happened in a row.
+    pub count: u32,
+}
+
+/// One change of the store. All changes of one event are one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The hub's own numbers.
+    PutHub(HubRecord),
+    /// A device.
+    PutDevice(Box<DeviceRecord>),
+    /// A device that never was let in is forgotten.
+    DeleteDevice(DeviceId),
+    /// A device's newest report, encoded, without its events.
+    PutReport(DeviceId, Box<[u8]>),
+    /// Nothing is known of the device any more.
+    DeleteReport(DeviceId),
+    /// A key is shut out.
+    PutRevokedKey(RevokedKey),
+    /// An app.
+    PutApp(Box<AppRecord>),
+    /// The app is gone.
+    DeleteApp(AppRef),
+    /// A token.
+    PutToken(TokenRecord),
+    /// The token is gone.
+    DeleteToken([u8; 8]),
+    /// An event, new or counted up.
+    PutEvent(EventRecord),
+    /// The event made room.
+    DeleteEvent(u64),
+    /// An image.
+    PutImage(Box<Image>),
+}
+
+/// All that was stored, for [`super::Fleet::restore`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// The hub's own numbers.
+    pub hub: HubRecord,
+    /// Devices by name.
+    pub devices: Vec<DeviceRecord>,
+    /// Encoded reports by device.
+    pub reports: Vec<(DeviceId, Box<[u8]>)>,
+    /// Keys that were shut out.
+    pub revoked: Vec<RevokedKey>,
+    /// Apps by name.
+    pub apps: Vec<AppRecord>,
+    /// Tokens.
+    pub tokens: Vec<TokenRecord>,
+    /// Events, oldest first.
+    pub events: Vec<EventRecord>,
+    /// Images.
+    pub images: Vec<Image>,
+}

@@ -1,0 +1,491 @@
+//! One container of a pod.
+
+use super::decode::{Decoder, Fields, Path, closest};
+use super::expand;
+use super::image;
+use super::pod::{DeclaredVolume, MAX_VOLUMES, User, absolute_path};
+use super::quantity;
+use super::scalar::{Meaning, meaning};
+use super::tree::{Node, Value};
+use super::unsupported::Place;
+use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
+
+/// Environment variables of one container.
+const MAX_ENV: usize = 512;
+/// Words of a command.
+const MAX_ARGS: usize = 1024;
+/// Longest name of a variable, in bytes.
+const MAX_ENV_NAME_BYTES: usize = 256;
+/// The largest user or group number; the next one means "none" to Linux.
+const MAX_ID: u64 = u32::MAX as u64 - 1;
+/// Longest name of a user or group (useradd(8)).
+const MAX_USER_NAME_BYTES: usize = 32;
+
+/// The container; `None` if any part of it could not be read.
+pub(super) fn container(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    volumes: &[DeclaredVolume],
+    pod_user: &User,
+) -> Option<ContainerSpec<String>> {
+    let before = d.count();
+    let mut fields = d.mapping(node, path)?;
+    let name = fields
+        .require(d, path, "name", "give the container a name")
+        .and_then(|node| d.name(node, &path.field("name"), ContainerName::new));
+    let image = fields
+        .require(d, path, "image", "name an image, as in nginx:1.27")
+        .and_then(|node| image_name(d, node, &path.field("image")));
+    let env = match fields.take("env") {
+        Some(node) => env(d, node, &path.field("env")),
+        None => Vec::new(),
+    };
+    let mut words = |d: &mut Decoder<'_>, name| match fields.take(name) {
+        Some(node) => words(d, node, &path.field(name), &env),
+        None => Vec::new(),
+    };
+    let command = words(d, "command");
+    let args = words(d, "args");
+    let working_dir = fields
+        .take("workingDir")
+        .and_then(|node| absolute_path(d, node, &path.field("workingDir")));
+    let resources = match fields.take("resources") {
+        Some(node) => resources(d, node, &path.field("resources")),
+        None => Resources::default(),
+    };
+    let volume_mounts = match fields.take("volumeMounts") {
+        Some(node) => mounts(d, node, &path.field("volumeMounts"), volumes),
+        None => Vec::new(),
+    };
+    let (user, read_only_root) = security(
+        d,
+        fields.take("securityContext"),
+        node,
+        &path.field("securityContext"),
+        pod_user,
+    );
+    let (log_persist, log_max_bytes) = match fields.take("logging") {
+        Some(node) => logging(d, node, &path.field("logging")),
+        None => (false, 0),
+    };
+    fields.finish(d, path, Place::Container);
+    if d.count() > before {
+        return None;
+    }
+    Some(ContainerSpec {
+        name: name?,
+        image: image?,
+        command,
+        args,
+        env,
+        working_dir,
+        user,
+        resources,
+        volume_mounts,
+        read_only_root,
+        log_persist,
+        log_max_bytes,
+    })
+}
+
+fn image_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    match image::check_reference(&text) {
+        Ok(()) => Some(text),
+        Err(problem) => {
+            let shown: String = text.chars().take(80).collect();
+            d.error(
+                node.at,
+                path,
+                format!("'{shown}' is not an image name: {}", problem.what),
+                problem.remedy,
+            );
+            None
+        }
+    }
+}
+
+fn words(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, env: &[EnvVar]) -> Vec<String> {
+    if let Value::Scalar(scalar) = &node.value
+        && !(scalar.plain && meaning(&scalar.text) == Meaning::Null)
+    {
+        d.error(
+            node.at,
+            path,
+            "expects a list of words, but there is a single value",
+            "write [\"program\", \"argument\"], or [\"sh\", \"-c\", \"...\"] for a shell's line",
+        );
+        return Vec::new();
+    }
+    let items = d.bounded_sequence(node, path, MAX_ARGS).unwrap_or_default();
+    let mut words = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        if let Some(word) = d.text(item, &path) {
+            words.extend(expanded(d, item, &path, &word, env));
+        }
+    }
+    words
+}
+
+fn expanded(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    text: &str,
+    env: &[EnvVar],
+) -> Option<String> {
+    let expanded = expand::expand(text, env);
+    if expanded.is_none() {
+        d.error(
+            node.at,
+            path,
+            "is longer than 64 KiB once $(NAME) is put in",
+            "refer to less, or write $$(NAME) for a literal $(NAME)",
+        );
+    }
+    expanded
+}
+
+fn env(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EnvVar> {
+    if let Value::Mapping(entries) = &node.value
+        && let Some(first) = entries.first()
+    {
+        d.error(
+            node.at,
+            path,
+            "expects a list, but there are fields",
+            format!(
+                "write - name: {} and value: on lines of their own",
+                first.key
+            ),
+        );
+        return Vec::new();
+    }
+    let items = d.bounded_sequence(node, path, MAX_ENV).unwrap_or_default();
+    let mut vars: Vec<EnvVar> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        let Some(var) = env_var(d, item, &path, &vars) else {
+            continue;
+        };
+        if vars.iter().any(|v| v.name == var.name) {
+            d.error(
+                item.at,
+                &path.field("name"),
+                format!("'{}' is there twice", var.name),
+                "keep one of the two and remove the other",
+            );
+        }
+        vars.push(var);
+    }
+    vars
+}
+
+fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, before: &[EnvVar]) -> Option<EnvVar> {
+    if let Value::Scalar(scalar) = &node.value
+        && let Some((name, value)) = scalar.text.split_once('=')
+        && is_env_name(name)
+    {
+        let value: String = value.chars().take(20).collect();
+        d.error(
+            node.at,
+            path,
+            "expects name and value, but there is a single text",
+            format!("write name: {name} and value: \"{value}\" on lines of their own"),
+        );
+        return None;
+    }
+    let mut fields = d.mapping(node, path)?;
+    let name = match fields.require(d, path, "name", "name the variable") {
+        Some(node) => env_name(d, node, &path.field("name")),
+        None => None,
+    };
+    let value = match fields.take("value") {
+        Some(node) => {
+            let path = path.field("value");
+            d.text(node, &path)
+                .and_then(|text| expanded(d, node, &path, &text, before))
+        }
+        None if fields.has("valueFrom") => None,
+        None => Some(String::new()),
+    };
+    fields.finish(d, path, Place::Env);
+    Some(EnvVar {
+        name: name?,
+        value: value?,
+    })
+}
+
+fn env_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    if is_env_name(&text) {
+        return Some(text);
+    }
+    let shown: String = text.chars().take(80).collect();
+    d.error(
+        node.at,
+        path,
+        format!("'{shown}' is not a variable's name"),
+        "use letters, digits, '_', '-' and '.', not starting with a digit",
+    );
+    None
+}
+
+/// What Kubernetes takes for an environment variable's name.
+fn is_env_name(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    text.len() <= MAX_ENV_NAME_BYTES
+        && text.bytes().all(inner)
+        && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+        && text != "."
+        && text != ".."
+}
+
+fn resources(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Resources {
+    let mut resources = Resources::default();
+    let Some(mut fields) = d.mapping(node, path) else {
+        return resources;
+    };
+    let limits_node = fields.take("limits");
+    fields.finish(d, path, Place::Resources);
+    let Some(node) = limits_node else {
+        return resources;
+    };
+    let path = path.field("limits");
+    let Some(mut fields) = d.mapping(node, &path) else {
+        return resources;
+    };
+    if let Some(node) = fields.take("cpu") {
+        resources.cpu_millis = quantity_of(d, node, &path.field("cpu"), quantity::cpu_millis);
+    }
+    if let Some(node) = fields.take("memory") {
+        resources.memory_bytes =
+            quantity_of(d, node, &path.field("memory"), quantity::memory_bytes);
+    }
+    if let Some(node) = fields.take("pids") {
+        resources.pids = d
+            .integer(node, &path.field("pids"), 1..=quantity::MAX_PIDS)
+            .map(|n| n as u32);
+    }
+    fields.finish(d, &path, Place::Limits);
+    resources
+}
+
+fn quantity_of<T>(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    read: impl FnOnce(&str) -> Result<T, quantity::QuantityError>,
+) -> Option<T> {
+    let text = d.quantity_text(node, path)?;
+    match read(text) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            d.error(node.at, path, error.what, error.remedy);
+            None
+        }
+    }
+}
+
+fn mounts(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    volumes: &[DeclaredVolume],
+) -> Vec<VolumeMount> {
+    let items = d.bounded_sequence(node, path, MAX_VOLUMES);
+    let mut mounts: Vec<VolumeMount> = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        let Some(mount) = mount(d, item, &path, volumes) else {
+            continue;
+        };
+        if mounts.iter().any(|m| m.mount_path == mount.mount_path) {
+            d.error(
+                item.at,
+                &path.field("mountPath"),
+                format!("two volumes are mounted at {}", mount.mount_path),
+                "give one of them another path",
+            );
+        }
+        mounts.push(mount);
+    }
+    mounts
+}
+
+fn mount(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    volumes: &[DeclaredVolume],
+) -> Option<VolumeMount> {
+    let mut fields = d.mapping(node, path)?;
+    let volume = match fields.require(d, path, "name", "name a volume of the pod") {
+        Some(node) => mounted_volume(d, node, &path.field("name"), volumes),
+        None => None,
+    };
+    let remedy = "say where it appears in the container, as in /data";
+    let mount_path = match fields.require(d, path, "mountPath", remedy) {
+        Some(node) => mount_path(d, node, &path.field("mountPath")),
+        None => None,
+    };
+    let read_only = match fields.take("readOnly") {
+        Some(node) => d.boolean(node, &path.field("readOnly")),
+        None => Some(false),
+    };
+    fields.finish(d, path, Place::VolumeMount);
+    Some(VolumeMount {
+        volume: volume?,
+        mount_path: mount_path?,
+        read_only: read_only?,
+    })
+}
+
+fn mounted_volume(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    volumes: &[DeclaredVolume],
+) -> Option<String> {
+    let name = d.text(node, path)?;
+    let names: Vec<&str> = volumes.iter().map(|v| v.name.as_str()).collect();
+    if names.contains(&name.as_str()) {
+        return Some(name);
+    }
+    let shown: String = name.chars().take(80).collect();
+    let remedy = match closest(&name, &names) {
+        Some(known) => format!("did you mean '{known}'?"),
+        None => "declare it in spec.template.spec.volumes".into(),
+    };
+    let message = format!("the pod has no volume '{shown}'");
+    d.error(node.at, path, message, remedy);
+    None
+}
+
+fn mount_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = absolute_path(d, node, path)?;
+    let problem = match text.as_str() {
+        "/" => "a volume cannot take the place of the root file system",
+        "/proc" => "a volume cannot take the place of /proc",
+        _ if text.starts_with("/proc/") => "a volume cannot be mounted inside /proc",
+        _ => return Some(text),
+    };
+    d.error(
+        node.at,
+        path,
+        problem,
+        "mount it at another path, as in /data",
+    );
+    None
+}
+
+/// `runAsUser`, `runAsGroup` and `runAsNonRoot` of either securityContext.
+pub(super) fn user(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> User {
+    let mut id = |d: &mut Decoder<'_>, name| {
+        let node = fields.take(name)?;
+        user_or_group(d, node, &path.field(name))
+    };
+    let user = id(d, "runAsUser");
+    let group = id(d, "runAsGroup");
+    let non_root = fields
+        .take("runAsNonRoot")
+        .and_then(|node| d.boolean(node, &path.field("runAsNonRoot")));
+    User {
+        user,
+        group,
+        non_root: non_root.unwrap_or(false),
+    }
+}
+
+/// A number, as in Kubernetes, or a name of the image's own passwd or group
+/// file.
+fn user_or_group(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let Value::Scalar(scalar) = &node.value else {
+        return d.integer(node, path, 0..=MAX_ID).map(|n| n.to_string());
+    };
+    let text = scalar.text.as_str();
+    let starts_as_number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+    if (scalar.plain && meaning(text) != Meaning::Text) || starts_as_number {
+        return d.integer(node, path, 0..=MAX_ID).map(|n| n.to_string());
+    }
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    if !text.is_empty() && text.len() <= MAX_USER_NAME_BYTES && text.bytes().all(inner) {
+        return Some(text.to_string());
+    }
+    let shown: String = text.chars().take(80).collect();
+    d.error(
+        node.at,
+        path,
+        format!("'{shown}' is neither a number nor a name"),
+        "write a number, as in 1000, or a name that the image knows",
+    );
+    None
+}
+
+fn security(
+    d: &mut Decoder<'_>,
+    node: Option<&Node>,
+    container: &Node,
+    path: &Path<'_>,
+    pod: &User,
+) -> (Option<String>, bool) {
+    let mut own = User::default();
+    let mut read_only_root = false;
+    if let Some(node) = node
+        && let Some(mut fields) = d.mapping(node, path)
+    {
+        own = user(d, &mut fields, path);
+        if let Some(node) = fields.take("readOnlyRootFilesystem") {
+            read_only_root = d
+                .boolean(node, &path.field("readOnlyRootFilesystem"))
+                .unwrap_or(false);
+        }
+        fields.finish(d, path, Place::ContainerSecurity);
+    }
+    let at = node.map_or(container.at, |n| n.at);
+    let user = own.user.or_else(|| pod.user.clone());
+    let group = own.group.or_else(|| pod.group.clone());
+    // Checked instead of dropped: a number is known not to be root, a name is
+    // only known to the image.
+    let known_user = user
+        .as_deref()
+        .is_some_and(|u| u.parse::<u32>().is_ok_and(|id| id != 0));
+    if (own.non_root || pod.non_root) && !known_user {
+        d.error(
+            at,
+            &path.field("runAsNonRoot"),
+            "does not hold: no user other than root is given",
+            "write runAsUser with a number above 0",
+        );
+    }
+    let combined = match (user, group) {
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (user, None) => user,
+        (None, Some(_)) => {
+            d.error(
+                at,
+                &path.field("runAsGroup"),
+                "needs runAsUser beside it",
+                "write runAsUser as well",
+            );
+            None
+        }
+    };
+    (combined, read_only_root)
+}
+
+fn logging(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> (bool, u64) {
+    let Some(mut fields) = d.mapping(node, path) else {
+        return (false, 0);
+    };
+    let persist = fields
+        .take("persist")
+        .and_then(|node| d.boolean(node, &path.field("persist")));
+    let max_bytes = fields
+        .take("maxBytes")
+        .and_then(|node| quantity_of(d, node, &path.field("maxBytes"), quantity::log_max_bytes));
+    fields.finish(d, path, Place::Logging);
+    (persist.unwrap_or(false), max_bytes.unwrap_or(0))
+}

@@ -1,0 +1,154 @@
+//! Manifests: what operators write, read strictly.
+//!
+//! `text → tree (YAML with positions, bounded) → decode (fields by hand) →
+//! model`. Every error of a file is found in one go, and each one says where
+//! it is (file, line, column, field), what is wrong and what to do. A field
+//! that is not understood is an error, never dropped.
+//!
+//! All of it is pure. `docs/manifest.md` is the operator's side of this.
+
+mod app;
+mod container;
+mod decode;
+mod error;
+mod expand;
+mod image;
+mod pod;
+mod quantity;
+mod scalar;
+mod tree;
+mod unsupported;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{ManifestError, summary};
+pub use image::check_reference;
+pub use write::to_yaml;
+
+use crate::model::App;
+use decode::Decoder;
+use skerry_wire::AppRef;
+use std::collections::BTreeMap;
+
+/// Bytes in one file: a thousand ordinary apps.
+pub const MAX_FILE_BYTES: usize = 1024 * 1024;
+/// Bytes in all files of one call.
+pub const MAX_TOTAL_BYTES: usize = 8 * 1024 * 1024;
+/// Files in one call.
+pub const MAX_FILES: usize = 1000;
+/// Bytes of one app's pod as devices get it: 512 of them in the worst case fit
+/// no device, one of them fits every message.
+pub const MAX_POD_BYTES: usize = 64 * 1024;
+
+/// One object that a manifest declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// `kind: App`.
+    App(App),
+}
+
+impl Object {
+    /// Its kind, as manifests write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Object::App(_) => "App",
+        }
+    }
+}
+
+/// A text and what it is called in errors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// As the operator knows it: `web.yaml`, `-`.
+    pub name: String,
+    /// YAML or JSON.
+    pub text: String,
+}
+
+/// Reads one file: YAML, one document or several, or JSON. Empty documents
+/// are skipped. The errors are all that the file has (up to 50), in the order
+/// of their lines.
+pub fn parse(file_name: &str, text: &str) -> Result<Vec<Object>, Vec<ManifestError>> {
+    let mut decoder = Decoder::new(file_name);
+    let objects = read(&mut decoder, text);
+    decoder.finish(strip(objects))
+}
+
+/// Reads files that belong together: as [`parse`] each, and no object twice,
+/// and at least one in all.
+pub fn parse_files(files: &[File]) -> Result<Vec<Object>, Vec<ManifestError>> {
+    let total: usize = files.iter().map(|f| f.text.len()).sum();
+    let first = files.first().map_or("", |f| f.name.as_str());
+    if files.len() > MAX_FILES || total > MAX_TOTAL_BYTES {
+        let message = format!(
+            "{} files with {total} bytes are more than the {MAX_FILES} files and {MAX_TOTAL_BYTES} bytes that one call takes",
+            files.len()
+        );
+        return Err(vec![ManifestError::at_start(
+            first,
+            message,
+            "apply them in several calls",
+        )]);
+    }
+    let mut errors = Vec::new();
+    let mut objects = Vec::new();
+    let mut seen: BTreeMap<AppRef, String> = BTreeMap::new();
+    for file in files {
+        let mut decoder = Decoder::new(&file.name);
+        let found = read(&mut decoder, &file.text);
+        for (at, object) in &found {
+            let Object::App(app) = object;
+            let place = format!("{}:{}", file.name, at.line);
+            if let Some(before) = seen.get(&app.app) {
+                decoder.duplicate(*at, &app.app, before);
+            } else {
+                seen.insert(app.app.clone(), place);
+            }
+        }
+        match decoder.finish(strip(found)) {
+            Ok(found) => objects.extend(found),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if errors.is_empty() && objects.is_empty() {
+        errors.push(ManifestError::at_start(
+            first,
+            "there is no object in it".into(),
+            "write at least one document with apiVersion: skerry/v1 and kind: App",
+        ));
+    }
+    if errors.is_empty() {
+        Ok(objects)
+    } else {
+        Err(errors)
+    }
+}
+
+type Placed = (tree::Position, Object);
+
+fn read(decoder: &mut Decoder<'_>, text: &str) -> Vec<Placed> {
+    let documents = tree::parse(decoder, text);
+    let mut objects: Vec<Placed> = Vec::new();
+    let mut seen: BTreeMap<AppRef, String> = BTreeMap::new();
+    for document in &documents {
+        let Some(object) = app::object(decoder, document) else {
+            continue;
+        };
+        let Object::App(app) = &object;
+        match seen.get(&app.app) {
+            Some(before) => decoder.duplicate(document.at, &app.app, before),
+            None => {
+                let place = format!("line {}", document.at.line);
+                seen.insert(app.app.clone(), place);
+                objects.push((document.at, object));
+            }
+        }
+    }
+    objects
+}
+
+fn strip(objects: Vec<Placed>) -> Vec<Object> {
+    objects.into_iter().map(|(_, object)| object).collect()
+}

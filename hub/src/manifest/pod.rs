@@ -1,0 +1,325 @@
+//! What runs on a device: a pod's own fields and its volumes.
+
+use super::container;
+use super::decode::{Decoder, Path};
+use super::tree::Node;
+use super::unsupported::Place;
+use skerry_wire::{PodSpec, RestartPolicy, Volume, VolumeSource};
+use std::collections::BTreeSet;
+
+/// Containers in a pod.
+pub(super) const MAX_CONTAINERS: usize = 32;
+/// Volumes in a pod, and mounts in a container.
+pub(super) const MAX_VOLUMES: usize = 64;
+/// Kubernetes' default, in seconds.
+pub(super) const DEFAULT_GRACE_SECS: u32 = 30;
+/// A day, in seconds: whoever needs longer to stop will not stop.
+const MAX_GRACE_SECS: u64 = 24 * 60 * 60;
+/// Longest path of a host or a container, in bytes (Linux' `PATH_MAX`).
+const MAX_PATH_BYTES: usize = 4096;
+
+/// Whom a container runs as, from either `securityContext`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct User {
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub non_root: bool,
+}
+
+/// The pod; `None` if it has no containers that could be read.
+pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<PodSpec<String>> {
+    let mut fields = d.mapping(node, path)?;
+    host_network(d, fields.take("hostNetwork"), &path.field("hostNetwork"));
+    let hostname = fields
+        .take("hostname")
+        .and_then(|node| hostname(d, node, &path.field("hostname")));
+    let restart_policy = match fields.take("restartPolicy") {
+        Some(node) => restart_policy(d, node, &path.field("restartPolicy")),
+        None => RestartPolicy::default(),
+    };
+    let grace_name = "terminationGracePeriodSeconds";
+    let grace = match fields.take(grace_name) {
+        Some(node) => d.integer(node, &path.field(grace_name), 0..=MAX_GRACE_SECS),
+        None => Some(u64::from(DEFAULT_GRACE_SECS)),
+    };
+    let user = match fields.take("securityContext") {
+        Some(node) => pod_security(d, node, &path.field("securityContext")),
+        None => User::default(),
+    };
+    let volumes = match fields.take("volumes") {
+        Some(node) => volumes(d, node, &path.field("volumes")),
+        None => Vec::new(),
+    };
+    let remedy = "write at least one container with name and image";
+    let containers_node = fields.require(d, path, "containers", remedy);
+    fields.finish(d, path, Place::Pod);
+    let containers_node = containers_node?;
+    let path = path.field("containers");
+    let items = d.bounded_sequence(containers_node, &path, MAX_CONTAINERS)?;
+    if items.is_empty() {
+        d.error(containers_node.at, &path, "is empty", remedy);
+    }
+    let mut names = BTreeSet::new();
+    let mut containers = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        let Some(container) = container::container(d, item, &path, &volumes, &user) else {
+            continue;
+        };
+        if !names.insert(container.name.clone()) {
+            d.error(
+                item.at,
+                &path.field("name"),
+                format!("there are two containers named '{}'", container.name),
+                "give one of them another name",
+            );
+        }
+        containers.push(container);
+    }
+    Some(PodSpec {
+        containers,
+        volumes: volumes.into_iter().filter_map(|v| v.volume).collect(),
+        restart_policy,
+        termination_grace_secs: grace? as u32,
+        hostname,
+    })
+}
+
+fn host_network(d: &mut Decoder<'_>, node: Option<&Node>, path: &Path<'_>) {
+    let Some(node) = node else { return };
+    if d.boolean(node, path) == Some(false) {
+        d.error(
+            node.at,
+            path,
+            "is not supported: apps have no network of their own yet",
+            "write true: the app uses the device's network",
+        );
+    }
+}
+
+fn hostname(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    if is_dns_label(&text) {
+        return Some(text);
+    }
+    d.error(
+        node.at,
+        path,
+        "is not a host name",
+        "use 1 to 63 of a-z, 0-9 and '-', as in kiosk-7",
+    );
+    None
+}
+
+fn restart_policy(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> RestartPolicy {
+    let Some(text) = d.text(node, path) else {
+        return RestartPolicy::default();
+    };
+    match text.as_str() {
+        "Always" => RestartPolicy::Always,
+        "OnFailure" => RestartPolicy::OnFailure,
+        "Never" => RestartPolicy::Never,
+        _ => {
+            let shown: String = text.chars().take(80).collect();
+            let remedy = match text.to_lowercase().as_str() {
+                "no" => "write Never",
+                "unless-stopped" => "write Always",
+                "on-failure" => "write OnFailure",
+                _ => "write Always, OnFailure or Never",
+            };
+            let message = format!("there is no restart policy '{shown}'");
+            d.error(node.at, path, message, remedy);
+            RestartPolicy::default()
+        }
+    }
+}
+
+fn pod_security(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> User {
+    let Some(mut fields) = d.mapping(node, path) else {
+        return User::default();
+    };
+    let user = container::user(d, &mut fields, path);
+    fields.finish(d, path, Place::PodSecurity);
+    user
+}
+
+/// A declared volume. One whose source is wrong still has a name, so that its
+/// mounts are no errors too.
+pub(super) struct DeclaredVolume {
+    pub name: String,
+    volume: Option<Volume>,
+}
+
+fn volumes(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<DeclaredVolume> {
+    let items = d.bounded_sequence(node, path, MAX_VOLUMES);
+    let mut volumes: Vec<DeclaredVolume> = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        let Some(volume) = volume(d, item, &path) else {
+            continue;
+        };
+        if volumes.iter().any(|v| v.name == volume.name) {
+            d.error(
+                item.at,
+                &path.field("name"),
+                format!("there are two volumes named '{}'", volume.name),
+                "give one of them another name",
+            );
+        }
+        volumes.push(volume);
+    }
+    volumes
+}
+
+fn volume(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeclaredVolume> {
+    let mut fields = d.mapping(node, path)?;
+    let name_node = fields.require(d, path, "name", "give the volume a name");
+    let name = name_node.and_then(|node| volume_name(d, node, &path.field("name")));
+    let mut sources = Vec::new();
+    let mut named = 0;
+    if let Some(node) = fields.take("hostPath") {
+        named += 1;
+        sources.extend(host_path(d, node, &path.field("hostPath")));
+    }
+    if let Some(node) = fields.take("persistentVolumeClaim") {
+        named += 1;
+        sources.extend(claim(d, node, &path.field("persistentVolumeClaim")));
+    }
+    if let Some(node) = fields.take("emptyDir") {
+        named += 1;
+        sources.extend(empty_dir(d, node, &path.field("emptyDir")));
+    }
+    // A field that nobody took may be a source of another kind: its own error
+    // says all.
+    let others = fields.left().count();
+    let at = fields.at;
+    fields.finish(d, path, Place::Volume);
+    if named == 0 && others == 0 {
+        d.error(
+            at,
+            path,
+            "does not say what the volume is",
+            "write persistentVolumeClaim: { claimName: NAME }, hostPath: { path: /srv } or emptyDir: {}",
+        );
+    }
+    if named > 1 {
+        d.error(
+            at,
+            path,
+            "is several volumes in one",
+            "keep one of hostPath, persistentVolumeClaim and emptyDir",
+        );
+    }
+    let name = name?;
+    let volume = sources.pop().map(|source| Volume {
+        name: name.clone(),
+        source,
+    });
+    Some(DeclaredVolume { name, volume })
+}
+
+/// A volume's name or a claim's: becomes a directory's name on devices.
+fn volume_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    if is_dns_label(&text) {
+        return Some(text);
+    }
+    let shown: String = text.chars().take(80).collect();
+    d.error(
+        node.at,
+        path,
+        format!("'{shown}' is not a volume's name"),
+        "use 1 to 63 of a-z, 0-9 and '-', as in data or web-data",
+    );
+    None
+}
+
+fn host_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSource> {
+    let mut fields = d.mapping(node, path)?;
+    let host = fields
+        .require(d, path, "path", "name the path on the device, as in /srv")
+        .and_then(|node| absolute_path(d, node, &path.field("path")));
+    let create = match fields.take("type") {
+        Some(node) => host_path_type(d, node, &path.field("type")),
+        None => Some(false),
+    };
+    fields.finish(d, path, Place::VolumeSource);
+    Some(VolumeSource::HostPath {
+        path: host?,
+        create: create?,
+    })
+}
+
+fn host_path_type(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<bool> {
+    let text = d.text(node, path)?;
+    match text.as_str() {
+        "DirectoryOrCreate" => Some(true),
+        "Directory" | "" => Some(false),
+        _ => {
+            let shown: String = text.chars().take(80).collect();
+            d.error(
+                node.at,
+                path,
+                format!("'{shown}' is not supported"),
+                "write DirectoryOrCreate, or remove it: then what is there is mounted",
+            );
+            None
+        }
+    }
+}
+
+fn claim(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSource> {
+    let mut fields = d.mapping(node, path)?;
+    let remedy = "name the volume that the device keeps, as in claimName: data";
+    let claim = fields
+        .require(d, path, "claimName", remedy)
+        .and_then(|node| volume_name(d, node, &path.field("claimName")));
+    fields.finish(d, path, Place::VolumeSource);
+    Some(VolumeSource::Named { claim: claim? })
+}
+
+fn empty_dir(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSource> {
+    let fields = d.mapping(node, path)?;
+    let before = d.count();
+    fields.finish(d, path, Place::VolumeSource);
+    (d.count() == before).then_some(VolumeSource::EmptyDir)
+}
+
+/// An absolute path, in its shortest form: no `..`, `.`, `//` or trailing `/`.
+pub(super) fn absolute_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    let shown: String = text.chars().take(80).collect();
+    if text.len() > MAX_PATH_BYTES {
+        let message = format!("the path has more than {MAX_PATH_BYTES} bytes");
+        d.error(node.at, path, message, "shorten it");
+        return None;
+    }
+    let Some(relative) = text.strip_prefix('/') else {
+        d.error(
+            node.at,
+            path,
+            format!("'{shown}' is not an absolute path"),
+            "start it with '/'",
+        );
+        return None;
+    };
+    let parts: Vec<&str> = relative
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    if parts.contains(&"..") {
+        d.error(
+            node.at,
+            path,
+            format!("'{shown}' has '..' in it"),
+            "write the path without it",
+        );
+        return None;
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+/// RFC 1123: what a directory and a host may be called.
+fn is_dns_label(text: &str) -> bool {
+    skerry_wire::AppName::new(text).is_ok()
+}

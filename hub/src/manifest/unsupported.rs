@@ -1,0 +1,221 @@
+//! Fields that people know from Kubernetes and that mean nothing here (yet):
+//! for each, what to use instead.
+
+/// Which mapping a field stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The document itself.
+    Object,
+    /// `metadata`.
+    Metadata,
+    /// `spec` of an app.
+    AppSpec,
+    /// `spec.placement`.
+    Placement,
+    /// `spec.template`.
+    Template,
+    /// `spec.template.spec`.
+    Pod,
+    /// The pod's `securityContext`.
+    PodSecurity,
+    /// One container.
+    Container,
+    /// A container's `securityContext`.
+    ContainerSecurity,
+    /// One environment variable.
+    Env,
+    /// A container's `resources`.
+    Resources,
+    /// `resources.limits`.
+    Limits,
+    /// One volume mount.
+    VolumeMount,
+    /// One volume.
+    Volume,
+    /// Inside a volume's source.
+    VolumeSource,
+    /// A container's `logging`.
+    Logging,
+    /// Anything else.
+    Other,
+}
+
+const NOT_YET: &str = "remove it; a later release will have it";
+
+/// What to do about a field that we know and do not support; `None` for one
+/// that nobody knows.
+pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
+    let remedy = match (place, field) {
+        (Place::Object, "status") => "remove it: the hub keeps an app's status itself",
+        (Place::Object, "data" | "stringData" | "type") => NOT_YET,
+        (Place::Object, "services" | "version" | "networks" | "volumes") => {
+            "compose files are not read yet: write an App (apiVersion: skerry/v1, kind: App)"
+        }
+
+        (Place::Metadata, "labels" | "annotations") => {
+            "remove it: apps have no labels yet, devices do (skerry label device NAME key=value)"
+        }
+        (Place::Metadata, "generateName") => "write the name itself as metadata.name",
+        (
+            Place::Metadata,
+            "uid" | "resourceVersion" | "generation" | "creationTimestamp" | "managedFields"
+            | "ownerReferences" | "finalizers" | "selfLink",
+        ) => "remove it: it belongs to an object that Kubernetes keeps",
+
+        (Place::AppSpec, "replicas") => {
+            "remove it: an app runs once on every device that spec.placement matches"
+        }
+        (Place::AppSpec, "selector") => {
+            "write spec.placement.selector to choose devices, and remove this one"
+        }
+        (Place::AppSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to spec.template.spec"
+        }
+        (Place::AppSpec, "strategy" | "updateStrategy" | "rollout" | "minReadySeconds") => {
+            "remove it; rollouts in waves come in a later release: for now, all devices change at once"
+        }
+        (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
+
+        (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
+            "remove it: an app runs once on every device that matches"
+        }
+        (Place::Placement, "nodeSelector" | "labels") => {
+            "write selector: \"key=value\", or matchLabels"
+        }
+
+        (Place::Template, "metadata") => "remove it: what runs has the app's name",
+        (Place::Template, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to spec.template.spec"
+        }
+
+        (Place::Pod, "initContainers") => {
+            "do it at the start of the container's own command; init containers come in a later release"
+        }
+        (Place::Pod, "ephemeralContainers") => "use skerry exec to look into a running container",
+        (Place::Pod, "nodeSelector" | "nodeName" | "affinity") => {
+            "write spec.placement.selector, as in \"site=berlin\""
+        }
+        (
+            Place::Pod,
+            "tolerations"
+            | "topologySpreadConstraints"
+            | "schedulerName"
+            | "priority"
+            | "priorityClassName"
+            | "runtimeClassName"
+            | "overhead"
+            | "schedulingGates",
+        ) => "remove it: spec.placement alone chooses the devices",
+        (Place::Pod, "serviceAccountName" | "serviceAccount" | "automountServiceAccountToken") => {
+            "remove it: there is no API server that an app could talk to"
+        }
+        (Place::Pod, "imagePullSecrets") => {
+            "remove it: devices get images from the hub (skerry image pull, skerry image import)"
+        }
+        (
+            Place::Pod,
+            "dnsPolicy" | "dnsConfig" | "hostAliases" | "subdomain" | "setHostnameAsFQDN",
+        ) => "remove it: with the host network, apps use the device's own names and resolver",
+        (Place::Pod, "hostPID" | "hostIPC" | "shareProcessNamespace" | "hostUsers") => NOT_YET,
+        (Place::Pod, "activeDeadlineSeconds" | "readinessGates" | "enableServiceLinks") => NOT_YET,
+        (Place::Pod, "imagePullPolicy") => {
+            "remove it: the hub pins an image's digest at apply, and devices keep what they have"
+        }
+        (Place::Pod, "logging" | "resources" | "env" | "image" | "command" | "args") => {
+            "move it into a container: spec.template.spec.containers[]"
+        }
+
+        (Place::PodSecurity | Place::ContainerSecurity, "capabilities") => {
+            "remove it; choosing capabilities comes in a later release: for now, containers have the usual default set"
+        }
+        (Place::PodSecurity, "readOnlyRootFilesystem") => {
+            "move it to the container's securityContext"
+        }
+        (
+            Place::PodSecurity | Place::ContainerSecurity,
+            "fsGroup"
+            | "fsGroupChangePolicy"
+            | "supplementalGroups"
+            | "supplementalGroupsPolicy"
+            | "seLinuxOptions"
+            | "seLinuxChangePolicy"
+            | "seccompProfile"
+            | "appArmorProfile"
+            | "sysctls"
+            | "windowsOptions"
+            | "procMount"
+            | "allowPrivilegeEscalation"
+            | "privileged",
+        ) => NOT_YET,
+
+        (Place::Container, "livenessProbe" | "readinessProbe" | "startupProbe") => {
+            "remove it; probes come in a later release: for now, let the process end when it is unwell, restartPolicy starts it again"
+        }
+        (Place::Container, "lifecycle") => {
+            "remove it: the stop signal comes first, then terminationGracePeriodSeconds pass"
+        }
+        (Place::Container, "ports") => {
+            "remove it: with the host network, the ports that the app opens are the device's"
+        }
+        (Place::Container, "envFrom") => {
+            "write the variables under env; Config and Secret come in a later release"
+        }
+        (Place::Container, "imagePullPolicy") => {
+            "remove it: the hub pins an image's digest at apply, and devices keep what they have"
+        }
+        (Place::Container, "restartPolicy") => "move it to spec.template.spec",
+        (Place::Container, "volumes") => {
+            "declare volumes in spec.template.spec.volumes, and mount them here with volumeMounts"
+        }
+        (Place::Container, "volumeDevices") => "mount the device file by a hostPath volume",
+        (Place::Container, "user") => "write securityContext.runAsUser",
+        (Place::Container, "environment") => "write env, a list of name and value",
+        (Place::Container, "entrypoint") => "write command",
+        (Place::Container, "working_dir") => "write workingDir",
+        (
+            Place::Container,
+            "stdin"
+            | "stdinOnce"
+            | "tty"
+            | "terminationMessagePath"
+            | "terminationMessagePolicy"
+            | "resizePolicy",
+        ) => "remove it: use skerry exec -it for a terminal, skerry logs for output",
+
+        (Place::Env, "valueFrom") => "write value; Config and Secret come in a later release",
+
+        (Place::Resources, "requests") => {
+            "remove it: nothing is reserved on a device, limits are what holds"
+        }
+        (Place::Resources, "claims") => NOT_YET,
+        (Place::Resources, "cpu" | "memory" | "pids") => "move it under limits",
+        (Place::Limits, "ephemeral-storage") => NOT_YET,
+        (Place::Limits, name) if name.contains('/') => {
+            "remove it; resources of devices (cameras, accelerators) come in a later release"
+        }
+        (Place::Limits, name) if name.starts_with("hugepages-") => NOT_YET,
+
+        (
+            Place::VolumeMount,
+            "subPath" | "subPathExpr" | "mountPropagation" | "recursiveReadOnly",
+        ) => "remove it; mount the volume whole",
+
+        (Place::Volume, "configMap" | "secret" | "projected" | "downwardAPI") => {
+            "use a hostPath volume or env; Config and Secret come in a later release"
+        }
+        (
+            Place::Volume,
+            "nfs" | "csi" | "iscsi" | "cephfs" | "rbd" | "fc" | "glusterfs" | "ephemeral"
+            | "flexVolume" | "image" | "gitRepo" | "local",
+        ) => "use persistentVolumeClaim (kept on the device), hostPath or emptyDir",
+        (Place::Volume, "claimName") => "write persistentVolumeClaim: { claimName: NAME }",
+        (Place::VolumeSource, "readOnly") => "write readOnly: true in volumeMounts",
+        (Place::VolumeSource, "medium" | "sizeLimit") => NOT_YET,
+
+        (Place::Logging, "driver" | "options") => {
+            "remove it: logs are kept on the device, read them with skerry logs"
+        }
+        _ => return None,
+    };
+    Some(remedy)
+}
