@@ -1,3 +1,5 @@
 //! The Skerry agent: runs containers on one device.
 
-pub mod doctor;
+pub mod core;
+pub mod image;
+pub mod runtime;

@@ -602,12 +602,6 @@ impl Core {
                 }
                 continue;
             }
-            if let Some(since) = connection.partial_since
-                && now.saturating_duration_since(since) > self.limits.packet_within
-            {
-                late.push((*id, Why::PacketTooSlow));
-                continue;
-            }
             match &mut connection.phase {
                 Phase::Pending => {
                     if now.saturating_duration_since(connection.opened) > self.limits.connect_within
@@ -618,7 +612,12 @@ impl Core {
                 Phase::Live(live) => {
                     // One and a half times the keep-alive (section 3.1.2.10).
                     let patience = live.keep_alive.saturating_mul(3) / 2;
-                    if live.must_wait(self.congested) {
+                    let waits = connection.partial_since.is_some_and(|since| {
+                        now.saturating_duration_since(since) > self.limits.packet_within
+                    });
+                    if waits {
+                        late.push((*id, Why::PacketTooSlow));
+                    } else if live.must_wait(self.congested) {
                         // We do not listen, so we cannot complain.
                         live.last_heard = now;
                     } else if now.saturating_duration_since(live.last_heard) > patience {

@@ -18,6 +18,8 @@ mod connection;
 mod core;
 mod deliver;
 mod encode;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod limits;
 mod message;

@@ -302,7 +302,7 @@ fn topic_aliases() {
         (second.topic.as_str(), second.payload.as_slice()),
         ("f/a/report", &b"2"[..])
     );
-    assert_eq!(second.properties, []);
+    assert!(second.properties.is_empty());
     // One that is not set, and one above the maximum.
     for (alias, code) in [(7, 0x82), (9, 0x94), (0, 0x82)] {
         let mut a = broker.client(&device("a"));
@@ -389,17 +389,22 @@ fn revoking_shuts_a_device_out_at_once_with_all_it_had() {
 #[test]
 fn a_narrower_grant_takes_subscriptions_away() {
     let broker = broker();
-    let mut wide = Connect::new("x", "retainer").keeping(60);
-    let mut x = broker.client(&wide);
-    x.subscribe(&["a/b", "f/x/command"]);
-    x.send(&[0xe0, 0]);
-    assert_eq!(x.packet().0, 0);
-    // The same user with fewer rights would keep nothing else; here the user
-    // differs, so the session is not even given.
-    wide.user = "dev-x".into();
-    let mut thief = broker.raw();
-    thief.send(&wide.bytes());
-    assert_eq!(thief.packet().1[1], 0x85);
+    let mut hub = broker.client(&hub());
+    let mut a = broker.client(&device("a").keeping(60));
+    a.subscribe(&["f/a/command", "f/a/desired"]);
+    drop(a);
+    broker.wait("away", |s| s.connections == 1);
+    assert_eq!(hub.publish("f/a/desired", b"not for it any more"), 0);
+    let narrow = &broker.authority.narrow;
+    narrow.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut a = broker.raw();
+    a.send(&device("a").keeping(60).bytes());
+    assert_eq!(&a.packet().1[..2], [1, 0]);
+    assert!(a.is_quiet());
+    assert_eq!(hub.publish("f/a/desired", b"x"), 0x10);
+    assert_eq!(hub.publish("f/a/command", b"x"), 0);
+    assert_eq!(a.message_acked().topic, "f/a/command");
+    broker.wait("empty", |s| s.queued_bytes == 0);
 }
 
 #[test]

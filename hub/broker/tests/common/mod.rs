@@ -25,6 +25,8 @@ pub struct TestAuthority {
     pub revoked: Mutex<Vec<String>>,
     pub device: Mutex<Option<Class>>,
     pub hub: Mutex<Option<Class>>,
+    /// Devices may only read their commands from now on.
+    pub narrow: std::sync::atomic::AtomicBool,
 }
 
 impl Authority for TestAuthority {
@@ -57,6 +59,10 @@ impl Authority for TestAuthority {
                     ..Class::device()
                 },
                 &["#".into()],
+            ),
+            Some(("dev", name)) if self.narrow.load(std::sync::atomic::Ordering::Relaxed) => own(
+                device.unwrap_or(Class::device()),
+                &[format!("f/{name}/command")],
             ),
             Some(("dev", name)) => own(
                 device.unwrap_or(Class::device()),

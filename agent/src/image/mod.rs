@@ -1,0 +1,26 @@
+//! Images on the device: what is there, what is missing, and how a layer
+//! becomes a directory.
+//!
+//! Everything here is synchronous and belongs into `smol::unblock`. The network
+//! is the caller's: it asks [`ImageStore::status`] what is missing, pushes bytes
+//! into [`ImageStore::begin`]'s writer, and calls [`ImageStore::unpack`].
+//!
+//! ```text
+//! Missing(manifest) -> Missing(config) -> Missing(layers) -> Fetched -> Ready
+//! ```
+//!
+//! A power cut at any byte leaves a blob or a layer as it was or as it shall
+//! be: both are made under another name, synced, and renamed.
+
+pub mod compression;
+mod dir;
+pub mod manifest;
+pub mod store;
+pub mod tar;
+pub mod unpack;
+
+pub use manifest::{ImageConfig, ManifestError};
+pub use store::{
+    BlobWriter, ImageStore, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
+};
+pub use unpack::{UnpackError, Unpacked};

@@ -1,0 +1,591 @@
+//! Images on the device's disk.
+//!
+//! ```text
+//! blobs/<hex>        manifest, config, and layers that wait for being unpacked
+//! blobs/<hex>.part   what came of a blob so far
+//! layers/<hex>/      an unpacked layer, named by its chain id
+//! tmp/               layers being unpacked
+//! ```
+//!
+//! What has its final name is whole and was verified; `tmp` is emptied at open,
+//! a `.part` is continued. A layer's digest is checked as it comes, and its
+//! diff id as it is unpacked; then the compressed blob is dropped.
+
+use super::dir::Dir;
+use super::manifest::{Config, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, ManifestError};
+use super::unpack::{UnpackError, unpack};
+use sha2::{Digest as _, Sha256};
+use skerry_wire::{Digest, ImageRef};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// What an image may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that one layer may unpack to.
+    pub layer_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 16 GiB: more than any image for such a device, less than its disk.
+    fn default() -> Self {
+        Self {
+            layer_bytes: 16 << 30,
+        }
+    }
+}
+
+/// A blob that must be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Which.
+    pub digest: Digest,
+    /// Its bytes.
+    pub size: u64,
+    /// What it is.
+    pub kind: NeedKind,
+}
+
+/// What a missing blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NeedKind {
+    /// The image manifest.
+    Manifest,
+    /// The image config.
+    Config,
+    /// The layer of this number, from 0, lowest first.
+    Layer(usize),
+}
+
+/// How far an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// These blobs must be fetched, in this order; others may follow then. One
+    /// or more.
+    Missing(Vec<Need>),
+    /// All is here; [`ImageStore::unpack`] must be called.
+    Fetched,
+    /// It can be run, and needs nobody.
+    Ready(UnpackedImage),
+}
+
+/// An image that can be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnpackedImage {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// Directories for overlayfs, lowest first; at least one.
+    pub layers: Vec<PathBuf>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+}
+
+/// Why an image cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory of the store.
+    #[error("the image store cannot use {}", path.display())]
+    Disk {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else writes this blob now.
+    #[error("blob {0} is being fetched already")]
+    Busy(Digest),
+    /// More bytes than announced.
+    #[error("blob {digest} is longer than the {size} bytes announced; what came was dropped")]
+    Longer {
+        /// Which one.
+        digest: Digest,
+        /// What was announced.
+        size: u64,
+    },
+    /// Fewer bytes than announced; what came is kept.
+    #[error("blob {digest} has only {got} of {size} bytes so far")]
+    Shorter {
+        /// Which one.
+        digest: Digest,
+        /// What came.
+        got: u64,
+        /// What was announced.
+        size: u64,
+    },
+    /// Other bytes than announced.
+    #[error("blob {wanted} arrived as {got}; what came was dropped, fetch it again")]
+    Digest {
+        /// What was asked for.
+        wanted: Digest,
+        /// What came.
+        got: Digest,
+    },
+    /// The manifest or config is not usable.
+    #[error("image {image} cannot be used")]
+    Manifest {
+        /// The image, as the manifest of the app names it.
+        image: String,
+        /// Why.
+        source: ManifestError,
+    },
+    /// A layer cannot be unpacked.
+    #[error("image {image}: layer {number} of {count} ({digest}) cannot be unpacked")]
+    Layer {
+        /// The image, as the manifest of the app names it.
+        image: String,
+        /// From 1, lowest first.
+        number: usize,
+        /// How many there are.
+        count: usize,
+        /// The layer as it travels.
+        digest: Digest,
+        /// Why.
+        source: UnpackError,
+    },
+    /// A layer unpacks to something else than the config says.
+    #[error(
+        "image {image}: layer {number} of {count} ({digest}) unpacks to {got}, but the config says {wanted}; push or import the image again"
+    )]
+    DiffId {
+        /// The image, as the manifest of the app names it.
+        image: String,
+        /// From 1, lowest first.
+        number: usize,
+        /// How many there are.
+        count: usize,
+        /// The layer as it travels.
+        digest: Digest,
+        /// What the config says.
+        wanted: Digest,
+        /// What it is.
+        got: Digest,
+    },
+}
+
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Disk { path, source }
+}
+
+/// The images of one device. Share it; all calls may come from any thread.
+#[derive(Debug)]
+pub struct ImageStore {
+    root: PathBuf,
+    limits: Limits,
+    /// One layer at a time: bounds memory, and lets images share layers.
+    unpacking: Mutex<()>,
+}
+
+/// A manifest with its config, and where its layers belong.
+struct Plan {
+    manifest: Manifest,
+    config: Config,
+    chain: Vec<Digest>,
+}
+
+impl Plan {
+    fn layer_dirs<'a>(&'a self, store: &'a ImageStore) -> impl Iterator<Item = PathBuf> + 'a {
+        self.chain
+            .iter()
+            .map(|id| store.root.join("layers").join(id.hex()))
+    }
+}
+
+enum Documents {
+    Missing(Need),
+    Here(Box<Plan>),
+}
+
+impl ImageStore {
+    /// Opens the store in `root`, making it when it is not there, and sweeps
+    /// what an interrupted run left.
+    pub fn open(root: impl Into<PathBuf>, limits: Limits) -> Result<Self, StoreError> {
+        let root = root.into();
+        let tmp = root.join("tmp");
+        match fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(&tmp)(error)),
+            _ => {}
+        }
+        for dir in [&root, &root.join("blobs"), &root.join("layers"), &tmp] {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            made.map_err(disk(dir))?;
+        }
+        sync_dir(&root)?;
+        Ok(Self {
+            root,
+            limits,
+            unpacking: Mutex::new(()),
+        })
+    }
+
+    /// How far `image` is. Looks only; cheap when it is ready.
+    pub fn status(&self, image: &ImageRef) -> Result<Status, StoreError> {
+        let plan = match self.documents(image)? {
+            Documents::Missing(need) => return Ok(Status::Missing(vec![need])),
+            Documents::Here(plan) => plan,
+        };
+        let mut needs: Vec<Need> = Vec::new();
+        let mut ready = true;
+        for ((number, layer), dir) in plan
+            .manifest
+            .layers
+            .iter()
+            .enumerate()
+            .zip(plan.layer_dirs(self))
+        {
+            if exists(&dir)? {
+                continue;
+            }
+            ready = false;
+            let known = needs.iter().any(|need| need.digest == layer.digest);
+            if !known && !exists(&self.blob(&layer.digest))? {
+                let kind = NeedKind::Layer(number);
+                needs.push(Need {
+                    digest: layer.digest,
+                    size: layer.size,
+                    kind,
+                });
+            }
+        }
+        match (ready, needs.is_empty()) {
+            (true, _) => self.ready(image, *plan).map(Status::Ready),
+            (false, true) => Ok(Status::Fetched),
+            (false, false) => Ok(Status::Missing(needs)),
+        }
+    }
+
+    /// Starts or continues the fetching of a blob. The caller sends what
+    /// follows [`BlobWriter::offset`].
+    pub fn begin(&self, need: &Need) -> Result<BlobWriter, StoreError> {
+        let part = self
+            .root
+            .join("blobs")
+            .join(format!("{}.part", need.digest.hex()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part);
+        let mut file = file.map_err(disk(&part))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(need.digest)),
+            Err(TryLockError::Error(error)) => return Err(disk(&part)(error)),
+        }
+        // Another writer may have finished between our open and our lock.
+        let ours = file.metadata().map_err(disk(&part))?.ino();
+        if !fs::metadata(&part).is_ok_and(|named| named.ino() == ours) {
+            return Err(StoreError::Busy(need.digest));
+        }
+        let mut hash = Sha256::new();
+        let mut offset = hash_all(&mut file, &mut hash).map_err(disk(&part))?;
+        if offset > need.size {
+            file.set_len(0).map_err(disk(&part))?;
+            io::Seek::rewind(&mut file).map_err(disk(&part))?;
+            (hash, offset) = (Sha256::new(), 0);
+        }
+        let whole = self.blob(&need.digest);
+        Ok(BlobWriter {
+            digest: need.digest,
+            size: need.size,
+            file,
+            part,
+            whole,
+            hash,
+            offset,
+        })
+    }
+
+    /// Unpacks what layers of `image` are here, lowest first, and says how far
+    /// it is then. A layer that cannot be unpacked is dropped.
+    pub fn unpack(&self, image: &ImageRef) -> Result<Status, StoreError> {
+        let plan = match self.documents(image)? {
+            Documents::Missing(need) => return Ok(Status::Missing(vec![need])),
+            Documents::Here(plan) => plan,
+        };
+        let guard = self.unpacking.lock();
+        let mut below: Vec<PathBuf> = Vec::new();
+        for (number, dir) in plan.layer_dirs(self).enumerate() {
+            let digest = plan.manifest.layers[number].digest;
+            let blob = self.blob(&digest);
+            if !exists(&dir)? {
+                if !exists(&blob)? {
+                    break;
+                }
+                self.unpack_layer(image, &plan, number, &blob, &below, &dir)?;
+            }
+            below.push(dir);
+            // Another layer may be the same bytes.
+            if !plan.manifest.layers[number + 1..]
+                .iter()
+                .any(|later| later.digest == digest)
+            {
+                remove_file(&blob)?;
+            }
+        }
+        drop(guard);
+        self.status(image)
+    }
+
+    fn unpack_layer(
+        &self,
+        image: &ImageRef,
+        plan: &Plan,
+        index: usize,
+        blob: &Path,
+        below: &[PathBuf],
+        dir: &Path,
+    ) -> Result<(), StoreError> {
+        let digest = plan.manifest.layers[index].digest;
+        let (number, count) = (index + 1, plan.manifest.layers.len());
+        let name = || image.reference.clone();
+        let temp = self.root.join("tmp").join(plan.chain[index].hex());
+        remove_dir(&temp)?;
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .create(&temp)
+            .map_err(disk(&temp))?;
+        let source = File::open(blob).map_err(disk(blob))?;
+        let outcome = unpack(source, &temp, below, self.limits.layer_bytes)
+            .map_err(|source| StoreError::Layer {
+                image: name(),
+                number,
+                count,
+                digest,
+                source,
+            })
+            .and_then(|unpacked| match plan.config.diff_ids[index] {
+                wanted if wanted == unpacked.diff_id => Ok(()),
+                wanted => {
+                    let got = unpacked.diff_id;
+                    Err(StoreError::DiffId {
+                        image: name(),
+                        number,
+                        count,
+                        digest,
+                        wanted,
+                        got,
+                    })
+                }
+            });
+        if let Err(error) = outcome {
+            // Full disks and broken ones may work later, with the same bytes.
+            if !matches!(
+                &error,
+                StoreError::Layer {
+                    source: UnpackError::Disk { .. },
+                    ..
+                }
+            ) {
+                remove_file(blob)?;
+            }
+            remove_dir(&temp)?;
+            return Err(error);
+        }
+        // One call instead of one for each of thousands of files.
+        let synced = Dir::open(&temp).and_then(|dir| Ok(dir.sync_file_system()?));
+        synced.map_err(disk(&temp))?;
+        fs::rename(&temp, dir).map_err(disk(dir))?;
+        sync_dir(&self.root.join("layers"))
+    }
+
+    fn documents(&self, image: &ImageRef) -> Result<Documents, StoreError> {
+        let broken = |source| StoreError::Manifest {
+            image: image.reference.clone(),
+            source,
+        };
+        let (digest, size) = (image.manifest, image.manifest_size);
+        if size > MAX_DOCUMENT_BYTES {
+            let limit = MAX_DOCUMENT_BYTES;
+            return Err(broken(ManifestError::Size {
+                digest,
+                size,
+                limit,
+            }));
+        }
+        let Some(bytes) = self.document(&digest)? else {
+            let need = Need {
+                digest,
+                size,
+                kind: NeedKind::Manifest,
+            };
+            return Ok(Documents::Missing(need));
+        };
+        let manifest = Manifest::parse(&bytes).map_err(broken)?;
+        let Some(bytes) = self.document(&manifest.config.digest)? else {
+            let (digest, size) = (manifest.config.digest, manifest.config.size);
+            let need = Need {
+                digest,
+                size,
+                kind: NeedKind::Config,
+            };
+            return Ok(Documents::Missing(need));
+        };
+        let config = Config::parse(&bytes, manifest.layers.len()).map_err(broken)?;
+        let chain = config.chain_ids();
+        Ok(Documents::Here(Box::new(Plan {
+            manifest,
+            config,
+            chain,
+        })))
+    }
+
+    /// A manifest or config. One that the disk damaged is dropped: it can be
+    /// fetched again.
+    fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.blob(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(disk(&path))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_DOCUMENT_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(disk(&path))?;
+        if Digest::of(&bytes) != *digest {
+            remove_file(&path)?;
+            return Ok(None);
+        }
+        Ok(Some(bytes))
+    }
+
+    fn ready(&self, image: &ImageRef, plan: Plan) -> Result<UnpackedImage, StoreError> {
+        let mut layers: Vec<PathBuf> = plan.layer_dirs(self).collect();
+        // overlayfs takes no notice of an opaque root: what it hides is left out.
+        for at in (1..layers.len()).rev() {
+            let opaque = Dir::open(&layers[at]).and_then(|dir| Ok(dir.is_opaque()?));
+            if opaque.map_err(disk(&layers[at]))? {
+                layers.drain(..at);
+                break;
+            }
+        }
+        if layers.is_empty() {
+            // An image of nothing; overlayfs wants a directory all the same.
+            let empty = self.root.join("layers").join("empty");
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(&empty);
+            made.map_err(disk(&empty))?;
+            layers.push(empty);
+        }
+        Ok(UnpackedImage {
+            manifest: image.manifest,
+            layers,
+            config: plan.config.run,
+        })
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+}
+
+/// A blob that is being fetched. Dropping it keeps what came, for later.
+#[derive(Debug)]
+pub struct BlobWriter {
+    digest: Digest,
+    size: u64,
+    file: File,
+    part: PathBuf,
+    whole: PathBuf,
+    hash: Sha256,
+    offset: u64,
+}
+
+impl BlobWriter {
+    /// How many bytes are here: the next byte wanted.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Takes the bytes that follow.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        if bytes.len() as u64 > self.size - self.offset {
+            remove_file(&self.part)?;
+            return Err(StoreError::Longer {
+                digest: self.digest,
+                size: self.size,
+            });
+        }
+        if let Err(error) = self.file.write_all(bytes) {
+            // What was written of it is cut off, so that offset and file agree.
+            let cut = self.file.set_len(self.offset);
+            return Err(disk(&self.part)(cut.err().unwrap_or(error)));
+        }
+        self.hash.update(bytes);
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Verifies and keeps the blob. Too few bytes are kept for later, wrong
+    /// ones are dropped.
+    pub fn finish(self) -> Result<(), StoreError> {
+        if self.offset < self.size {
+            return Err(StoreError::Shorter {
+                digest: self.digest,
+                got: self.offset,
+                size: self.size,
+            });
+        }
+        let got = Digest::from_bytes(self.hash.finalize().into());
+        if got != self.digest {
+            remove_file(&self.part)?;
+            return Err(StoreError::Digest {
+                wanted: self.digest,
+                got,
+            });
+        }
+        self.file.sync_all().map_err(disk(&self.part))?;
+        fs::rename(&self.part, &self.whole).map_err(disk(&self.whole))?;
+        sync_dir(self.whole.parent().expect("in the store"))
+    }
+}
+
+/// Hashes a file and leaves the position at its end.
+fn hash_all(file: &mut File, hash: &mut Sha256) -> io::Result<u64> {
+    let mut reader = BufReader::with_capacity(64 << 10, file);
+    let mut total = 0;
+    loop {
+        let bytes = io::BufRead::fill_buf(&mut reader)?;
+        if bytes.is_empty() {
+            return Ok(total);
+        }
+        hash.update(bytes);
+        let count = bytes.len();
+        total += count as u64;
+        io::BufRead::consume(&mut reader, count);
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists().map_err(disk(path))
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory of ours and all in it. Follows no links.
+fn remove_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|dir| dir.sync_all())
+        .map_err(disk(path))
+}

@@ -1,0 +1,426 @@
+//! `skerry-agent helper`: one operation on one container, and out.
+//!
+//! libcontainer forks its caller and expects a single thread, so it runs here
+//! and nowhere else: in a process that does one thing. The helper's standard
+//! input is a socket to the keeper; it reads one [`Operation`] from it, tells
+//! its [`Progress`], and exits. The container's first process is then the
+//! keeper's child (the keeper is a child subreaper).
+//!
+//! The helper works in a mount namespace of its own. What it mounts is seen by
+//! the container and by nobody else, and is gone when both are: the host's
+//! mount table stays clean whoever crashes.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::{Capability, Process, Spec};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::mount::{MntFlags, umount2};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::Mode;
+
+use super::cgroup::Hierarchies;
+use super::devices::DeviceFilter;
+use super::executor::ContainedExecutor;
+use super::logs::stamp_now;
+use super::oci::{self, Machine};
+use super::paths::Layout;
+use super::proto::{self, FailureKind, Operation, Progress};
+use super::rootfs::{mount_overlay, unshare_mounts};
+use super::seccomp::Filters;
+use super::seqpacket;
+use super::spec::{ContainerId, ContainerSpec, ExecSpec};
+use super::teardown::teardown;
+use super::user::{self, Identity};
+
+/// Longest report of a failure, in bytes.
+const MAX_REPORT: usize = 4096;
+
+/// What goes wrong in a helper, as it is told to the keeper.
+#[derive(Debug)]
+struct Failure {
+    kind: FailureKind,
+    message: String,
+}
+
+impl Failure {
+    fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+impl<E: Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(FailureKind::Failed, chain(&error))
+    }
+}
+
+/// The process behind `skerry-agent helper`.
+pub fn main() -> ExitCode {
+    let Ok(keeper) = take_stdin() else {
+        complain("is started by the keeper, not by hand");
+        return ExitCode::FAILURE;
+    };
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    let result = match seqpacket::receive(keeper.as_fd()) {
+        Ok(Some((bytes, fds))) => match proto::decode(&bytes) {
+            Ok(operation) => perform(operation, fds, keeper.as_fd()),
+            Err(error) => Err(error.into()),
+        },
+        Ok(None) => return ExitCode::FAILURE,
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(fd) => {
+            let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+            report(keeper.as_fd(), &Progress::Done, &fds);
+            ExitCode::SUCCESS
+        }
+        Err(Failure { kind, mut message }) => {
+            let end = message.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REPORT);
+            message.truncate(end.unwrap_or(message.len()));
+            report(keeper.as_fd(), &Progress::Failed { kind, message }, &[]);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The socket that is our standard input, out of the container's reach, and
+/// /dev/null in its place.
+fn take_stdin() -> io::Result<OwnedFd> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(socket.as_raw_fd())?;
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2(null.as_raw_fd(), 0)?;
+    Ok(socket)
+}
+
+fn report(keeper: BorrowedFd<'_>, progress: &Progress, fds: &[BorrowedFd<'_>]) {
+    let sent = proto::encode(0, progress)
+        .map_err(io::Error::other)
+        .and_then(|bytes| seqpacket::send(keeper, &bytes, fds));
+    if let Err(error) = sent {
+        complain(&format!("cannot report to the keeper: {error}"));
+    }
+}
+
+fn perform(
+    operation: Operation,
+    fds: Vec<OwnedFd>,
+    keeper: BorrowedFd<'_>,
+) -> Result<Option<OwnedFd>, Failure> {
+    match operation {
+        Operation::Create { spec, layout } => create(&spec, &layout, fds, keeper).map(|()| None),
+        Operation::Exec { id, spec, layout } => exec(&id, &spec, &layout, fds, keeper),
+        Operation::Delete { id, layout } => {
+            let hierarchies = Hierarchies::detect()?;
+            let errors = teardown(&id, &layout, &hierarchies);
+            if errors.is_empty() {
+                return Ok(None);
+            }
+            let texts: Vec<String> = errors.iter().map(|error| chain(error)).collect();
+            Err(Failure::new(FailureKind::Failed, texts.join("; ")))
+        }
+    }
+}
+
+fn create(
+    spec: &ContainerSpec,
+    layout: &Layout,
+    fds: Vec<OwnedFd>,
+    keeper: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    spec.validate().map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    let hierarchies = Hierarchies::detect()?;
+    let bundle = layout.bundle(&spec.id);
+    fs::create_dir_all(layout.bundles())?;
+    if let Err(error) = private_dir(&bundle) {
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            let message = format!("something of container {} is left; remove it first", spec.id);
+            return Err(Failure::new(FailureKind::AlreadyExists, message));
+        }
+        return Err(error.into());
+    }
+    build(spec, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
+        // What was made so far goes again; what cannot go is found by the
+        // engine as a lost container. The overlay is mounted for us alone.
+        let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
+        for error in teardown(&spec.id, layout, &hierarchies) {
+            complain(&format!("after a failed create: {}", chain(&error)));
+        }
+    })
+}
+
+fn build(
+    spec: &ContainerSpec,
+    layout: &Layout,
+    bundle: &Path,
+    hierarchies: &Hierarchies,
+    fds: Vec<OwnedFd>,
+    keeper: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let [stdout, stderr] = <[OwnedFd; 2]>::try_from(fds)
+        .map_err(|_| Failure::new(FailureKind::Invalid, "two descriptors are needed"))?;
+    for mount in &spec.mounts {
+        if let Err(error) = fs::metadata(&mount.source) {
+            let message = format!("volume source {}: {error}", mount.source.display());
+            return Err(Failure::new(FailureKind::Invalid, message));
+        }
+    }
+    check_controllers(spec, hierarchies)?;
+    let root = bundle.join("rootfs");
+    private_dir(&root)?;
+    unshare_mounts()?;
+    let scratch = layout.scratch(&spec.id);
+    mount_overlay(&spec.layers, &scratch, &bundle.join("layers"), &root)?;
+    let root_dir = File::open(&root)?;
+    let identity = user::resolve(&root_dir, &spec.user)
+        .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    super::rootfs::make_dirs_in(&root_dir, &spec.cwd)?;
+    drop(root_dir);
+    let cgroup = layout.cgroup(&spec.id);
+    let devices = device_filter(hierarchies);
+    let machine = machine(hierarchies, devices.is_some())?;
+    let config = oci::spec(spec, &identity, &root, &cgroup, machine)?;
+    write_json(&bundle.join("config.json"), &config)?;
+    let state = bundle.join("state");
+    private_dir(&state)?;
+
+    let executor = ContainedExecutor { filters: Filters::default_profile()?, window: None };
+    let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
+        .with_executor(executor)
+        .with_root_path(&state)?
+        .with_stdin(File::open("/dev/null")?)
+        .with_stdout(stdout)
+        .with_stderr(stderr)
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .build()?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
+    if let Some(filter) = devices {
+        for dir in hierarchies.directories(&cgroup) {
+            filter.attach(&dir)?;
+        }
+    }
+    // Before the start: however short the container's life, the keeper knows
+    // whose end it sees.
+    report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
+    container.start()?;
+    Ok(())
+}
+
+fn exec(
+    id: &ContainerId,
+    spec: &ExecSpec,
+    layout: &Layout,
+    fds: Vec<OwnedFd>,
+    keeper: BorrowedFd<'_>,
+) -> Result<Option<OwnedFd>, Failure> {
+    spec.validate().map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    let bundle = layout.bundle(id);
+    let config = Spec::load(bundle.join("config.json"))?;
+    // libcontainer leaves sockets and links in the directory of the container
+    // that it enters; so it gets a copy of its state in one that we throw away.
+    let scratch = Scratch::new(bundle.join(format!("exec-{}", std::process::id())))?;
+    let state = scratch.path.join(id.as_str());
+    private_dir(&state)?;
+    for file in ["state.json", "youki_config.json"] {
+        let original = bundle.join("state").join(id.as_str()).join(file);
+        if original.exists() {
+            fs::copy(original, state.join(file))?;
+        }
+    }
+    let process = exec_process(spec, &config, &state)?;
+    let process_file = scratch.path.join("process.json");
+    write_json(&process_file, &process)?;
+
+    let executor = ContainedExecutor { filters: Filters::default_profile()?, window: spec.tty };
+    let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
+        .with_executor(executor)
+        .with_root_path(&scratch.path)?;
+    let console = match spec.tty {
+        None => {
+            let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds)
+                .map_err(|_| Failure::new(FailureKind::Invalid, "three descriptors are needed"))?;
+            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+            None
+        }
+        Some(_) => {
+            let path = scratch.path.join("console.sock");
+            let listener = bind_short(&path)?;
+            builder = builder.with_console_socket(Some(path));
+            Some(listener)
+        }
+    };
+    let pid = builder
+        .as_tenant()
+        .with_detach(true)
+        .with_process(Some(process_file))
+        .build()?;
+    report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
+    match console {
+        None => Ok(None),
+        Some(listener) => Ok(Some(receive_terminal(&listener)?)),
+    }
+}
+
+/// The process to run: the container's own one with other words.
+fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process, Failure> {
+    let own = config
+        .process()
+        .as_ref()
+        .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no process"))?;
+    let env = own.env().iter().flatten().filter_map(|word| word.split_once('='));
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (identity, env): (Identity, Vec<(String, String)>) = if spec.user.is_empty() {
+        let user = own.user();
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        let identity =
+            Identity { uid: user.uid(), gid: user.gid(), groups, home: String::new() };
+        (identity, env.collect())
+    } else {
+        let root = File::open(container_root(state)?)?;
+        let identity = user::resolve(&root, &spec.user)
+            .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+        // Another user has another home.
+        (identity, env.filter(|(name, _)| name != "HOME").collect())
+    };
+    let home = if identity.home.is_empty() { "/" } else { &identity.home };
+    let env = oci::environment(env.into_iter().chain(spec.env.iter().cloned()), home);
+    let cwd = if spec.cwd.is_empty() { own.cwd().to_string_lossy() } else { (&spec.cwd).into() };
+    // What the container's own process may do, another one may as well.
+    let mknod = own.capabilities().as_ref().and_then(|all| all.bounding().as_ref());
+    let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
+    let machine = Machine { mknod, ..machine(&Hierarchies::detect()?, true)? };
+    Ok(oci::process(&spec.args, env, &cwd, &identity, machine, spec.tty.is_some())?)
+}
+
+/// The container's root directory, seen through its first process.
+fn container_root(state: &Path) -> Result<PathBuf, Failure> {
+    let container = libcontainer::container::Container::load(state.to_owned())?;
+    let pid = container
+        .pid()
+        .ok_or_else(|| Failure::new(FailureKind::NotFound, "the container does not run"))?;
+    Ok(format!("/proc/{pid}/root").into())
+}
+
+/// A listening socket at a path that may be longer than a socket address.
+fn bind_short(path: &Path) -> io::Result<UnixListener> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    std::env::set_current_dir(dir)?;
+    let listener = UnixListener::bind(name);
+    std::env::set_current_dir("/")?;
+    listener
+}
+
+/// The master end that the container's process has sent. It has connected
+/// already, or `build` would have failed, so nothing here waits.
+fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
+    listener.set_nonblocking(true)?;
+    let (stream, _) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    let received = seqpacket::receive_stream(stream.as_fd())?;
+    received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
+}
+
+/// Says which controller is missing for a limit, and how to get it.
+fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
+    let limits = &spec.resources;
+    let wanted = [
+        ("cpu", limits.cpu_millis.is_some(), "build the kernel with CONFIG_CFS_BANDWIDTH"),
+        (
+            "memory",
+            limits.memory_bytes.is_some(),
+            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
+        ),
+        ("pids", limits.pids.is_some(), "build the kernel with CONFIG_CGROUP_PIDS"),
+    ];
+    for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
+        if !hierarchies.has_controller(controller) {
+            let message = format!(
+                "a {controller} limit needs the {controller} cgroup controller, which this \
+                 machine does not have; {remedy}, or leave the limit out"
+            );
+            return Err(Failure::new(FailureKind::Invalid, message));
+        }
+    }
+    Ok(())
+}
+
+/// The device rules of cgroup v2. `None` on v1, where libcontainer applies
+/// them, and on a kernel that cannot: then no container may make nodes.
+fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
+    if !hierarchies.is_v2() {
+        return None;
+    }
+    DeviceFilter::load()
+        .inspect_err(|error| complain(&format!("no device filter: {error}")))
+        .ok()
+}
+
+fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
+    let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let cgroup_v2 = hierarchies.is_v2();
+    Ok(Machine { cgroup_v2, mknod: !cgroup_v2 || device_filter, open_files })
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    fs::write(path, serde_json::to_vec(value)?)?;
+    Ok(())
+}
+
+/// Says something in the keeper's own log, which is our standard error.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{} skerry-agent helper: {text}", stamp_now());
+}
+
+/// An error and its causes in one line, each said once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A directory that goes away with this value.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Scratch {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        super::rootfs::remove_all(&path)?;
+        private_dir(&path)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Below the container's directory: what is left goes with that.
+        let _ = super::rootfs::remove_all(&self.path);
+    }
+}

@@ -1,0 +1,50 @@
+//! Running containers: everything between "run this" and the kernel.
+//!
+//! Three processes of one binary share the work:
+//!
+//! - the agent holds a [`Runtime`], an async handle that asks and listens;
+//! - the [`keeper`] (one per device, tiny, outlives the agent) is the
+//!   containers' parent: it writes logs, reaps, and records ends;
+//! - a [`helper`] (one per operation, short-lived, single-threaded) is where
+//!   libcontainer runs.
+//!
+//! What holds: a container's life depends on the keeper only. Its end is on
+//! the disk before anyone is told. Nothing of a container is left after
+//! [`Runtime::remove`], whoever crashed before; and nothing is ever mounted in
+//! the host's own mount namespace.
+//!
+//! Needs Linux 5.12 (mount_setattr, which libcontainer uses too), overlayfs,
+//! seccomp, and cgroups v1 or v2 at `/sys/fs/cgroup`.
+
+mod cgroup;
+mod devices;
+mod executor;
+mod exe;
+mod exits;
+mod handle;
+pub mod helper;
+pub mod keeper;
+mod link;
+mod logs;
+mod oci;
+mod paths;
+mod proto;
+mod rootfs;
+mod seccomp;
+mod seqpacket;
+mod session;
+mod spec;
+mod teardown;
+mod usage;
+mod user;
+
+pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Started};
+pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
+pub use nix::sys::signal::Signal;
+pub use proto::FailureKind;
+pub use session::{ExecInput, ExecOutput, ExecSession};
+pub use spec::{
+    ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, ExitStatus, LogPolicy, MAX_LAYERS,
+    MAX_NAME, Mount, Network, Resources, SpecError, Status, Timestamp,
+};
+pub use usage::Usage;

@@ -1,0 +1,12 @@
+//! The container runtime with the real binary, the real kernel and a real
+//! image made from busybox. Needs root and busybox-static.
+
+mod crash;
+mod escape;
+mod exec;
+mod figures;
+mod inside;
+mod life;
+mod limits;
+mod logs;
+mod support;
