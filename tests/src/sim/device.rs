@@ -478,6 +478,7 @@ impl World {
     }
 
     fn join_step(&mut self, device: usize, step: Option<JoinStep>) -> Lawful {
+        self.tell(|| format!("{device} {step:?}"));
         let host = &mut self.devices[device];
         let AgentRun::Joining(join) = &host.agent else {
             return Ok(());
@@ -554,6 +555,7 @@ impl World {
         let now = self.device_now(device);
         self.tell(|| match &event {
             Event::Message { topic, .. } => format!("{device} hears {topic}"),
+            Event::LinkDown { .. } => format!("{device} has no line"),
             other => format!("{device} {other:?}"),
         });
         let AgentRun::Running(core) = &mut self.devices[device].agent else {
