@@ -153,8 +153,7 @@ pub enum Event {
         device: DeviceId,
         /// On which of its streams.
         stream: StreamId,
-        /// The bytes: fewer than asked only at the end of the blob. Or why
-        /// not, in words.
+        /// As many bytes as asked, or why not, in words.
         result: Result<Vec<u8>, String>,
     },
 }
@@ -289,7 +288,7 @@ pub enum Effect {
         digest: Digest,
         /// From this byte on.
         offset: u64,
-        /// At most so many bytes.
+        /// So many bytes: they are there.
         max_bytes: usize,
     },
     /// Pull what a placed app lacks for a platform, then say

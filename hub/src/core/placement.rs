@@ -106,17 +106,22 @@ impl Fleet {
             .map(|(_, p)| p)
     }
 
-    /// Whether the device may fetch this blob: only those of its own images.
-    pub(super) fn may_fetch(&self, device: &Device, blob: Digest) -> bool {
+    /// The bytes of this blob, when the device may fetch it: only those of its
+    /// own images.
+    pub(super) fn blob_size(&self, device: &Device, blob: Digest) -> Option<u64> {
         if device.record.standing != Standing::Approved {
-            return false;
+            return None;
         }
         self.apps
             .values()
             .filter(|record| record.app.placement.matches(&device.record.labels))
             .flat_map(|record| &record.revision.pod.containers)
             .filter_map(|c| self.platform_image(c.image.digest, &device.record.platform))
-            .any(|p| p.manifest == blob || p.blobs.iter().any(|(digest, _)| *digest == blob))
+            .find_map(|p| {
+                let manifest = [(p.manifest, p.manifest_size)];
+                let mut blobs = manifest.iter().chain(&p.blobs);
+                blobs.find(|(digest, _)| *digest == blob).map(|(_, size)| *size)
+            })
     }
 
     /// Computes the device's desired state anew. A new generation and a

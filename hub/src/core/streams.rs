@@ -61,6 +61,7 @@ struct OperatorStream {
 struct BlobStream {
     digest: Digest,
     offset: u64,
+    size: u64,
     credit: u64,
     expected: u32,
     number: u32,
@@ -346,29 +347,32 @@ impl Fleet {
     ) {
         let device = &key.0;
         let open = self.streams.blobs.keys().filter(|(d, _)| d == device);
-        let problem = if open.count() >= MAX_BLOBS_PER_DEVICE {
-            Some("too many blobs at once: fetch them one after the other".to_string())
+        let found = self.devices.get(device);
+        let size = found.and_then(|d| self.blob_size(d, digest));
+        let allowed = if open.count() >= MAX_BLOBS_PER_DEVICE {
+            Err("too many blobs at once: fetch them one after the other".to_string())
         } else if self.streams.blobs.contains_key(&key) {
-            Some("this stream is open already".to_string())
+            Err("this stream is open already".to_string())
         } else {
-            let found = self.devices.get(device);
-            let allowed = found.is_some_and(|d| self.may_fetch(d, digest));
-            (!allowed).then(|| format!("{digest} is not of an image of this device"))
+            size.ok_or_else(|| format!("{digest} is not of an image of this device"))
         };
-        if let Some(problem) = problem {
-            self.send_frame(
-                turn,
-                &key.0.clone(),
-                key.1,
-                0,
-                FrameBody::End(End::Failed(problem.clone())),
-            );
-            let message = format!("asked for a blob and was refused: {problem}");
-            return self.warn(turn, Some(&key.0), None, "BlobRefused", message);
+        let size = match allowed {
+            Ok(size) => size,
+            Err(problem) => {
+                let end = FrameBody::End(End::Failed(problem.clone()));
+                self.send_frame(turn, &key.0, key.1, 0, end);
+                let message = format!("asked for a blob and was refused: {problem}");
+                return self.warn(turn, Some(&key.0), None, "BlobRefused", message);
+            }
+        };
+        if offset >= size {
+            self.send_frame(turn, &key.0, key.1, 0, FrameBody::End(End::Done));
+            return;
         }
         let stream = BlobStream {
             digest,
             offset,
+            size,
             credit: u64::from(credit),
             expected: 1,
             number: 0,
@@ -398,7 +402,8 @@ impl Fleet {
                 continue;
             };
             stream.queued = false;
-            let max_bytes = stream.credit.min(Frame::MAX_DATA_BYTES as u64) as usize;
+            let left = stream.size - stream.offset;
+            let max_bytes = left.min(stream.credit).min(Frame::MAX_DATA_BYTES as u64) as usize;
             stream.reading = Some(max_bytes);
             self.streams.reads += 1;
             turn.effects.push(Effect::ReadBlob {
@@ -430,17 +435,21 @@ impl Fleet {
         };
         match result {
             Ok(bytes) => {
-                let last = bytes.len() < asked;
+                if bytes.len() != asked {
+                    let why = "a blob is shorter on the hub's disk than it was".to_string();
+                    self.warn(turn, Some(&key.0), None, "BlobUnreadable", why.clone());
+                    self.end_blob(turn, &key, Some(End::Failed(why)));
+                    return self.queue_blob(turn, key);
+                }
                 open.offset += bytes.len() as u64;
+                let last = open.offset >= open.size;
                 open.credit = open.credit.saturating_sub(bytes.len() as u64);
                 open.touched = turn.now;
-                if !bytes.is_empty() {
-                    let number = open.number;
-                    open.number = open.number.wrapping_add(1);
-                    let channel = Channel::Output;
-                    let body = FrameBody::Data { channel, bytes };
-                    self.send_frame(turn, &key.0, key.1, number, body);
-                }
+                let number = open.number;
+                open.number = open.number.wrapping_add(1);
+                let channel = Channel::Output;
+                let body = FrameBody::Data { channel, bytes };
+                self.send_frame(turn, &key.0, key.1, number, body);
                 if last {
                     self.end_blob(turn, &key, Some(End::Done));
                 }
