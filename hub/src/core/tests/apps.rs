@@ -286,6 +286,25 @@ fn a_restore_raises_every_number() {
 }
 
 #[test]
+fn a_backup_restored_twice_gives_other_numbers() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let kiosk = world.device("kiosk", "amd64");
+    world.apply(vec![app("web", "", "demo:1")]).0.unwrap();
+    let backup = world.stored.clone();
+    let mut numbers = Vec::new();
+    for second in [1_790_000_000, 1_790_000_100] {
+        world.stored = backup.clone();
+        for change in world.stored.mark_restored(Timestamp(second * 1_000)) {
+            world.store(&[change]);
+        }
+        world.restart();
+        numbers.push((world.generation(&kiosk), world.stored.hub.starts));
+    }
+    assert!(numbers[0].0 < numbers[1].0 && numbers[0].1 < numbers[1].1);
+}
+
+#[test]
 fn many_states_leave_in_portions() {
     let mut world = World::new();
     world.add_image("demo:1", &["amd64"]);
