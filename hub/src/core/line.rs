@@ -282,6 +282,10 @@ impl Fleet {
             self.place(turn, name, true);
         }
         self.has_generation(turn, name, report.generation, false);
+        // It is there, and its presence was lost: ask for another.
+        if self.devices.get(name).is_some_and(|d| !d.is_online()) {
+            self.unasked.insert(name.clone());
+        }
         let body = CommandBody::Acknowledge {
             report: seq,
             events: seen,

@@ -23,7 +23,7 @@ use skerry_wire::{
     Assignment, Desired, DeviceId, Digest, Generation, Seq, SessionId, StreamId, Timestamp, decode,
     encode,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 /// Messages that an agent's line holds while it is down.
 const OUTBOX: usize = 64;
@@ -918,12 +918,5 @@ impl World {
         let list = KeeperNews::List(run);
         self.later(delay_ms, Happening::Keeper(device, serial, list));
         Ok(())
-    }
-
-    /// Names of containers that run or may run, for those who look.
-    pub(super) fn alive(&self, device: usize) -> BTreeMap<&ContainerId, &super::keeper::Container> {
-        let all = self.devices[device].keeper.containers.iter();
-        all.filter(|(_, one)| !matches!(one.state, State::Exited(_)))
-            .collect()
     }
 }

@@ -408,7 +408,9 @@ impl World {
         self.hub_crash();
         self.count("restore", String::new);
         if !self.has_mutant(Mutant::RestoreUnmarked) {
-            super::hub::mark_restored(&mut store.hub, self.hub_now());
+            for change in store.records().mark_restored(self.hub_now()) {
+                store.apply(change);
+            }
         }
         self.hub.store = store;
         self.hub.unsynced = None;
@@ -632,9 +634,4 @@ impl World {
             false => broken("what is acknowledged is durable", format!("{ask:?}")),
         }
     }
-}
-
-/// What `skerry restore` does to the hub's own record.
-fn mark_restored(hub: &mut HubRecord, _now: Timestamp) {
-    hub.restored = true;
 }

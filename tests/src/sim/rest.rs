@@ -124,10 +124,10 @@ impl World {
         if runs.is_some() {
             return runs;
         }
-        for (id, one) in self.alive(who) {
+        for (id, one) in &host.keeper.containers {
             let wanted = |a: &Assignment| a.app == one.app && a.revision == one.revision;
             if !assignments.iter().any(wanted) {
-                return Some(format!("{id} still runs on {who}"));
+                return Some(format!("{id} is still on {who}"));
             }
         }
         self.unrest_of_report(host, device)
