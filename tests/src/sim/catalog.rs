@@ -77,7 +77,7 @@ impl Catalog {
         let mut images = Vec::new();
         for number in 0..IMAGES {
             let bytes = if number == 0 {
-                chance.between(60_000, 120_000)
+                chance.between(50_000, 100_000)
             } else {
                 chance.between(1, 400)
             };
@@ -142,7 +142,7 @@ impl Catalog {
 
     fn container(&self, chance: &mut Chance, number: u64) -> ContainerSpec<PinnedImage> {
         // The large image is rare: its bytes are what a run costs most.
-        let image = if chance.one_in(8) {
+        let image = if chance.one_in(20) {
             &self.images[0]
         } else {
             chance.pick(&self.images[1..])

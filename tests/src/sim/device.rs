@@ -82,6 +82,8 @@ pub struct DeviceHost {
     join_starts: u32,
     /// With which it joins.
     pub token: Option<TokenSecret>,
+    /// It was told that it may not join.
+    pub is_refused: bool,
     /// The agent's process.
     pub agent: AgentRun,
     /// Counts the agent's starts and ends.
@@ -135,6 +137,7 @@ impl DeviceHost {
             before: None,
             join_starts: 0,
             token: None,
+            is_refused: false,
             agent: AgentRun::Off,
             run: 0,
             connection: 0,
@@ -517,7 +520,9 @@ impl World {
             }
             Some(JoinStep::Refused { reason }) => {
                 self.count("join refused", || reason);
-                self.devices[device].agent = AgentRun::Off;
+                let host = &mut self.devices[device];
+                host.agent = AgentRun::Off;
+                host.is_refused = true;
                 return Ok(());
             }
         }
@@ -611,9 +616,12 @@ impl World {
             let commits = |effect: &Effect| matches!(effect, Effect::Commit(_));
             effects.sort_by_key(commits);
         }
+        let run = self.devices[device].run;
         for effect in effects {
             if let Some(end) = self.device_falls(device) {
                 self.agent_end(device, end);
+            }
+            if self.devices[device].run != run {
                 return Ok(());
             }
             self.device_act(device, effect)?;
@@ -752,8 +760,10 @@ impl World {
 
     fn device_commit(&mut self, device: usize, changes: Vec<Change>) -> Lawful {
         // In the middle of a commit the disk has all of it or nothing.
-        let cut = matches!(self.devices[device].doom, Some((0, _))) && self.chance.one_in(2);
-        if cut {
+        if let Some((0, end)) = self.devices[device].doom
+            && self.chance.one_in(2)
+        {
+            self.agent_end(device, end);
             return Ok(());
         }
         self.tell(|| format!("{device} commits {}", changes.len()));

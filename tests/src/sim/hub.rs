@@ -132,7 +132,7 @@ pub struct HubHost {
     /// The digest of each desired state that left, by reader and number.
     made: BTreeMap<([u8; 32], Generation), Digest>,
     /// Messages that came and are not committed yet.
-    hearing: Vec<u64>,
+    hearing: Vec<(u64, Party)>,
     /// Messages that were committed: by which run, since which restore.
     heard: BTreeMap<u64, (u64, u64)>,
     /// What logs gave so far.
@@ -173,7 +173,7 @@ impl HubHost {
     /// Notes that a message came to this run.
     pub fn heard(&mut self, message: &Message) {
         if self.fleet.is_some() {
-            self.hearing.push(message.id);
+            self.hearing.push((message.id, message.from));
         }
     }
 
@@ -314,8 +314,10 @@ impl World {
         }
         self.hub_commit(changes.clone())?;
         let when = (self.hub.run, self.hub.restores);
-        for id in std::mem::take(&mut self.hub.hearing) {
-            self.hub.heard.insert(id, when);
+        for (id, from) in std::mem::take(&mut self.hub.hearing) {
+            if self.is_approved(from) {
+                self.hub.heard.insert(id, when);
+            }
         }
         self.intent = intent;
         self.check_hub()?;
@@ -327,6 +329,16 @@ impl World {
             self.hub_act(effect)?;
         }
         Ok((changes, effects))
+    }
+
+    /// From whom the hub takes messages at all.
+    fn is_approved(&self, from: Party) -> bool {
+        let Party::Device(number) = from else {
+            return false;
+        };
+        let key = self.devices[number].key.public();
+        let mut devices = self.hub.store.devices.values();
+        devices.any(|d| d.key == key && d.standing == Standing::Approved)
     }
 
     fn hub_falls(&mut self) -> bool {

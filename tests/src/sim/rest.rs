@@ -76,6 +76,9 @@ impl World {
 
     fn unrest_of(&self, fleet: &Fleet, host: &DeviceHost) -> Option<String> {
         let who = host.number;
+        if host.is_refused {
+            return None;
+        }
         let mut devices = fleet.devices();
         let Some(device) = devices.find(|d| d.record.key == host.key.public()) else {
             // A hub that went back to a backup may not know it; it knows no
@@ -192,7 +195,9 @@ impl World {
 }
 
 fn ends_by_itself(host: &DeviceHost) -> bool {
-    let containers = host.assignments().iter().flat_map(|a| &a.pod.containers);
+    let previous = host.records.previous.values();
+    let all = host.assignments().iter().chain(previous);
+    let containers = all.flat_map(|a| &a.pod.containers);
     let mut programs = containers.map(|c| Program::of(&c.args));
     programs.any(|program| matches!(program, Program::Ends { .. }))
 }
