@@ -48,7 +48,7 @@ pub enum AgentError {
     Line(#[from] LineError),
     /// The image store.
     #[error("the image store cannot be used")]
-    Images(#[from] crate::image::StoreError),
+    Images(#[source] Box<crate::image::StoreError>),
     /// The control socket.
     #[error("the control socket in {} cannot be made", dir.display())]
     Control {
@@ -200,7 +200,12 @@ impl Agent {
                 let message = format!(
                     "the agent's store was damaged and moved aside ({broken}); it gets everything from the hub again"
                 );
-                engine.tell(Event::Trouble { reason: "StoreDamaged", message }).await;
+                engine
+                    .tell(Event::Trouble {
+                        reason: "StoreDamaged",
+                        message,
+                    })
+                    .await;
             }
             let conditions = doctor::conditions(&self.config);
             engine.tell(Event::Conditions(conditions)).await;
@@ -214,7 +219,9 @@ impl Agent {
                     let result = empty(machine.as_ref()).await;
                     let store = self.erase(given_back)?;
                     match result {
-                        Ok(()) => ask.finish(Answer::Done("this device is empty and has left its fleet".into())),
+                        Ok(()) => ask.finish(Answer::Done(
+                            "this device is empty and has left its fleet".into(),
+                        )),
                         Err(reason) => ask.finish(Answer::Failed(reason)),
                     }
                     store
@@ -224,7 +231,7 @@ impl Agent {
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {
-        Ok(real_machine(&self.config, &self.exe, device.as_str())?)
+        real_machine(&self.config, &self.exe, device.as_str())
     }
 
     /// Leaves nothing but an empty store.
@@ -310,7 +317,9 @@ impl Agent {
         let key = record.key_pair().ok_or(AgentError::Identity)?;
         let facts = facts::read();
         let wanted = match asked.as_ref().map(|ask| &ask.request) {
-            Some(Request::Join { name: Some(name), .. }) => DeviceId::new(name.clone()).ok(),
+            Some(Request::Join {
+                name: Some(name), ..
+            }) => DeviceId::new(name.clone()).ok(),
             _ => None,
         };
         let name = wanted
@@ -326,15 +335,27 @@ impl Agent {
             request,
             starts,
         );
-        let mut line =
-            Line::of_joiner(&self.executor, &record, &token, &attempt, join.reply_topic())?;
+        let mut line = Line::of_joiner(
+            &self.executor,
+            &record,
+            &token,
+            &attempt,
+            join.reply_topic(),
+        )?;
         let tell = |asked: &Option<Ask>, text: String| {
             tracing::info!("{text}");
             if let Some(ask) = asked {
                 let _ = ask.answers.try_send(Answer::Note(text));
             }
         };
-        tell(asked, format!("joining fleet {} at {}", record.fleet, crate::engine::shown_broker(&record.broker)));
+        tell(
+            asked,
+            format!(
+                "joining fleet {} at {}",
+                record.fleet,
+                crate::engine::shown_broker(&record.broker)
+            ),
+        );
         notify::ready();
         let mut state = "asking the hub".to_string();
         enum Turn {
@@ -476,11 +497,7 @@ fn unjoined(ask: Ask, state: &str) {
     ask.finish(answer);
 }
 
-fn real_machine(
-    config: &Config,
-    exe: &Path,
-    device: &str,
-) -> Result<RealMachine, crate::image::StoreError> {
+fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
     let runtime = RuntimeConfig {
         run_dir: config.run_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -494,7 +511,7 @@ fn real_machine(
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };
-    RealMachine::new(runtime, places)
+    RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Stops and removes every container, and ends the runtime. Does all it can,
@@ -531,12 +548,17 @@ async fn empty(machine: &impl Machine) -> Result<(), String> {
     if let Err(reason) = machine.shut_down().await {
         errors.push(reason);
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.join("; "))
+    }
 }
 
 /// Removes what is ours in both directories; what cannot be removed is logged.
 fn remove_files(config: &Config) {
-    let data = ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
+    let data =
+        ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
     let run = ["containers", "logs", "scratch"].map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
@@ -560,9 +582,18 @@ pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
 
 /// `join` without a running agent: joins, and leaves the rest to the next
 /// `run`.
-pub fn join_alone(config: Config, clock: Clock, exe: PathBuf, token: String) -> Result<String, AgentError> {
+pub fn join_alone(
+    config: Config,
+    clock: Clock,
+    exe: PathBuf,
+    token: String,
+) -> Result<String, AgentError> {
     let store = open_store(&config, &exe)?;
-    if let Some(IdentityRecord { standing: Standing::Joined { device, .. }, fleet, .. }) = store.store.identity()?
+    if let Some(IdentityRecord {
+        standing: Standing::Joined { device, .. },
+        fleet,
+        ..
+    }) = store.store.identity()?
         && !store.store.records()?.revoked
     {
         return Err(AgentError::Refused(already(&device, &fleet)));
@@ -570,7 +601,10 @@ pub fn join_alone(config: Config, clock: Clock, exe: PathBuf, token: String) -> 
     let executor = Rc::new(LocalExecutor::new());
     let (_asks_in, asks) = unbounded();
     let agent = Agent {
-        config: Config { join_token: Some(token), ..config },
+        config: Config {
+            join_token: Some(token),
+            ..config
+        },
         clock,
         executor: executor.clone(),
         exe,
@@ -580,11 +614,19 @@ pub fn join_alone(config: Config, clock: Clock, exe: PathBuf, token: String) -> 
     smol::block_on(executor.run(async {
         let starts = store.store.count_start()?;
         // A wrong token must not wait for another one.
-        let token: JoinToken = agent.config.join_token.clone().unwrap_or_default().parse()?;
+        let token: JoinToken = agent
+            .config
+            .join_token
+            .clone()
+            .unwrap_or_default()
+            .parse()?;
         drop(token);
         let record = agent.new_identity(&store, &mut None).await?;
         let (answers, heard) = smol::channel::bounded(64);
-        let request = Request::Join { token: String::new(), name: None };
+        let request = Request::Join {
+            token: String::new(),
+            name: None,
+        };
         let mut asked = Some(Ask { request, answers });
         let joining = async {
             let mut last = Ok(String::new());

@@ -19,7 +19,8 @@ pub struct Clock {
 
 /// Milliseconds since the machine started, sleep included.
 fn boot_ms() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+    let time =
+        clock_gettime(ClockId::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
     let (secs, nanos) = (time.tv_sec().max(0) as u64, time.tv_nsec().max(0) as u64);
     secs.saturating_mul(1_000).saturating_add(nanos / 1_000_000)
 }
@@ -43,7 +44,9 @@ impl Clock {
         let wall = match self.fake {
             Some(offset) => boot_ms.wrapping_add(offset),
             None => {
-                let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let since = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
             }
         };

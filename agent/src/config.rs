@@ -187,7 +187,10 @@ impl TryFrom<File> for Config {
         }
         let level = file.log_level.unwrap_or_else(|| "info".into());
         let log_level = level.parse().map_err(|_| {
-            value("logLevel", format!("'{level}' must be error, warn, info, debug or trace"))
+            value(
+                "logLevel",
+                format!("'{level}' must be error, warn, info, debug or trace"),
+            )
         })?;
         let path = |given: Option<PathBuf>, usual: &str| given.unwrap_or_else(|| usual.into());
         Ok(Config {
@@ -217,7 +220,11 @@ mod tests {
         // And with its comments taken away, every field is known.
         let bare: String = text
             .lines()
-            .map(|l| l.strip_prefix("#").filter(|l| !l.starts_with(' ')).unwrap_or(""))
+            .map(|l| {
+                l.strip_prefix("#")
+                    .filter(|l| !l.starts_with(' '))
+                    .unwrap_or("")
+            })
             .map(|l| format!("{l}\n"))
             .collect();
         let file = parse(Path::new("agent.yaml"), &bare).unwrap();

@@ -108,7 +108,11 @@ pub fn listen(run_dir: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves for ever.
-pub async fn serve(executor: &smol::LocalExecutor<'static>, listener: UnixListener, asks: Sender<Ask>) {
+pub async fn serve(
+    executor: &smol::LocalExecutor<'static>,
+    listener: UnixListener,
+    asks: Sender<Ask>,
+) {
     let (permit_in, permits) = bounded(MAX_CLIENTS);
     for _ in 0..MAX_CLIENTS {
         let _ = permit_in.try_send(());

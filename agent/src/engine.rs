@@ -5,9 +5,7 @@ use crate::clock::Clock;
 use crate::control::{Answer, Ask, Request};
 use crate::core::{Change, Core, Effect, Event, Identity, Start};
 use crate::line::{Line, LineError};
-use crate::machine::{
-    Machine, MachineEvent, StreamHandle, StreamInput, StreamOutput, stream,
-};
+use crate::machine::{Machine, MachineEvent, StreamHandle, StreamInput, StreamOutput, stream};
 use crate::notify;
 use crate::runtime::{ContainerId, Status};
 use crate::store::{IdentityRecord, StoreDir, StoreError};
@@ -169,7 +167,9 @@ impl<M: Machine> Engine<M> {
                 self.setup.keep_alive,
             )?);
         } else {
-            tracing::warn!("the hub shut this device out: apps keep running, the hub is not called");
+            tracing::warn!(
+                "the hub shut this device out: apps keep running, the hub is not called"
+            );
         }
         let mut beat = notify::interval().map(Timer::interval);
         loop {
@@ -426,15 +426,17 @@ impl<M: Machine> Engine<M> {
             }
             Effect::Stop { id } => {
                 tracing::info!("stopping {id}");
-                self.try_to(format!("stopping {id}"), async move {
-                    machine.stop(&id).await
-                });
+                self.try_to(
+                    format!("stopping {id}"),
+                    async move { machine.stop(&id).await },
+                );
             }
             Effect::Kill { id } => {
                 tracing::info!("killing {id}");
-                self.try_to(format!("killing {id}"), async move {
-                    machine.kill(&id).await
-                });
+                self.try_to(
+                    format!("killing {id}"),
+                    async move { machine.kill(&id).await },
+                );
             }
             Effect::Remove { id } => self.act(async move {
                 let result = machine.remove(&id).await;
@@ -621,7 +623,9 @@ impl<M: Machine> Engine<M> {
                     Ok((log_name, persist, request))
                 });
                 match found {
-                    Ok((log_name, persist, request)) => self.show_log(ask, log_name, persist, request),
+                    Ok((log_name, persist, request)) => {
+                        self.show_log(ask, log_name, persist, request)
+                    }
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
@@ -672,33 +676,42 @@ impl<M: Machine> Engine<M> {
     fn status(&self) -> serde_json::Value {
         let report = self.core.report(self.setup.clock.now());
         let identity = &self.setup.identity;
-        let apps: Vec<_> = report.apps.iter().map(|app| {
-            let containers: Vec<_> = app.containers.iter().map(|c| {
-                let instance = crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
-                let entry = self.core.ledger().get(&instance);
-                let id = entry.map(|e| instance.incarnation(e.incarnation));
-                let containers = self.core.observed().containers.as_ref();
-                let status = id.as_ref().and_then(|id| containers?.get(id));
-                let pid = match status {
-                    Some(Status::Running { pid, .. }) => Some(*pid),
-                    _ => None,
-                };
+        let apps: Vec<_> = report
+            .apps
+            .iter()
+            .map(|app| {
+                let containers: Vec<_> = app
+                    .containers
+                    .iter()
+                    .map(|c| {
+                        let instance =
+                            crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
+                        let entry = self.core.ledger().get(&instance);
+                        let id = entry.map(|e| instance.incarnation(e.incarnation));
+                        let containers = self.core.observed().containers.as_ref();
+                        let status = id.as_ref().and_then(|id| containers?.get(id));
+                        let pid = match status {
+                            Some(Status::Running { pid, .. }) => Some(*pid),
+                            _ => None,
+                        };
+                        json!({
+                            "name": c.name.as_str(),
+                            "id": id.map(|id| id.to_string()),
+                            "pid": pid,
+                            "state": state_json(&c.state),
+                            "restarts": c.restarts,
+                            "lastExit": c.last_exit.map(|e| exit_text(&e)),
+                        })
+                    })
+                    .collect();
                 json!({
-                    "name": c.name.as_str(),
-                    "id": id.map(|id| id.to_string()),
-                    "pid": pid,
-                    "state": state_json(&c.state),
-                    "restarts": c.restarts,
-                    "lastExit": c.last_exit.map(|e| exit_text(&e)),
+                    "namespace": app.app.namespace.as_str(),
+                    "name": app.app.name.as_str(),
+                    "revision": app.revision.short(),
+                    "containers": containers,
                 })
-            }).collect();
-            json!({
-                "namespace": app.app.namespace.as_str(),
-                "name": app.app.name.as_str(),
-                "revision": app.revision.short(),
-                "containers": containers,
             })
-        }).collect();
+            .collect();
         let standing = match (self.core.is_revoked(), self.core.offline_reason()) {
             (true, _) => json!({"kind": "revoked"}),
             (false, None) => json!({"kind": "online"}),

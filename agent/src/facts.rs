@@ -23,7 +23,11 @@ pub fn boot_id() -> String {
 fn os() -> String {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
-    name.unwrap_or_default().trim_matches('"').chars().take(MAX_CHARS).collect()
+    name.unwrap_or_default()
+        .trim_matches('"')
+        .chars()
+        .take(MAX_CHARS)
+        .collect()
 }
 
 fn memory_bytes() -> u64 {
@@ -47,7 +51,11 @@ fn arch() -> (&'static str, &'static str) {
 
 /// 2 when the unified hierarchy is the only one.
 pub fn cgroup_version() -> u8 {
-    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 }
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        2
+    } else {
+        1
+    }
 }
 
 /// Reads them all. What cannot be read is empty or 0.

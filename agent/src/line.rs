@@ -129,7 +129,11 @@ impl Line {
         reply_topic: String,
     ) -> Result<Self, LineError> {
         let mut config = config(record, format!("join-{attempt}"))?;
-        log_in(&mut config, joining_username(&token.id), joining_password(token));
+        log_in(
+            &mut config,
+            joining_username(&token.id),
+            joining_password(token),
+        );
         config.keep_alive = JOIN_KEEP_ALIVE;
         config.session_expiry = Duration::ZERO;
         config.clean_start = true;

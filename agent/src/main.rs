@@ -156,11 +156,16 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
     let (verb, options) = parse(verb)?;
     let environment = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let mut overrides = options.overrides.clone();
-    overrides.join_token = overrides.join_token.or_else(|| environment("SKERRY_JOIN_TOKEN"));
+    overrides.join_token = overrides
+        .join_token
+        .or_else(|| environment("SKERRY_JOIN_TOKEN"));
     overrides.log_level = overrides.log_level.or_else(|| environment("SKERRY_LOG"));
     let fake_clock = match (options.fake_clock, environment(FAKE_CLOCK)) {
         (Some(ms), _) => Some(ms),
-        (None, Some(text)) => Some(text.parse().with_context(|| format!("{FAKE_CLOCK}={text}"))?),
+        (None, Some(text)) => Some(
+            text.parse()
+                .with_context(|| format!("{FAKE_CLOCK}={text}"))?,
+        ),
         (None, None) => None,
     };
     let clock = fake_clock.map_or_else(Clock::machine, Clock::fake);
@@ -300,9 +305,13 @@ fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
     let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
     let asked = control::ask(&config.run_dir, &request, |answer| match answer {
         Answer::Log { stderr: true, text } => stderr.write_all(text.as_bytes()).is_ok(),
-        Answer::Log { stderr: false, text } => {
-            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
-        }
+        Answer::Log {
+            stderr: false,
+            text,
+        } => stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .is_ok(),
         Answer::Failed(text) => {
             let _ = writeln!(stderr, "skerry-agent: {text}");
             code = ExitCode::FAILURE;
@@ -338,7 +347,11 @@ fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         print(&doctor::text(&findings))?;
     }
     let bad = findings.iter().any(|f| f.verdict == doctor::Verdict::Bad);
-    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if bad {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn reset(config: &Config, exe: &Path, yes: bool) -> anyhow::Result<ExitCode> {
@@ -346,7 +359,9 @@ fn reset(config: &Config, exe: &Path, yes: bool) -> anyhow::Result<ExitCode> {
         if !std::io::stdin().is_terminal() {
             bail!("reset stops all apps and removes their volumes; say so with --yes");
         }
-        eprint!("This stops all apps and removes their images, logs and volumes. Type 'reset' to go on: ");
+        eprint!(
+            "This stops all apps and removes their images, logs and volumes. Type 'reset' to go on: "
+        );
         let mut line = String::new();
         std::io::stdin().read_line(&mut line)?;
         if line.trim() != "reset" {

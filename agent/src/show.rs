@@ -52,7 +52,15 @@ fn state(state: &Value) -> String {
 
 /// One line for each container.
 pub fn containers(status: &Value) -> String {
-    let header = ["APP", "CONTAINER", "REVISION", "PID", "RESTARTS", "LAST EXIT", "STATE"];
+    let header = [
+        "APP",
+        "CONTAINER",
+        "REVISION",
+        "PID",
+        "RESTARTS",
+        "LAST EXIT",
+        "STATE",
+    ];
     let mut rows = vec![header.map(String::from).to_vec()];
     for app in status["apps"].as_array().into_iter().flatten() {
         let name = match (word(&app["namespace"]), word(&app["name"])) {
@@ -76,7 +84,10 @@ pub fn containers(status: &Value) -> String {
 
 /// How the device stands.
 pub fn status(status: &Value) -> String {
-    let hub = match (status["hub"]["kind"].as_str(), status["hub"]["reason"].as_str()) {
+    let hub = match (
+        status["hub"]["kind"].as_str(),
+        status["hub"]["reason"].as_str(),
+    ) {
         (Some(kind), Some(reason)) => format!("{kind}: {reason}"),
         (Some(kind), None) => kind.to_string(),
         (None, _) => "-".into(),
@@ -85,16 +96,28 @@ pub fn status(status: &Value) -> String {
         vec!["Device:".into(), word(&status["device"])],
         vec!["Hub:".into(), hub],
     ];
-    for (title, key) in [("Fleet:", "fleet"), ("Broker:", "broker"), ("Generation:", "generation"), ("Version:", "version")] {
+    for (title, key) in [
+        ("Fleet:", "fleet"),
+        ("Broker:", "broker"),
+        ("Generation:", "generation"),
+        ("Version:", "version"),
+    ] {
         if !status[key].is_null() {
             rows.push(vec![title.into(), word(&status[key])]);
         }
     }
     let mut out = table(&rows);
     for condition in status["conditions"].as_array().into_iter().flatten() {
-        out.push_str(&format!("{}: {}\n", word(&condition["kind"]), word(&condition["message"])));
+        out.push_str(&format!(
+            "{}: {}\n",
+            word(&condition["kind"]),
+            word(&condition["message"])
+        ));
     }
-    if status["apps"].as_array().is_some_and(|apps| !apps.is_empty()) {
+    if status["apps"]
+        .as_array()
+        .is_some_and(|apps| !apps.is_empty())
+    {
         out.push('\n');
         out.push_str(&containers(status));
     }

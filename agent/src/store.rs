@@ -11,8 +11,8 @@
 //! Values are a version byte and postcard. A released record type is frozen:
 //! growth is a new version.
 
-use crate::core::{Change, DesiredRecord, Records};
 use crate::core::ledger::Entry;
+use crate::core::{Change, DesiredRecord, Records};
 use redb::{
     Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
     WriteTransaction,
@@ -287,7 +287,9 @@ impl Store {
             return Ok(None);
         };
         let found = meta.get(IDENTITY).map_err(database("reading"))?;
-        found.map(|bytes| read("identity", bytes.value())).transpose()
+        found
+            .map(|bytes| read("identity", bytes.value()))
+            .transpose()
     }
 
     fn write(
@@ -295,7 +297,10 @@ impl Store {
         careful: bool,
         work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.database()?.begin_write().map_err(database("writing"))?;
+        let mut transaction = self
+            .database()?
+            .begin_write()
+            .map_err(database("writing"))?;
         // Two syncs instead of one: no forged page can pass for a commit.
         transaction.set_two_phase_commit(careful);
         work(&transaction)?;
@@ -374,15 +379,25 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
         Change::Starts(starts) => put(transaction, STARTS, &value(starts)),
         Change::Boot(boot_id) => put(transaction, BOOT, &value(boot_id)),
         Change::Desired(desired, seen) => {
-            put(transaction, DESIRED, &value(&(desired.generation, &desired.bytes)))?;
+            put(
+                transaction,
+                DESIRED,
+                &value(&(desired.generation, &desired.bytes)),
+            )?;
             put(transaction, SEEN, &value::<Seq>(seen))
         }
-        Change::Previous(app, assignment) => {
-            row(transaction, PREVIOUS, &app.to_string(), assignment.as_ref().map(value))
-        }
-        Change::Ledger(name, entry) => {
-            row(transaction, LEDGER, &name.to_string(), entry.as_ref().map(value))
-        }
+        Change::Previous(app, assignment) => row(
+            transaction,
+            PREVIOUS,
+            &app.to_string(),
+            assignment.as_ref().map(value),
+        ),
+        Change::Ledger(name, entry) => row(
+            transaction,
+            LEDGER,
+            &name.to_string(),
+            entry.as_ref().map(value),
+        ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
     }
 }

@@ -54,7 +54,7 @@ impl Disk {
     fn cut(&mut self, rng: &mut impl Rng) {
         for (offset, bytes) in std::mem::take(&mut self.pending) {
             match bytes {
-                None if rng.next_u32() % 2 == 0 => self.durable.resize(offset as usize, 0),
+                None if rng.next_u32().is_multiple_of(2) => self.durable.resize(offset as usize, 0),
                 None => {}
                 Some(bytes) => {
                     for (n, sector) in bytes.chunks(SECTOR).enumerate() {
@@ -126,7 +126,7 @@ fn entry(rng: &mut impl Rng) -> Entry {
 /// What one event of the core commits.
 fn changes(rng: &mut impl Rng, generation: &mut u64) -> Vec<Change> {
     let mut changes = Vec::new();
-    if rng.next_u32() % 2 == 0 {
+    if rng.next_u32().is_multiple_of(2) {
         *generation += 1;
         let bytes = vec![*generation as u8; rng.next_u32() as usize % 9_000];
         let record = DesiredRecord {
@@ -137,10 +137,10 @@ fn changes(rng: &mut impl Rng, generation: &mut u64) -> Vec<Change> {
     }
     for _ in 0..rng.next_u32() % 3 {
         let entry = entry(rng);
-        let keep = rng.next_u32() % 4 != 0;
+        let keep = !rng.next_u32().is_multiple_of(4);
         changes.push(Change::Ledger(entry.name(), keep.then_some(entry)));
     }
-    if rng.next_u32() % 8 == 0 {
+    if rng.next_u32().is_multiple_of(8) {
         changes.push(Change::Boot(format!("boot-{}", rng.next_u32())));
     }
     changes
@@ -163,16 +163,21 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
         let found = store.records().expect("readable");
         if found != known {
             let other = open_end.take().expect("nothing was under way");
-            assert!(found == other, "after {cuts} cuts: {found:?}\nis neither {known:?}\nnor {other:?}");
+            assert!(
+                found == other,
+                "after {cuts} cuts: {found:?}\nis neither {known:?}\nnor {other:?}"
+            );
             known = found;
         }
         generation = generation.max(known.desired.as_ref().map_or(0, |d| d.generation.0));
         disk.0.lock().unwrap().fuse = Some(u64::from(rng.next_u32() % 60));
-        open_end = None;
         loop {
             let changes = changes(&mut rng, &mut generation);
             let mut next = known.clone();
-            changes.iter().cloned().for_each(|change| next.apply(change));
+            changes
+                .iter()
+                .cloned()
+                .for_each(|change| next.apply(change));
             match store.commit(&changes) {
                 Ok(()) => known = next,
                 Err(_) => {
@@ -185,5 +190,8 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
         disk.0.lock().unwrap().cut(&mut rng);
         cuts += 1;
     }
-    assert!(generation > 1_000, "the cuts left no time to commit: {generation}");
+    assert!(
+        generation > 1_000,
+        "the cuts left no time to commit: {generation}"
+    );
 }

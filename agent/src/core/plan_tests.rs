@@ -231,7 +231,10 @@ fn a_lost_ledger_is_made_good_from_what_runs() {
     assert_eq!(kinds(&paper.settle()), ["stop"]);
     paper.all_end();
     let rest = kinds(&paper.settle());
-    assert!(rest.contains(&"remove") && rest.contains(&"create"), "{rest:?}");
+    assert!(
+        rest.contains(&"remove") && rest.contains(&"create"),
+        "{rest:?}"
+    );
 }
 
 #[test]

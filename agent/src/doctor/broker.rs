@@ -17,7 +17,10 @@ pub fn find(address: &str) -> Finding {
         Ok(BrokerAddress::Plain { host, port } | BrokerAddress::Tls { host, port }) => (host, port),
         Ok(BrokerAddress::Unix { .. }) => return Finding::good(KIND, format!("broker at {shown}")),
         Err(error) => {
-            return bad(error.to_string(), "skerry-agent reset, then join with a fresh token");
+            return bad(
+                error.to_string(),
+                "skerry-agent reset, then join with a fresh token",
+            );
         }
     };
     let addresses = match (host.as_str(), port).to_socket_addrs() {
@@ -31,8 +34,13 @@ pub fn find(address: &str) -> Finding {
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(_) => return Finding::good(KIND, format!("the broker answers at {shown}")),
-            Err(error) => last = format!("the broker does not answer at {shown} ({address}): {error}"),
+            Err(error) => {
+                last = format!("the broker does not answer at {shown} ({address}): {error}")
+            }
         }
     }
-    bad(last, "check that the hub runs, and that no firewall is in between")
+    bad(
+        last,
+        "check that the hub runs, and that no firewall is in between",
+    )
 }

@@ -10,7 +10,9 @@ const FIRST_SECS: u64 = 1_704_067_200;
 
 /// Looks at the wall clock.
 pub fn find() -> Finding {
-    let secs = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    let secs = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |t| t.as_secs());
     if secs >= FIRST_SECS {
         return Finding::good(KIND, "the clock is plausible");
     }

@@ -21,7 +21,9 @@ pub fn find(dir: &Path) -> Finding {
             KIND,
             Verdict::Bad,
             format!("{shown} cannot be written: {error}"),
-            format!("mkdir -p {shown} && mount -o remount,rw \"$(df --output=target {shown} | tail -1)\""),
+            format!(
+                "mkdir -p {shown} && mount -o remount,rw \"$(df --output=target {shown} | tail -1)\""
+            ),
         ),
     }
 }

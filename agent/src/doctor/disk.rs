@@ -25,5 +25,10 @@ pub fn find(dir: &Path) -> Finding {
         free if free < LOW_BYTES => Verdict::Poor,
         _ => return Finding::good(KIND, text),
     };
-    Finding::new(KIND, verdict, text, format!("du -xh --max-depth=2 {shown} | sort -h | tail"))
+    Finding::new(
+        KIND,
+        verdict,
+        text,
+        format!("du -xh --max-depth=2 {shown} | sort -h | tail"),
+    )
 }

@@ -11,8 +11,10 @@ pub fn find() -> Finding {
     let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
     let present = match v2 {
         Ok(controllers) => controllers.split_whitespace().any(|c| c == "memory"),
-        Err(_) => Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
-            || Path::new("/sys/fs/cgroup/memory/memory.stat").exists(),
+        Err(_) => {
+            Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
+                || Path::new("/sys/fs/cgroup/memory/memory.stat").exists()
+        }
     };
     if present {
         return Finding::good(KIND, "memory limits work");

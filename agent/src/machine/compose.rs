@@ -56,7 +56,10 @@ impl Places {
                 let path = PathBuf::from(path);
                 let up = |p: std::path::Component| p == std::path::Component::ParentDir;
                 if !path.is_absolute() || path.components().any(up) {
-                    return Err(format!("host path {} must be absolute, without '..'", path.display()));
+                    return Err(format!(
+                        "host path {} must be absolute, without '..'",
+                        path.display()
+                    ));
                 }
                 if !self.may_mount(&path) {
                     return Err(format!(
@@ -102,7 +105,9 @@ fn make_dir(path: &Path) -> io::Result<()> {
 fn plain<'a>(what: &str, name: &'a str) -> Result<&'a str, String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(good) {
-        return Err(format!("the {what} name '{name}' may only use letters, digits, '-', '_' and '.'"));
+        return Err(format!(
+            "the {what} name '{name}' may only use letters, digits, '-', '_' and '.'"
+        ));
     }
     Ok(name)
 }
@@ -156,15 +161,24 @@ pub fn compose(
         layers: image.layers.clone(),
         args,
         env,
-        cwd: container.working_dir.clone().unwrap_or_else(|| config.working_dir.clone()),
-        user: container.user.clone().unwrap_or_else(|| config.user.clone()),
+        cwd: container
+            .working_dir
+            .clone()
+            .unwrap_or_else(|| config.working_dir.clone()),
+        user: container
+            .user
+            .clone()
+            .unwrap_or_else(|| config.user.clone()),
         mounts,
         resources: Resources {
             cpu_millis: container.resources.cpu_millis,
             memory_bytes: container.resources.memory_bytes,
             pids: container.resources.pids,
         },
-        hostname: pod.hostname.clone().unwrap_or_else(|| places.device.clone()),
+        hostname: pod
+            .hostname
+            .clone()
+            .unwrap_or_else(|| places.device.clone()),
         read_only_root: container.read_only_root,
         network: Network::Host,
         log: LogPolicy {

@@ -18,7 +18,12 @@ const READ_BYTES: usize = 16 * 1024;
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs it until it ends, or until nobody wants it any more.
-pub async fn run(runtime: &Runtime, id: &ContainerId, request: &ExecRequest, stream: &StreamEnd) -> End {
+pub async fn run(
+    runtime: &Runtime,
+    id: &ContainerId,
+    request: &ExecRequest,
+    stream: &StreamEnd,
+) -> End {
     let spec = ExecSpec {
         args: request.args.clone(),
         env: Vec::new(),

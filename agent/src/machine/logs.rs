@@ -36,7 +36,10 @@ pub async fn run(
     };
     // Both limits: the tail is cut by time while reading.
     let since = match (request.tail, request.since_secs) {
-        (Some(_), Some(_)) => match begin(&LogsRequest { tail: None, ..request.clone() }) {
+        (Some(_), Some(_)) => match begin(&LogsRequest {
+            tail: None,
+            ..request.clone()
+        }) {
             LogStart::Since(since) => Some(since),
             LogStart::Beginning | LogStart::Tail(_) | LogStart::Cursor(_) => None,
         },
@@ -119,7 +122,11 @@ pub fn rfc3339(at: Timestamp) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hours, minutes) = (rest / 3_600_000, rest / 60_000 % 60);
     let (seconds, millis) = (rest / 1_000 % 60, rest % 1_000);

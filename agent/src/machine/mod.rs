@@ -57,10 +57,7 @@ pub trait Machine: 'static {
     ) -> impl Future<Output = Result<(), String>>;
 
     /// See how an image stands; unpacks it if all of it is here.
-    fn prepare_image(
-        &self,
-        image: ImageRef,
-    ) -> impl Future<Output = Result<ImageStatus, String>>;
+    fn prepare_image(&self, image: ImageRef) -> impl Future<Output = Result<ImageStatus, String>>;
     /// Writes what follows `offset`.
     fn write_blob(
         &self,

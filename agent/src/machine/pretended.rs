@@ -58,7 +58,9 @@ impl PretendedMachine {
             && matches!(container.status, Status::Running { .. })
         {
             container.status = Status::Exited(exit);
-            let _ = self.events_in.try_send(MachineEvent::Exited(id.clone(), exit));
+            let _ = self
+                .events_in
+                .try_send(MachineEvent::Exited(id.clone(), exit));
         }
     }
 }
@@ -67,7 +69,10 @@ impl Machine for PretendedMachine {
     async fn list(&self) -> Result<Vec<(ContainerId, Status)>, String> {
         while self.events.try_recv().is_ok() {}
         let containers = self.containers.borrow();
-        Ok(containers.iter().map(|(id, c)| (id.clone(), c.status)).collect())
+        Ok(containers
+            .iter()
+            .map(|(id, c)| (id.clone(), c.status))
+            .collect())
     }
 
     async fn next_event(&self) -> MachineEvent {

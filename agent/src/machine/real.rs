@@ -71,7 +71,9 @@ impl RealMachine {
             return Ok(writer);
         }
         let images = self.images.clone();
-        smol::unblock(move || images.begin(&need)).await.map_err(|e| chain(&e))
+        smol::unblock(move || images.begin(&need))
+            .await
+            .map_err(|e| chain(&e))
     }
 
     async fn image_status(&self, image: ImageRef) -> Result<image::Status, String> {
@@ -108,9 +110,18 @@ impl RealMachine {
 
 fn stop_signal(image: &UnpackedImage) -> Signal {
     let text = image.config.stop_signal.trim();
-    let named = text.parse::<i32>().ok().and_then(|n| Signal::try_from(n).ok());
-    let full = if text.starts_with("SIG") { text.to_string() } else { format!("SIG{text}") };
-    named.or_else(|| full.parse().ok()).unwrap_or(Signal::SIGTERM)
+    let named = text
+        .parse::<i32>()
+        .ok()
+        .and_then(|n| Signal::try_from(n).ok());
+    let full = if text.starts_with("SIG") {
+        text.to_string()
+    } else {
+        format!("SIG{text}")
+    };
+    named
+        .or_else(|| full.parse().ok())
+        .unwrap_or(Signal::SIGTERM)
 }
 
 impl Machine for RealMachine {
@@ -125,7 +136,11 @@ impl Machine for RealMachine {
     }
 
     async fn next_event(&self) -> MachineEvent {
-        let events = self.connected.borrow().as_ref().map(|(_, events)| events.clone());
+        let events = self
+            .connected
+            .borrow()
+            .as_ref()
+            .map(|(_, events)| events.clone());
         match events {
             None => MachineEvent::Lost,
             Some(events) => match events.next().await {
@@ -136,7 +151,9 @@ impl Machine for RealMachine {
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
-        let image = create.assignment.pod.containers[create.container].image.clone();
+        let image = create.assignment.pod.containers[create.container]
+            .image
+            .clone();
         let image = match self.image_status(image).await? {
             image::Status::Ready(image) => image,
             image::Status::Missing(_) | image::Status::Fetched => {
@@ -158,7 +175,10 @@ impl Machine for RealMachine {
     async fn stop(&self, id: &ContainerId) -> Result<(), String> {
         let signal = self.signals.borrow().get(id).copied();
         let signal = signal.unwrap_or(Signal::SIGTERM);
-        self.runtime()?.signal(id, signal).await.map_err(|e| chain(&e))
+        self.runtime()?
+            .signal(id, signal)
+            .await
+            .map_err(|e| chain(&e))
     }
 
     async fn kill(&self, id: &ContainerId) -> Result<(), String> {
@@ -175,7 +195,10 @@ impl Machine for RealMachine {
     }
 
     async fn remove_log(&self, log_name: &str) -> Result<(), String> {
-        self.runtime()?.remove_log(log_name).await.map_err(|e| chain(&e))
+        self.runtime()?
+            .remove_log(log_name)
+            .await
+            .map_err(|e| chain(&e))
     }
 
     async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
@@ -202,7 +225,10 @@ impl Machine for RealMachine {
         let need = need.ok_or("a blob that nobody misses")?;
         let mut writer = self.writer(need).await?;
         if writer.offset() != offset {
-            return Err(format!("blob {digest} has {} bytes, not {offset}", writer.offset()));
+            return Err(format!(
+                "blob {digest} has {} bytes, not {offset}",
+                writer.offset()
+            ));
         }
         let (writer, result) = smol::unblock(move || {
             let result = writer.write(&bytes);
@@ -218,7 +244,9 @@ impl Machine for RealMachine {
         let need = self.needs.borrow_mut().remove(&digest);
         let need = need.ok_or("a blob that nobody misses")?;
         let writer = self.writer(need).await?;
-        smol::unblock(move || writer.finish()).await.map_err(|e| chain(&e))
+        smol::unblock(move || writer.finish())
+            .await
+            .map_err(|e| chain(&e))
     }
 
     async fn run_log(
@@ -251,7 +279,9 @@ impl Machine for RealMachine {
         let mut all = Vec::new();
         for (id, app, container) in containers {
             if let Ok(usage) = runtime.usage(&id).await {
-                let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let at = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
                 all.push(ContainerUsage {
                     app,
                     container,

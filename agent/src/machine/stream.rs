@@ -1,7 +1,7 @@
 //! The machine's end of a stream: output within credit, input as it comes.
 
-use skerry_wire::stream::{Channel, Frame};
 use skerry_wire::StreamId;
+use skerry_wire::stream::{Channel, Frame};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -51,7 +51,11 @@ pub struct StreamEnd {
 
 /// Both ends of a stream. `output` is shared by all streams and bounded: while
 /// the engine does not read it, streams wait.
-pub fn stream(id: StreamId, credit: u32, output: Sender<StreamOutput>) -> (StreamHandle, StreamEnd) {
+pub fn stream(
+    id: StreamId,
+    credit: u32,
+    output: Sender<StreamOutput>,
+) -> (StreamHandle, StreamEnd) {
     let (wake, more) = bounded(1);
     let (input_in, input) = unbounded();
     let credit = Rc::new(Credit {
