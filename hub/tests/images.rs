@@ -77,7 +77,11 @@ fn names(records: &[ImageRecord]) -> Vec<&str> {
 
 #[test]
 fn an_archive_of_every_compression_is_taken() {
-    let forms = [archives::plain as archives::Pack, archives::gzip, archives::zstd];
+    let forms = [
+        archives::plain as archives::Pack,
+        archives::gzip,
+        archives::zstd,
+    ];
     for layers in forms {
         for outer in forms {
             let hub = Hub::new();

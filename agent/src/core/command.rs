@@ -23,7 +23,9 @@ impl Core {
         }
         match command.body {
             CommandBody::Sync => {
-                self.repeat_presence(now);
+                // Also when it was said just now: the hub that asks may have
+                // started since then.
+                self.say_presence(now);
                 self.pace.asked(now.boot_ms);
             }
             CommandBody::Acknowledge { report, events } => {

@@ -501,6 +501,8 @@ impl Core {
                     );
                     self.refusal(now, "DesiredRefused", &text);
                 }
+                // The hub does not know that we have it.
+                self.pace.asked(now.boot_ms);
                 return;
             }
         }

@@ -23,8 +23,7 @@ pub(super) fn serve(args: HubArgs, data: Option<PathBuf>) -> Result<(), CliError
 
 /// Makes a data directory from a backup.
 pub(super) fn restore(out: &mut Out, file: &Path, data: &Path) -> Result<(), CliError> {
-    backup::restore(file, data)
-        .map_err(|error| CliError::Told(chain(&error)))?;
+    backup::restore(file, data).map_err(|error| CliError::Told(chain(&error)))?;
     let bytes = std::fs::metadata(file).map_or(0, |m| m.len());
     out.print(&format!(
         "{} restored from {} ({})\n",
