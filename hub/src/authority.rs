@@ -129,7 +129,8 @@ impl Roster {
             same_secret(given, token.password.as_bytes())
         });
         let Some(token) = token.filter(|_| good) else {
-            let words = "this hub does not have that join token: make a new one with 'skerry token create'";
+            let words =
+                "this hub does not have that join token: make a new one with 'skerry token create'";
             return Err(Refusal::new(RefusalKind::BadCredentials, words));
         };
         if token.expires <= now() {

@@ -4,6 +4,7 @@
 //! [`crate::store::Store::mark_restored`].
 
 use crate::authority::now;
+use crate::images::BLOBS_DIR;
 use crate::keys::{KEYS_DIR, KeysError, make_private_dir};
 use crate::store::{Store, StoreError};
 use std::fs::{self, File};
@@ -148,9 +149,8 @@ fn add_tree(tar: &mut tar::Builder<File>, from: &Path, to: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Makes a data directory from a backup. `blobs` is where image blobs belong
-/// inside `data`.
-pub fn restore(backup: &Path, data: &Path, blobs: &Path) -> Result<(), BackupError> {
+/// Makes a data directory from a backup.
+pub fn restore(backup: &Path, data: &Path) -> Result<(), BackupError> {
     make_private_dir(data)?;
     let mut present = fs::read_dir(data).map_err(file_error("cannot read", data))?;
     if present.next().is_some() {
@@ -193,7 +193,7 @@ pub fn restore(backup: &Path, data: &Path, blobs: &Path) -> Result<(), BackupErr
         }
         has_store |= name == Path::new(STORE_FILE);
         let to = match name.strip_prefix(BLOBS) {
-            Ok(blob) => data.join(blobs).join(blob),
+            Ok(blob) => data.join(BLOBS_DIR).join(blob),
             Err(_) => data.join(&name),
         };
         let parent = to.parent().unwrap_or(data);

@@ -1,9 +1,21 @@
 //! What the hub needs of images: take them in, fetch them, give out their
 //! blobs. All of it blocks; the shell calls it off its loop.
 
-use crate::model::{Image, Platform};
-use skerry_wire::Digest;
-use std::path::Path;
+use crate::authority::now;
+use crate::image::{
+    self, BlobStore, Credentials, ImageRecord, ImportError, ImportOptions, Reference, Registry,
+    RegistryOptions,
+};
+use crate::model::{Image, Platform, PlatformImage};
+use skerry_wire::{Digest, Timestamp};
+use std::error::Error;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Where blobs lie, inside the data directory.
+pub const BLOBS_DIR: &str = "blobs";
+/// Bytes of an archive's members together: more than any image has.
+const MAX_ARCHIVE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 
 /// Why an image could not be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,13 +46,155 @@ pub trait Images: Send + Sync + 'static {
     ) -> Result<Image, ImageFailure>;
 
     /// At most `max_bytes` of a blob; fewer only at its end.
-    fn read(
-        &self,
-        digest: Digest,
-        offset: u64,
-        max_bytes: usize,
-    ) -> Result<Vec<u8>, ImageFailure>;
+    fn read(&self, digest: Digest, offset: u64, max_bytes: usize) -> Result<Vec<u8>, ImageFailure>;
 
     /// Where blobs lie: one file for each, for backups.
     fn blobs_dir(&self) -> &Path;
+}
+
+/// Images on this machine's disk, and in registries.
+pub struct DiskImages {
+    blobs: BlobStore,
+    dir: PathBuf,
+    registries: RegistryOptions,
+}
+
+impl DiskImages {
+    /// Opens the blob store in the data directory. `auth` is a file in the
+    /// form of Docker's `config.json`.
+    pub fn open(data: &Path, auth: Option<&Path>) -> Result<Self, ImageFailure> {
+        let failed = |message: String| ImageFailure {
+            is_invalid: false,
+            reason: "ImagesUnusable",
+            message,
+        };
+        let mut registries = RegistryOptions::default();
+        if let Some(path) = auth {
+            let read = |error: &dyn Error| {
+                failed(format!(
+                    "cannot read registry credentials from {}: {}",
+                    path.display(),
+                    chain(error)
+                ))
+            };
+            let text = std::fs::read_to_string(path).map_err(|e| read(&e))?;
+            registries.credentials =
+                Credentials::from_docker_config(&text).map_err(|e| read(&e))?;
+        }
+        let dir = data.join(BLOBS_DIR);
+        let blobs = BlobStore::open(&dir).map_err(|e| failed(chain(&e)))?;
+        Ok(Self {
+            blobs,
+            dir,
+            registries,
+        })
+    }
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !out.ends_with(&words) {
+            out.push_str(": ");
+            out.push_str(&words);
+        }
+        cause = error.source();
+    }
+    out
+}
+
+fn name(text: &str) -> Result<Reference, ImageFailure> {
+    text.parse::<Reference>().map_err(|error| ImageFailure {
+        is_invalid: true,
+        reason: "InvalidReference",
+        message: error.to_string(),
+    })
+}
+
+fn image(record: ImageRecord) -> Image {
+    let platform = |p: &image::PlatformImage| PlatformImage {
+        platform: Platform {
+            arch: p.arch.clone(),
+            variant: p.variant.clone(),
+        },
+        manifest: p.manifest,
+        manifest_size: p.manifest_size,
+        blobs: p.blobs().collect(),
+    };
+    Image {
+        digest: record.digest,
+        added: Timestamp(record.imported_at),
+        platforms: record.platforms.iter().map(platform).collect(),
+        reference: record.reference,
+    }
+}
+
+impl Images for DiskImages {
+    fn import(&self, archive: &Path, called: Option<&str>) -> Result<Vec<Image>, ImageFailure> {
+        let options = ImportOptions {
+            name: called.map(name).transpose()?,
+            now_ms: now().0,
+            max_bytes: MAX_ARCHIVE_BYTES,
+        };
+        let records = image::import_path(&self.blobs, archive, &options);
+        let records = records.map_err(|error| ImageFailure {
+            is_invalid: !matches!(error, ImportError::Blob(_) | ImportError::Read { .. }),
+            reason: "ImportFailed",
+            message: chain(&error),
+        })?;
+        Ok(records.into_iter().map(image).collect())
+    }
+
+    fn pull(
+        &self,
+        reference: &str,
+        expected: Option<Digest>,
+        platforms: &[Platform],
+    ) -> Result<Image, ImageFailure> {
+        let named = name(reference)?;
+        let wanted = match expected {
+            Some(digest) if named.digest().is_none() => name(&format!("{named}@{digest}"))?,
+            Some(_) | None => named.clone(),
+        };
+        let platforms: Vec<image::Platform> = platforms
+            .iter()
+            .map(|p| image::Platform::new(&p.arch, &p.variant))
+            .collect();
+        let failed = |error: &dyn Error| ImageFailure {
+            is_invalid: false,
+            reason: "PullFailed",
+            message: chain(error),
+        };
+        let mut registry = Registry::new(self.registries.clone()).map_err(|e| failed(&e))?;
+        let record = registry
+            .pull(&self.blobs, &wanted, &platforms, now().0, &mut |_| {})
+            .map_err(|e| failed(&e))?;
+        let mut pulled = image(record);
+        pulled.reference = named.to_string();
+        Ok(pulled)
+    }
+
+    fn read(&self, digest: Digest, offset: u64, max_bytes: usize) -> Result<Vec<u8>, ImageFailure> {
+        let failed = |error: &dyn Error| ImageFailure {
+            is_invalid: false,
+            reason: "BlobUnreadable",
+            message: chain(error),
+        };
+        let file = self
+            .blobs
+            .open_at(&digest, offset)
+            .map_err(|e| failed(&e))?;
+        let mut bytes = Vec::with_capacity(max_bytes);
+        file.take(max_bytes as u64)
+            .read_to_end(&mut bytes)
+            .map_err(|e| failed(&e))?;
+        Ok(bytes)
+    }
+
+    fn blobs_dir(&self) -> &Path {
+        &self.dir
+    }
 }

@@ -139,8 +139,8 @@ fn open_ca(dir: &Path) -> Result<(rcgen::KeyPair, CertificateDer<'static>), Keys
     let certificate_file = dir.join(CA_CERTIFICATE);
     if let (Some(key), Some(certificate)) = (read(&key_file)?, read(&certificate_file)?) {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-        let key = rcgen::KeyPair::try_from(&key)
-            .map_err(|_| KeysError::Damaged { path: key_file })?;
+        let key =
+            rcgen::KeyPair::try_from(&key).map_err(|_| KeysError::Damaged { path: key_file })?;
         return Ok((key, CertificateDer::from(certificate)));
     }
     let failed = |source| KeysError::Certificate {

@@ -1,15 +1,17 @@
 //! The Skerry hub and its command line.
 //!
 //! `core` decides and does nothing else; `shell` is the one loop around it;
-//! `server` puts everything together.
+//! `server` puts everything together. `api` is what operators reach, `cli`
+//! what they type.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod authority;
 pub mod backup;
+pub mod cli;
 pub mod core;
 pub mod demo;
-mod image_store;
+pub mod image;
 pub mod images;
 pub mod keys;
 pub mod manifest;

@@ -1,3 +1,5 @@
-//! Wires the hub and its command line together.
+//! The hub and the operator's command line: one program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    skerry_hub::cli::main()
+}

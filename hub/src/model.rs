@@ -83,26 +83,8 @@ impl Platform {
     /// How well an image for `self` suits a device that is `device`: `None`
     /// when it does not run there, else the higher the better.
     pub fn suits(&self, device: &Platform) -> Option<u32> {
-        if self.arch != device.arch {
-            return None;
-        }
-        let level = |p: &Platform| -> Option<u32> {
-            match (p.arch.as_str(), p.variant.strip_prefix('v')) {
-                // A variant left out means the one that all of them have.
-                (_, _) if p.variant.is_empty() => Some(match p.arch.as_str() {
-                    "arm" => 7,
-                    "arm64" => 8,
-                    _ => 1,
-                }),
-                (_, Some(number)) => number.parse().ok(),
-                (_, None) => None,
-            }
-        };
-        match (level(self), level(device)) {
-            (Some(image), Some(machine)) if image <= machine => Some(image),
-            (None, _) | (_, None) if self.variant == device.variant => Some(0),
-            _ => None,
-        }
+        let ours = |p: &Platform| crate::image::Platform::new(&p.arch, &p.variant);
+        ours(self).suits(&ours(device))
     }
 }
 

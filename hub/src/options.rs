@@ -174,7 +174,9 @@ pub fn host_of(advertise: &str) -> &str {
     if !has_port(advertise) {
         return advertise;
     }
-    advertise.rsplit_once(':').map_or(advertise, |(host, _)| host)
+    advertise
+        .rsplit_once(':')
+        .map_or(advertise, |(host, _)| host)
 }
 
 /// The machine's own name, when it is one that certificates can have.

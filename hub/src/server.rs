@@ -5,7 +5,7 @@ use crate::api::{self, Api, Listener};
 use crate::authority::{HUB_CLIENT, Roster, now};
 use crate::backup::{BackupError, FLEET_FILE, STORE_FILE};
 use crate::core::Fleet;
-use crate::images::Images;
+use crate::images::{DiskImages, ImageFailure, Images};
 use crate::keys::{Keys, KeysError, OPERATOR_FILE, make_private_dir, write_private};
 use crate::options::{HubOptions, OptionsError};
 use crate::shell::{Hub, Parts, Shell};
@@ -57,7 +57,9 @@ pub enum ServerError {
     #[error(transparent)]
     Name(#[from] IdError),
     /// Renaming would lose every device.
-    #[error("this hub serves fleet '{is}', not '{wanted}': leave --fleet out, or use another --data")]
+    #[error(
+        "this hub serves fleet '{is}', not '{wanted}': leave --fleet out, or use another --data"
+    )]
     OtherFleet {
         /// What it is.
         is: FleetId,
@@ -90,8 +92,8 @@ pub enum ServerError {
         source: io::Error,
     },
     /// Images.
-    #[error("{0}")]
-    Images(String),
+    #[error(transparent)]
+    Images(#[from] ImageFailure),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
@@ -149,7 +151,10 @@ impl Server {
                     login: None,
                 };
                 let port = broker.tls_address().map_or(0, |a| a.port());
-                (line_config(url, HUB_CLIENT.into()), options.device_broker(port)?)
+                (
+                    line_config(url, HUB_CLIENT.into()),
+                    options.device_broker(port)?,
+                )
             }
             None => {
                 let url = options.broker.as_deref().unwrap_or_default();
@@ -284,8 +289,7 @@ fn start_broker(
     let mut config = BrokerConfig::new(Limits::default());
     config.tls = Some((options.listen, tls.clone()));
     config.unix = Some(options.data.join(BROKER_SOCKET));
-    let broker =
-        Broker::start(executor, config, roster.clone()).map_err(ServerError::Broker)?;
+    let broker = Broker::start(executor, config, roster.clone()).map_err(ServerError::Broker)?;
     Ok(Some(Arc::new(broker)))
 }
 
@@ -323,7 +327,8 @@ pub fn run(options: HubOptions) -> Result<(), ServerError> {
     stop.add(nix::sys::signal::SIGINT);
     let signals = |error: nix::Error| ServerError::Signals(error.into());
     stop.thread_block().map_err(signals)?;
-    let flags = nix::sys::signalfd::SfdFlags::SFD_NONBLOCK | nix::sys::signalfd::SfdFlags::SFD_CLOEXEC;
+    let flags =
+        nix::sys::signalfd::SfdFlags::SFD_NONBLOCK | nix::sys::signalfd::SfdFlags::SFD_CLOEXEC;
     let stop = nix::sys::signalfd::SignalFd::with_flags(&stop, flags).map_err(signals)?;
 
     let executor = Arc::new(smol::Executor::new());
@@ -352,7 +357,8 @@ async fn serve(
     stop: nix::sys::signalfd::SignalFd,
 ) -> Result<(), ServerError> {
     make_private_dir(&options.data)?;
-    let images = crate::image_store::open(&options).map_err(ServerError::Images)?;
+    let auth = options.registry_auth.as_deref();
+    let images = Arc::new(DiskImages::open(&options.data, auth)?);
     let mut server = Server::start(&options, images, executor).await?;
     let operator = options.data.join(OPERATOR_FILE);
     println!(

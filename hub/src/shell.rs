@@ -474,10 +474,7 @@ impl Shell {
                 return;
             }
         };
-        if self
-            .link
-            .publish(&topic, sealed, Qos::AtLeastOnce)
-            .is_err()
+        if self.link.publish(&topic, sealed, Qos::AtLeastOnce).is_err()
             && let Topic::Device(device, _) = message.topic
         {
             self.hub.say(Event::NotSent(device));
@@ -491,8 +488,7 @@ impl Shell {
         let hub = self.hub.clone();
         let pull = async move {
             let name = reference.clone();
-            let pulled =
-                smol::unblock(move || images.pull(&name, Some(digest), &[platform])).await;
+            let pulled = smol::unblock(move || images.pull(&name, Some(digest), &[platform])).await;
             match pulled {
                 Ok(image) => hub.say(Event::ImageAdded {
                     request: None,

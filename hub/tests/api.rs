@@ -84,9 +84,14 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
         // Acknowledged is committed is visible.
         let shown = http(&server, "GET", "/v1/devices/kiosk-7", None).await.ok();
         assert_eq!(shown["state"], "online");
-        assert_eq!(shown["apps"][0]["containers"][0]["state"]["kind"], "running");
+        assert_eq!(
+            shown["apps"][0]["containers"][0]["state"]["kind"],
+            "running"
+        );
         assert_eq!(shown["generation_applied"], shown["generation_desired"]);
-        let app = http(&server, "GET", "/v1/apps/default/web", None).await.ok();
+        let app = http(&server, "GET", "/v1/apps/default/web", None)
+            .await
+            .ok();
         assert_eq!(app["devices"]["ready"], 1);
         server.stop().await.unwrap();
     });

@@ -44,7 +44,10 @@ const MUST_HAPPEN: [&str; 26] = [
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not '{text}'")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not '{text}'")),
+    )
 }
 
 /// Plays these seeds on all processors; the failure with the lowest seed.

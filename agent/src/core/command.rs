@@ -3,7 +3,7 @@
 use super::event::{Effect, Now};
 use super::handle::Core;
 use super::name::{InstanceName, log_name};
-use super::streams::{StreamKind, Streams, Steps};
+use super::streams::{Steps, StreamKind, Streams};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
 use skerry_wire::report::Severity;
@@ -13,7 +13,11 @@ impl Core {
     pub(super) fn command(&mut self, now: Now, command: Command) {
         if command.session != self.session() {
             // The hub thinks of an earlier run.
-            self.refusal(now, "CommandRefused", "a command was for an earlier run of the agent");
+            self.refusal(
+                now,
+                "CommandRefused",
+                "a command was for an earlier run of the agent",
+            );
             self.repeat_presence(now);
             return;
         }
@@ -107,10 +111,16 @@ impl Core {
         let (assignment, index) = self.find(app, container)?;
         let container = &assignment.pod.containers[index].name;
         let name = InstanceName::new(app, assignment.revision, container);
-        let id = self.ledger.get(&name).map(|e| name.incarnation(e.incarnation));
+        let id = self
+            .ledger
+            .get(&name)
+            .map(|e| name.incarnation(e.incarnation));
         let runs = |id: &ContainerId| {
             let containers = self.observed.containers.as_ref();
-            matches!(containers.and_then(|c| c.get(id)), Some(Status::Running { .. }))
+            matches!(
+                containers.and_then(|c| c.get(id)),
+                Some(Status::Running { .. })
+            )
         };
         id.filter(runs)
             .ok_or_else(|| format!("container {container} of {app} does not run now"))
@@ -141,7 +151,10 @@ impl Core {
                 .map(|index| (assignment, index))
                 .ok_or_else(|| format!("{app} has no container {name}; it has {}", names())),
             None if containers.len() == 1 => Ok((assignment, 0)),
-            None => Err(format!("{app} has several containers, name one: {}", names())),
+            None => Err(format!(
+                "{app} has several containers, name one: {}",
+                names()
+            )),
         }
     }
 

@@ -79,7 +79,8 @@ impl Fetcher {
             let image = image.clone();
             steps.effects.push(Effect::PrepareImage(image.clone()));
             let missing = None;
-            self.wanted.insert(image.manifest, Wanted { image, missing });
+            self.wanted
+                .insert(image.manifest, Wanted { image, missing });
         }
         steps
     }
@@ -97,7 +98,13 @@ impl Fetcher {
     }
 
     fn cancel(&mut self, steps: &mut Steps) {
-        if let Some(Transfer { stage: Stage::Open { stream, next_out, .. }, .. }) = self.transfer.take() {
+        if let Some(Transfer {
+            stage: Stage::Open {
+                stream, next_out, ..
+            },
+            ..
+        }) = self.transfer.take()
+        {
             steps.frames.push(Frame {
                 stream,
                 number: next_out,
@@ -117,7 +124,11 @@ impl Fetcher {
     /// The line is down: what is here stays.
     pub fn link_down(&mut self) {
         self.up = false;
-        if let Some(Transfer { stage: Stage::Open { .. }, .. }) = self.transfer {
+        if let Some(Transfer {
+            stage: Stage::Open { .. },
+            ..
+        }) = self.transfer
+        {
             self.transfer = None;
         }
     }
@@ -170,7 +181,9 @@ impl Fetcher {
     fn progress(&self, manifest: &Digest) -> Option<(Digest, ImageState)> {
         let missing = self.wanted.get(manifest)?.missing.as_ref()?;
         let sum = |bytes: fn(&MissingBlob) -> u64| {
-            missing.iter().fold(0u64, |sum, blob| sum.saturating_add(bytes(blob)))
+            missing
+                .iter()
+                .fold(0u64, |sum, blob| sum.saturating_add(bytes(blob)))
         };
         let state = ImageState::Fetching {
             done_bytes: sum(|blob| blob.have),
@@ -185,7 +198,10 @@ impl Fetcher {
             return;
         }
         let waiting = self.wanted.values().find_map(|wanted| {
-            Some((wanted.image.manifest, wanted.missing.as_ref()?.first()?.clone()))
+            Some((
+                wanted.image.manifest,
+                wanted.missing.as_ref()?.first()?.clone(),
+            ))
         });
         let Some((manifest, blob)) = waiting else {
             return;
@@ -199,7 +215,9 @@ impl Fetcher {
         };
         if blob.have >= blob.size {
             self.transfer = Some(transfer(Stage::Finishing));
-            steps.effects.push(Effect::FinishBlob { digest: blob.digest });
+            steps.effects.push(Effect::FinishBlob {
+                digest: blob.digest,
+            });
         } else if self.up {
             let stream = StreamId(self.next_stream);
             self.next_stream = self.next_stream.wrapping_add(2);
@@ -284,8 +302,12 @@ impl Fetcher {
                     *taken = 0;
                 }
                 let have = transfer.have;
-                let missing = self.wanted.get_mut(&manifest).and_then(|w| w.missing.as_mut());
-                if let Some(blob) = missing.and_then(|m| m.iter_mut().find(|b| b.digest == digest)) {
+                let missing = self
+                    .wanted
+                    .get_mut(&manifest)
+                    .and_then(|w| w.missing.as_mut());
+                if let Some(blob) = missing.and_then(|m| m.iter_mut().find(|b| b.digest == digest))
+                {
                     blob.have = have;
                 }
                 news.extend(self.progress(&manifest));
@@ -315,7 +337,12 @@ impl Fetcher {
     }
 
     /// The shell could not write, or has verified a blob.
-    pub fn blob(&mut self, now_ms: u64, digest: Digest, result: Result<(), String>) -> (Steps, News) {
+    pub fn blob(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        result: Result<(), String>,
+    ) -> (Steps, News) {
         let mut steps = Steps::default();
         let mut news = News::new();
         let ours = self.transfer.as_ref().filter(|t| t.digest == digest);
@@ -328,7 +355,9 @@ impl Fetcher {
                 self.failures.remove(&manifest);
                 if let Some(wanted) = self.wanted.get_mut(&manifest) {
                     wanted.missing = None;
-                    steps.effects.push(Effect::PrepareImage(wanted.image.clone()));
+                    steps
+                        .effects
+                        .push(Effect::PrepareImage(wanted.image.clone()));
                 }
             }
             Err(reason) => news.push(self.failed(now_ms, manifest, reason)),

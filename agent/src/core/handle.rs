@@ -1,9 +1,7 @@
 //! The core itself: folds events into what is known, plans, and says what
 //! shall be done.
 
-use super::event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, Now, Outgoing, Records,
-};
+use super::event::{Change, CreateContainer, DesiredRecord, Effect, Event, Now, Outgoing, Records};
 use super::fetch::{Fetcher, News};
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
@@ -178,8 +176,7 @@ impl Core {
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
         for assignment in desired.chain(self.previous.values()) {
             for container in &assignment.pod.containers {
-                let name =
-                    InstanceName::new(&assignment.app, assignment.revision, &container.name);
+                let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
                 policies.insert(name, assignment.pod.restart_policy);
             }
         }
@@ -328,7 +325,9 @@ impl Core {
 
     /// The newest desired state that is committed; 0 before the first.
     pub fn generation(&self) -> Generation {
-        self.desired.as_ref().map_or(Generation(0), |d| d.generation)
+        self.desired
+            .as_ref()
+            .map_or(Generation(0), |d| d.generation)
     }
 
     /// What shall run; empty when the hub has never said.
@@ -543,10 +542,7 @@ impl Core {
                 .iter()
                 .any(|n| n.app == old.app && n.revision != old.revision);
             let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
-            if changed
-                && !self.previous.contains_key(&old.app)
-                && self.ledger.values().any(begun)
-            {
+            if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
                 self.previous.insert(old.app.clone(), old.clone());
                 let change = Change::Previous(old.app.clone(), Some(old.clone()));
                 self.changes.push(change);
@@ -839,7 +835,9 @@ fn read_desired(generation: Generation, bytes: &[u8]) -> Result<Vec<Assignment>,
         count += names.len();
     }
     if count > MAX_CONTAINERS {
-        return Err(format!("{count} containers, at most {MAX_CONTAINERS} are possible"));
+        return Err(format!(
+            "{count} containers, at most {MAX_CONTAINERS} are possible"
+        ));
     }
     Ok(assignments)
 }

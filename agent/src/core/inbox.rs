@@ -80,13 +80,7 @@ impl Inbox {
     /// Takes up where the store left off: no number up to `seen` is heard
     /// again on the lane of desired states. Commands of earlier runs carry an
     /// old session, frames an unknown stream.
-    pub fn new(
-        fleet: FleetId,
-        device: DeviceId,
-        hub: PublicKey,
-        key: KeyPair,
-        seen: Seq,
-    ) -> Self {
+    pub fn new(fleet: FleetId, device: DeviceId, hub: PublicKey, key: KeyPair, seen: Seq) -> Self {
         let mut guard = ReplayGuard::default();
         for purpose in [Purpose::Desired, Purpose::Command, Purpose::StreamIn] {
             guard.restore(purpose, Seq(0));

@@ -126,8 +126,8 @@ impl Join {
         if topic != self.reply_topic() {
             return JoinStep::Unheard(Refusal::Forged);
         }
-        let opened = open(payload, &[Purpose::JoinReply], topic, &self.hub, &self.key)
-            .and_then(|opened| {
+        let opened =
+            open(payload, &[Purpose::JoinReply], topic, &self.hub, &self.key).and_then(|opened| {
                 self.guard.admit(opened.purpose, opened.seq)?;
                 Ok(opened)
             });

@@ -142,7 +142,10 @@ mod tests {
         add(&mut journal, "a");
         add(&mut journal, "c");
         journal.acknowledge(sent[1].id);
-        let left: Vec<_> = journal.events().map(|e| (e.message.as_str(), e.count)).collect();
+        let left: Vec<_> = journal
+            .events()
+            .map(|e| (e.message.as_str(), e.count))
+            .collect();
         assert_eq!(left, [("c", 1), ("a", 1)]);
     }
 }

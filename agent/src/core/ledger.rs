@@ -215,7 +215,12 @@ mod tests {
             namespace: "default".parse().unwrap(),
             name: "web".parse().unwrap(),
         };
-        Entry::new(app, RevisionId(Digest::of(b"1")), "web".parse().unwrap(), 30)
+        Entry::new(
+            app,
+            RevisionId(Digest::of(b"1")),
+            "web".parse().unwrap(),
+            30,
+        )
     }
 
     #[test]

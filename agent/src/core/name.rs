@@ -91,6 +91,9 @@ mod tests {
         assert!(short.to_string().starts_with("web-nginx-"));
         let other = InstanceName::new(&app("other", "web"), revision, &"nginx".parse().unwrap());
         assert_ne!(short, other);
-        assert_eq!(InstanceName::of(&ContainerId::new("something").unwrap()), None);
+        assert_eq!(
+            InstanceName::of(&ContainerId::new("something").unwrap()),
+            None
+        );
     }
 }

@@ -12,10 +12,10 @@
 //! - carrying out a plan's ledger changes and planning again gives nothing.
 
 use super::ledger::{Entry, Phase, exit_status};
-use skerry_wire::report::ExitStatus;
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use crate::runtime::{ContainerId, Status};
+use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -212,12 +212,17 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             planner.leave(name, entry, &targets);
         }
     }
-    let mut creating = observed.busy.values().filter(|op| **op == Operation::Create).count();
+    let mut creating = observed
+        .busy
+        .values()
+        .filter(|op| **op == Operation::Create)
+        .count();
     for (name, (assignment, index)) in &targets {
         if !ledger.contains_key(name) && planner.any_incarnation(name) {
             continue; // adopted in this very plan
         }
-        let other_revision = |e: &Entry| e.app == assignment.app && e.revision != assignment.revision;
+        let other_revision =
+            |e: &Entry| e.app == assignment.app && e.revision != assignment.revision;
         let free = !strays_run && !ledger.values().any(other_revision);
         let image = &assignment.pod.containers[*index].image;
         let may_create = free && observed.has_image(&image.manifest);
@@ -337,7 +342,8 @@ impl Planner<'_> {
         }
         match (self.containers.get(&id), &entry.phase) {
             (None, _) => {
-                let stays = |other: &Entry| other.app == entry.app && other.container == entry.container;
+                let stays =
+                    |other: &Entry| other.app == entry.app && other.container == entry.container;
                 let wanted = targets.values().any(|(a, index)| {
                     a.app == entry.app && a.pod.containers[*index].name == entry.container
                 });

@@ -6,12 +6,8 @@ use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::plan::Ledger;
 use crate::runtime::Status;
-use skerry_wire::report::{
-    AppStatus, ContainerState, ContainerStatus, Report,
-};
-use skerry_wire::{
-    AppRef, Assignment, ContainerSpec, Digest, RevisionId, Seq, Timestamp, encode,
-};
+use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::{AppRef, Assignment, ContainerSpec, Digest, RevisionId, Seq, Timestamp, encode};
 use std::collections::BTreeMap;
 
 /// Changes within so many milliseconds go into one report.
@@ -188,8 +184,7 @@ pub fn apps(
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
         let containers = assignment.pod.containers.iter().map(|container| {
-            let name =
-                InstanceName::new(&assignment.app, assignment.revision, &container.name);
+            let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
             let entry = ledger.get(&name);
             ContainerStatus {
                 name: container.name.clone(),
@@ -217,11 +212,15 @@ pub fn apps(
                 last_exit: entry.last_exit,
             });
     }
-    all.extend(leaving.into_iter().map(|((app, revision), containers)| AppStatus {
-        app: app.clone(),
-        revision,
-        containers,
-    }));
+    all.extend(
+        leaving
+            .into_iter()
+            .map(|((app, revision), containers)| AppStatus {
+                app: app.clone(),
+                revision,
+                containers,
+            }),
+    );
     all
 }
 
@@ -241,7 +240,10 @@ fn state(
     observed: &Observed,
 ) -> ContainerState {
     let Some(containers) = &observed.containers else {
-        return waiting("RuntimeUnavailable", "the keeper of the containers cannot be reached".into());
+        return waiting(
+            "RuntimeUnavailable",
+            "the keeper of the containers cannot be reached".into(),
+        );
     };
     let number = entry.map_or(0, |e| e.incarnation);
     let id = name.incarnation(number);
@@ -249,11 +251,18 @@ fn state(
     match phase {
         Phase::Stopping { .. } => return ContainerState::Stopping,
         Phase::Ended => return ContainerState::Ended,
-        Phase::BackOff { delay_ms, why: Setback::Exited, until_ms } if now_ms < *until_ms => {
+        Phase::BackOff {
+            delay_ms,
+            why: Setback::Exited,
+            until_ms,
+        } if now_ms < *until_ms => {
             let delay_secs = u32::try_from(delay_ms.div_ceil(1_000)).unwrap_or(u32::MAX);
             return ContainerState::BackOff { delay_secs };
         }
-        Phase::BackOff { why: Setback::CreateFailed(message), .. } => {
+        Phase::BackOff {
+            why: Setback::CreateFailed(message),
+            ..
+        } => {
             return waiting("CreateFailed", message.clone());
         }
         Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } => {}
@@ -265,7 +274,10 @@ fn state(
             };
         }
         Some(Status::Exited(_) | Status::Lost) => {
-            return waiting("Cleanup", "what is left of the last run is being taken down".into());
+            return waiting(
+                "Cleanup",
+                "what is left of the last run is being taken down".into(),
+            );
         }
         None => {}
     }
@@ -280,7 +292,10 @@ fn state(
         None => String::new(),
     };
     match observed.images.get(&container.image.manifest) {
-        Some(ImageState::Fetching { done_bytes, total_bytes }) => ContainerState::Fetching {
+        Some(ImageState::Fetching {
+            done_bytes,
+            total_bytes,
+        }) => ContainerState::Fetching {
             done_bytes: *done_bytes,
             total_bytes: *total_bytes,
         },
@@ -322,7 +337,10 @@ mod tests {
         assert_eq!(waits[..3], [5_000, 10_000, 20_000]);
         assert_eq!(*waits.last().unwrap(), RESEND_CAP_MS);
         pace.acknowledged(Seq(8));
-        assert!(pace.wake_at_ms().is_some(), "an older one is not the newest");
+        assert!(
+            pace.wake_at_ms().is_some(),
+            "an older one is not the newest"
+        );
         pace.acknowledged(Seq(9));
         assert_eq!(pace.wake_at_ms(), None);
     }
@@ -336,7 +354,10 @@ mod tests {
             pace.changed(now, Urgency::Soon);
         }
         assert_eq!(pace.wake_at_ms(), Some(10 + GAP_MS));
-        assert!(!pace.send(1010, Digest::of(b"1"), Seq(2)), "nothing changed");
+        assert!(
+            !pace.send(1010, Digest::of(b"1"), Seq(2)),
+            "nothing changed"
+        );
         assert_eq!(pace.wake_at_ms(), None);
         pace.changed(5000, Urgency::Soon);
         assert_eq!(pace.wake_at_ms(), Some(5000 + COALESCE_MS));

@@ -79,7 +79,9 @@ impl Streams {
         if kind == StreamKind::Exec {
             stream.input_credit = INPUT_WINDOW_BYTES;
             let bytes = INPUT_WINDOW_BYTES;
-            steps.frames.push(stream.frame(id, FrameBody::Credit { bytes }));
+            steps
+                .frames
+                .push(stream.frame(id, FrameBody::Credit { bytes }));
         }
         self.open.insert(id, stream);
         steps
@@ -114,7 +116,9 @@ impl Streams {
             if stream.taken >= INPUT_WINDOW_BYTES / 2 {
                 let bytes = std::mem::take(&mut stream.taken);
                 stream.input_credit = stream.input_credit.saturating_add(bytes);
-                steps.frames.push(stream.frame(id, FrameBody::Credit { bytes }));
+                steps
+                    .frames
+                    .push(stream.frame(id, FrameBody::Credit { bytes }));
             }
         }
         steps
@@ -150,18 +154,28 @@ impl Streams {
         let mut steps = Steps::default();
         match (frame.body, stream.kind) {
             (FrameBody::Credit { bytes }, _) => {
-                steps.effects.push(Effect::StreamCredit { stream: id, bytes });
+                steps
+                    .effects
+                    .push(Effect::StreamCredit { stream: id, bytes });
             }
             (FrameBody::End(_), _) => {
                 self.open.remove(&id);
                 steps.effects.push(Effect::StreamClose { stream: id });
             }
-            (FrameBody::Data { channel: Channel::Input, bytes }, StreamKind::Exec) => {
+            (
+                FrameBody::Data {
+                    channel: Channel::Input,
+                    bytes,
+                },
+                StreamKind::Exec,
+            ) => {
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 match stream.input_credit.checked_sub(length) {
                     Some(left) => {
                         stream.input_credit = left;
-                        steps.effects.push(Effect::StreamInput { stream: id, bytes });
+                        steps
+                            .effects
+                            .push(Effect::StreamInput { stream: id, bytes });
                     }
                     None => return self.fail(id, End::Failed("more input than credit".into())),
                 }
@@ -233,8 +247,14 @@ mod tests {
     #[test]
     fn a_gap_ends_a_stream_and_a_repeat_does_not() {
         let mut streams = exec();
-        assert_eq!(streams.heard(frame(0, FrameBody::CloseInput)).effects.len(), 1);
-        assert_eq!(streams.heard(frame(0, FrameBody::CloseInput)), Steps::default());
+        assert_eq!(
+            streams.heard(frame(0, FrameBody::CloseInput)).effects.len(),
+            1
+        );
+        assert_eq!(
+            streams.heard(frame(0, FrameBody::CloseInput)),
+            Steps::default()
+        );
         let steps = streams.heard(frame(2, FrameBody::CloseInput));
         assert_eq!(steps.frames[0].body, FrameBody::End(End::Lost));
         assert!(streams.is_empty());
@@ -250,7 +270,10 @@ mod tests {
         };
         assert_eq!(streams.heard(data(0)).frames.len(), 0);
         let steps = streams.heard(data(1));
-        assert!(matches!(steps.frames[0].body, FrameBody::End(End::Failed(_))));
+        assert!(matches!(
+            steps.frames[0].body,
+            FrameBody::End(End::Failed(_))
+        ));
         let mut streams = exec();
         streams.heard(data(0));
         let taken = streams.input_taken(StreamId(2), Frame::MAX_DATA_BYTES as u32);

@@ -62,8 +62,12 @@ impl Hierarchies {
         let mut v2 = Vec::new();
         for line in table.lines() {
             // proc(5): ... mount point (5th) ... " - " type source options
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let Some(path) = left.split(' ').nth(4) else { continue };
+            let Some((left, right)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(path) = left.split(' ').nth(4) else {
+                continue;
+            };
             if !Path::new(path).starts_with(ROOT) {
                 continue;
             }
@@ -75,15 +79,25 @@ impl Hierarchies {
                     let plain = ["rw", "ro", "xattr", "noprefix", "clone_children"];
                     let controllers = options.split(',').filter(|word| !plain.contains(word));
                     let controllers = controllers.map(str::to_owned).collect();
-                    v1.push(Mounted { path: path.into(), controllers });
+                    v1.push(Mounted {
+                        path: path.into(),
+                        controllers,
+                    });
                 }
                 _ => {}
             }
         }
         if v1.is_empty() {
-            return v2.into_iter().next().map(Self::V2).ok_or(CgroupError::NotMounted);
+            return v2
+                .into_iter()
+                .next()
+                .map(Self::V2)
+                .ok_or(CgroupError::NotMounted);
         }
-        v1.extend(v2.into_iter().map(|path| Mounted { path, controllers: Vec::new() }));
+        v1.extend(v2.into_iter().map(|path| Mounted {
+            path,
+            controllers: Vec::new(),
+        }));
         Ok(Self::V1(v1))
     }
 
@@ -164,11 +178,39 @@ impl Hierarchies {
 
     /// How often the kernel has killed in this cgroup for want of memory.
     pub fn oom_kills(&self, cgroup: &str) -> u64 {
-        let file = if self.is_v2() { "memory.events" } else { "memory.oom_control" };
-        let Some(dir) = self.directory_of("memory", cgroup) else { return 0 };
+        let file = if self.is_v2() {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
+        let Some(dir) = self.directory_of("memory", cgroup) else {
+            return 0;
+        };
         let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-        count.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        count
+            .and_then(|number| number.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Lets a memory limit hold for swap too: otherwise what is above it goes
+    /// to swap, and wears out the flash, instead of being refused. A kernel
+    /// that does not count swap has no such file, and that is fine.
+    pub fn forbid_swap(&self, cgroup: &str, memory_bytes: u64) -> io::Result<()> {
+        let Some(dir) = self.directory_of("memory", cgroup) else {
+            return Ok(());
+        };
+        // v1 counts memory and swap together, v2 swap alone.
+        let (file, limit) = match self {
+            Self::V1(_) => ("memory.memsw.limit_in_bytes", memory_bytes),
+            Self::V2(_) => ("memory.swap.max", 0),
+        };
+        let path = dir.join(file);
+        if path.exists() {
+            fs::write(path, limit.to_string())
+        } else {
+            Ok(())
+        }
     }
 
     /// Removes a cgroup and those below it, which must be empty of processes.
@@ -184,7 +226,10 @@ impl Hierarchies {
     /// Removes the parents of a cgroup as long as they are empty.
     pub fn remove_empty_parents(&self, cgroup: &str) {
         for (dir, root) in self.directories(cgroup).iter().zip(self.directories("")) {
-            for parent in dir.ancestors().take_while(|one| *one != root && one.starts_with(&root)) {
+            for parent in dir
+                .ancestors()
+                .take_while(|one| *one != root && one.starts_with(&root))
+            {
                 // In use by someone else is the usual end.
                 if fs::remove_dir(parent).is_err() && parent.exists() {
                     break;
@@ -211,8 +256,12 @@ impl Hierarchies {
 fn prepare_cpuset(dir: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let path = dir.join(file);
-        let Ok(own) = fs::read_to_string(&path) else { return Ok(()) };
-        let Some(parent) = dir.parent() else { return Ok(()) };
+        let Ok(own) = fs::read_to_string(&path) else {
+            return Ok(());
+        };
+        let Some(parent) = dir.parent() else {
+            return Ok(());
+        };
         if !own.trim().is_empty() || !parent.join(file).exists() {
             continue;
         }
@@ -226,7 +275,11 @@ fn prepare_cpuset(dir: &Path) -> io::Result<()> {
 fn collect_processes(dir: &Path, found: &mut BTreeSet<i32>) {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process of an outer namespace; killing it would kill us.
-    found.extend(text.lines().filter_map(|line| line.parse().ok()).filter(|pid: &i32| *pid > 0));
+    found.extend(
+        text.lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid: &i32| *pid > 0),
+    );
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect_processes(&entry.path(), found);

@@ -89,14 +89,21 @@ impl DeviceFilter {
         // SAFETY: `attr` has the layout and size that the command is told, and
         // what it points to lives over the call.
         let fd = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<Load>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_LOAD,
+                &raw const attr,
+                size_of::<Load>(),
+            )
         };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         let fd = i32::try_from(fd).map_err(io::Error::other)?;
         // SAFETY: the kernel made this descriptor just now; it is close-on-exec.
-        Ok(Self { program: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Ok(Self {
+            program: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
     }
 
     /// Puts it in force for the cgroup at `dir` for as long as that exists.
@@ -120,9 +127,18 @@ impl DeviceFilter {
         };
         // SAFETY: `attr` has the layout and size that the command is told.
         let result = unsafe {
-            libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attr, size_of::<Attach>())
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_ATTACH,
+                &raw const attr,
+                size_of::<Attach>(),
+            )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -195,11 +211,16 @@ mod tests {
                 group.display(),
                 nodes.path().display()
             );
-            let output = Command::new("sh").args(["-c", &script]).output().expect("runs");
+            let output = Command::new("sh")
+                .args(["-c", &script])
+                .output()
+                .expect("runs");
             String::from_utf8(output.stdout).expect("text")
         };
         let before = attempt();
-        DeviceFilter::load().and_then(|filter| filter.attach(&group)).expect("attached");
+        DeviceFilter::load()
+            .and_then(|filter| filter.attach(&group))
+            .expect("attached");
         let after = attempt();
         fs::remove_dir(&group).expect("removed");
         assert_eq!((before.as_str(), after.as_str()), ("", "1:11 10:200 "));

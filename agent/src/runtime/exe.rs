@@ -62,8 +62,12 @@ fn read_only_mount(path: &str) -> io::Result<OwnedFd> {
     // SAFETY: `path` is a C string that lives over the call.
     let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
     let fd = owned(fd)?;
-    let attr =
-        MountAttr { attr_set: MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = MountAttr {
+        attr_set: MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: the descriptor is open, the path is an empty C string, and
     // `attr` has the layout and the size that the call is told.
     let result = unsafe {
@@ -76,7 +80,11 @@ fn read_only_mount(path: &str) -> io::Result<OwnedFd> {
             size_of::<MountAttr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(fd)
+    }
 }
 
 fn sealed_copy() -> io::Result<OwnedFd> {
@@ -93,8 +101,7 @@ fn sealed_copy() -> io::Result<OwnedFd> {
         }
         copy.write_all(&block[..count])?;
     }
-    let seals =
-        libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+    let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
     // SAFETY: the call takes numbers only.
     let result = unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_ADD_SEALS, seals) };
     if result < 0 {
@@ -124,7 +131,10 @@ mod tests {
         let mut options = fs::OpenOptions::new();
         let opened = options.write(true).custom_flags(libc::O_CLOEXEC).open(path);
         match opened {
-            Ok(mut file) => file.write(b"x").expect_err("must not be writable").raw_os_error(),
+            Ok(mut file) => file
+                .write(b"x")
+                .expect_err("must not be writable")
+                .raw_os_error(),
             Err(error) => error.raw_os_error(),
         }
     }
@@ -144,7 +154,10 @@ mod tests {
     #[test]
     fn the_mounted_form_runs() {
         let exe = ProtectedExe::of_this_process().expect("protected");
-        let listed = std::process::Command::new(exe.path()).arg("--list").output().expect("runs");
+        let listed = std::process::Command::new(exe.path())
+            .arg("--list")
+            .output()
+            .expect("runs");
         assert!(listed.status.success());
     }
 }

@@ -39,8 +39,16 @@ impl Executor for ContainedExecutor {
             nix::Error::ENOENT => " (or the interpreter or loader that it names is missing)",
             _ => "",
         };
-        let _ = writeln!(std::io::stderr(), "skerry: cannot run {name:?}: {}{hint}", error.desc());
-        let code = if error == nix::Error::ENOENT { NOT_FOUND } else { CANNOT_RUN };
+        let _ = writeln!(
+            std::io::stderr(),
+            "skerry: cannot run {name:?}: {}{hint}",
+            error.desc()
+        );
+        let code = if error == nix::Error::ENOENT {
+            NOT_FOUND
+        } else {
+            CANNOT_RUN
+        };
         // SAFETY: ends this process at once; nothing of the parent that we
         // share must run its destructors here.
         unsafe { libc::_exit(code) }
@@ -67,9 +75,12 @@ impl ContainedExecutor {
         let at = |error| (name.clone(), error);
         let path = find(&name, &search_path(spec)).map_err(at)?;
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| at(nix::Error::EINVAL))?;
-        let args = arguments(spec).iter().map(|word| CString::new(word.as_bytes()));
-        let args: Vec<CString> =
-            args.collect::<Result<_, _>>().map_err(|_| at(nix::Error::EINVAL))?;
+        let args = arguments(spec)
+            .iter()
+            .map(|word| CString::new(word.as_bytes()));
+        let args: Vec<CString> = args
+            .collect::<Result<_, _>>()
+            .map_err(|_| at(nix::Error::EINVAL))?;
         if let Some((columns, rows)) = self.window {
             set_window(columns, rows);
         }
@@ -83,7 +94,10 @@ impl ContainedExecutor {
 }
 
 fn arguments(spec: &Spec) -> &[String] {
-    spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
+    spec.process()
+        .as_ref()
+        .and_then(|process| process.args().as_deref())
+        .unwrap_or_default()
 }
 
 fn program(spec: &Spec) -> String {
@@ -91,8 +105,14 @@ fn program(spec: &Spec) -> String {
 }
 
 fn search_path(spec: &Spec) -> String {
-    let env = spec.process().as_ref().and_then(|process| process.env().as_deref());
-    let path = env.unwrap_or_default().iter().find_map(|word| word.strip_prefix("PATH="));
+    let env = spec
+        .process()
+        .as_ref()
+        .and_then(|process| process.env().as_deref());
+    let path = env
+        .unwrap_or_default()
+        .iter()
+        .find_map(|word| word.strip_prefix("PATH="));
     path.unwrap_or_default().to_owned()
 }
 
@@ -100,7 +120,11 @@ fn search_path(spec: &Spec) -> String {
 fn find(name: &str, search: &str) -> Result<PathBuf, nix::Error> {
     let check = |path: PathBuf| -> Result<PathBuf, nix::Error> {
         eaccess(&path, AccessFlags::X_OK)?;
-        if path.is_file() { Ok(path) } else { Err(nix::Error::EACCES) }
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(nix::Error::EACCES)
+        }
     };
     if name.contains('/') {
         return check(name.into());
@@ -119,7 +143,7 @@ fn find(name: &str, search: &str) -> Result<PathBuf, nix::Error> {
 /// A program expects every signal unblocked and at its default. Rust's
 /// runtime ignores SIGPIPE, and an ignored signal stays so over `execve`.
 fn reset_signals() {
-    use nix::sys::signal::{SigHandler, SigSet, Signal, SigmaskHow, signal, sigprocmask};
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
     for number in Signal::iterator() {
         // SAFETY: the default action runs no code of ours.
         let _ = unsafe { signal(number, SigHandler::SigDfl) };
@@ -129,7 +153,12 @@ fn reset_signals() {
 
 /// Tells the terminal how large it is, before the program asks.
 fn set_window(columns: u16, rows: u16) {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: `size` is what this request reads, and lives over the call.
     unsafe { libc::ioctl(0, libc::TIOCSWINSZ, &raw const size) };
 }

@@ -102,7 +102,8 @@ pub struct Started {
 /// What happens without being asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// A container ended. The record stays until `forget_exit`.
+    /// A container ended. Commit it, then call `forget_exit`: until then it is
+    /// listed, and the keeper brings it to the disk itself a second from now.
     Exited {
         /// Which.
         id: ContainerId,
@@ -148,23 +149,38 @@ impl Runtime {
     /// Connects to the keeper that lives, or starts one. Containers that a
     /// dead keeper left behind are then listed as `Lost`.
     pub async fn connect(config: RuntimeConfig) -> Result<Self, RuntimeError> {
-        let RuntimeConfig { run_dir, data_dir, cgroup_parent, exe } = config;
-        let layout = Layout { run_dir, data_dir, cgroup_parent };
+        let RuntimeConfig {
+            run_dir,
+            data_dir,
+            cgroup_parent,
+            exe,
+        } = config;
+        let layout = Layout {
+            run_dir,
+            data_dir,
+            cgroup_parent,
+        };
         let hierarchies = Arc::new(Hierarchies::detect()?);
-        let (socket, layout) = smol::unblock(move || {
-            reach(&layout, &exe).map(|socket| (socket, layout))
-        })
-        .await?;
+        let (socket, layout) =
+            smol::unblock(move || reach(&layout, &exe).map(|socket| (socket, layout))).await?;
         let keeper_pid = getsockopt(&socket, PeerCredentials).map_or(0, |peer| peer.pid());
         let path = layout.socket();
         let link = Link::new(socket).map_err(|source| RuntimeError::Connect { path, source })?;
-        let hello = link.request(&Request::Hello { protocol: PROTOCOL }, &[]).await?;
+        let hello = link
+            .request(&Request::Hello { protocol: PROTOCOL }, &[])
+            .await?;
         let keeper_version = match hello.answer().await? {
             (Response::Welcome { version, .. }, _) => version,
             other => return Err(unexpected(other.0)),
         };
         drop(hello);
-        Ok(Self { link: Arc::new(link), layout, hierarchies, keeper_pid, keeper_version })
+        Ok(Self {
+            link: Arc::new(link),
+            layout,
+            hierarchies,
+            keeper_pid,
+            keeper_version,
+        })
     }
 
     /// The keeper's process id.
@@ -180,7 +196,9 @@ impl Runtime {
     /// The events of this connection. Whoever holds a `Runtime` must read
     /// them.
     pub fn events(&self) -> Events {
-        Events { link: Arc::clone(&self.link) }
+        Events {
+            link: Arc::clone(&self.link),
+        }
     }
 
     /// Makes a container and starts it. On failure nothing of it is left.
@@ -195,7 +213,11 @@ impl Runtime {
     /// Sends a signal to a container's first process.
     pub async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), RuntimeError> {
         let signal = signal as i32;
-        self.done(&Request::Signal { id: id.clone(), signal }).await
+        self.done(&Request::Signal {
+            id: id.clone(),
+            signal,
+        })
+        .await
     }
 
     /// Kills every process of a container, known to the keeper or lost. Its
@@ -235,11 +257,18 @@ impl Runtime {
 
     /// Removes a log with all its files. Refused while it is being written.
     pub async fn remove_log(&self, log_name: &str) -> Result<(), RuntimeError> {
-        self.done(&Request::RemoveLog { log_name: log_name.to_owned() }).await
+        self.done(&Request::RemoveLog {
+            log_name: log_name.to_owned(),
+        })
+        .await
     }
 
     /// Runs a further process in a container that runs.
-    pub async fn exec(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecSession, RuntimeError> {
+    pub async fn exec(
+        &self,
+        id: &ContainerId,
+        spec: ExecSpec,
+    ) -> Result<ExecSession, RuntimeError> {
         spec.validate()?;
         let tty = spec.tty.is_some();
         let (ours, theirs) = if tty {
@@ -248,7 +277,16 @@ impl Runtime {
             super::session::pipes().map_err(RuntimeError::Pipe)?
         };
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        let pending = self.link.request(&Request::Exec { id: id.clone(), spec }, &fds).await?;
+        let pending = self
+            .link
+            .request(
+                &Request::Exec {
+                    id: id.clone(),
+                    spec,
+                },
+                &fds,
+            )
+            .await?;
         drop(fds);
         drop(theirs);
         let (pid, mut fds) = match pending.answer().await? {
@@ -256,7 +294,11 @@ impl Runtime {
             (other, _) => return Err(unexpected(other)),
         };
         let (request, answers) = pending.detach();
-        let ends = if tty { fds.pop().into_iter().collect() } else { ours };
+        let ends = if tty {
+            fds.pop().into_iter().collect()
+        } else {
+            ours
+        };
         ExecSession::new(Arc::clone(&self.link), request, answers, pid, ends)
             .map_err(RuntimeError::Pipe)
     }
@@ -291,7 +333,10 @@ impl Runtime {
         smol::unblock(move || {
             if let Ok(process) = process {
                 let timeout = PollTimeout::try_from(ENDING).unwrap_or(PollTimeout::MAX);
-                let _ = poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout);
+                let _ = poll(
+                    &mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)],
+                    timeout,
+                );
             }
             hierarchies.remove(&layout.keeper_cgroup());
             hierarchies.remove_empty_parents(&layout.cgroup_parent);
@@ -321,6 +366,10 @@ fn unexpected(response: Response) -> RuntimeError {
 }
 
 /// Connects, starting the keeper if there is none. Blocks.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing tells when another process begins to listen"
+)]
 fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
     let deadline = Instant::now() + LAUNCH;
     loop {
@@ -329,11 +378,18 @@ fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
             Err(error) => error,
         };
         let dead = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
-        if !dead.contains(&source.kind()) || Instant::now() > deadline {
-            return Err(RuntimeError::Connect { path: layout.socket(), source });
+        let is_dead = dead.contains(&source.kind());
+        // It lives, but many connect at once.
+        let is_busy = source.kind() == io::ErrorKind::WouldBlock;
+        if !(is_dead || is_busy) || Instant::now() > deadline {
+            return Err(RuntimeError::Connect {
+                path: layout.socket(),
+                source,
+            });
         }
         // Another one that holds the lock will listen in a moment.
-        if !launch(layout, exe)? {
+        let launched = is_dead && launch(layout, exe)?;
+        if !launched {
             std::thread::sleep(LAUNCH_PAUSE);
         }
     }
@@ -366,5 +422,9 @@ fn launch(layout: &Layout, exe: &PathBuf) -> Result<bool, RuntimeError> {
         return Ok(false);
     }
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(RuntimeError::Launch(if text.is_empty() { output.status.to_string() } else { text }))
+    Err(RuntimeError::Launch(if text.is_empty() {
+        output.status.to_string()
+    } else {
+        text
+    }))
 }

@@ -33,7 +33,7 @@ use super::logs::stamp_now;
 use super::oci::{self, Machine};
 use super::paths::Layout;
 use super::proto::{self, FailureKind, Operation, Progress};
-use super::rootfs::{mount_overlay, unshare_mounts};
+use super::rootfs::{make_dirs_in, mount_overlay, remove_all, remove_link_in, unshare_mounts};
 use super::seccomp::Filters;
 use super::seqpacket;
 use super::spec::{ContainerId, ContainerSpec, ExecSpec};
@@ -52,7 +52,10 @@ struct Failure {
 
 impl Failure {
     fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 }
 
@@ -84,7 +87,10 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(Failure { kind, mut message }) => {
-            let end = message.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_REPORT);
+            let end = message
+                .char_indices()
+                .map(|(at, _)| at)
+                .find(|at| *at >= MAX_REPORT);
             message.truncate(end.unwrap_or(message.len()));
             report(keeper.as_fd(), &Progress::Failed { kind, message }, &[]);
             ExitCode::FAILURE
@@ -137,13 +143,17 @@ fn create(
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
 ) -> Result<(), Failure> {
-    spec.validate().map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    spec.validate()
+        .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     let hierarchies = Hierarchies::detect()?;
     let bundle = layout.bundle(&spec.id);
     fs::create_dir_all(layout.bundles())?;
     if let Err(error) = private_dir(&bundle) {
         if error.kind() == io::ErrorKind::AlreadyExists {
-            let message = format!("something of container {} is left; remove it first", spec.id);
+            let message = format!(
+                "something of container {} is left; remove it first",
+                spec.id
+            );
             return Err(Failure::new(FailureKind::AlreadyExists, message));
         }
         return Err(error.into());
@@ -183,7 +193,12 @@ fn build(
     let root_dir = File::open(&root)?;
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
-    super::rootfs::make_dirs_in(&root_dir, &spec.cwd)?;
+    make_dirs_in(&root_dir, &spec.cwd)?;
+    for file in oci::HOST_FILES {
+        // An image of a whole system may have a link that leads nowhere, on
+        // which nothing can be mounted.
+        remove_link_in(&root_dir, file)?;
+    }
     drop(root_dir);
     let cgroup = layout.cgroup(&spec.id);
     let devices = device_filter(hierarchies);
@@ -193,7 +208,10 @@ fn build(
     let state = bundle.join("state");
     private_dir(&state)?;
 
-    let executor = ContainedExecutor { filters: Filters::default_profile()?, window: None };
+    let executor = ContainedExecutor {
+        filters: Filters::default_profile()?,
+        window: None,
+    };
     let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&state)?
@@ -207,6 +225,9 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
+    if let Some(bytes) = spec.resources.memory_bytes {
+        hierarchies.forbid_swap(&cgroup, bytes)?;
+    }
     if let Some(filter) = devices {
         for dir in hierarchies.directories(&cgroup) {
             filter.attach(&dir)?;
@@ -226,7 +247,8 @@ fn exec(
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
 ) -> Result<Option<OwnedFd>, Failure> {
-    spec.validate().map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    spec.validate()
+        .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     let bundle = layout.bundle(id);
     let config = Spec::load(bundle.join("config.json"))?;
     // libcontainer leaves sockets and links in the directory of the container
@@ -244,7 +266,10 @@ fn exec(
     let process_file = scratch.path.join("process.json");
     write_json(&process_file, &process)?;
 
-    let executor = ContainedExecutor { filters: Filters::default_profile()?, window: spec.tty };
+    let executor = ContainedExecutor {
+        filters: Filters::default_profile()?,
+        window: spec.tty,
+    };
     let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&scratch.path)?;
@@ -252,7 +277,10 @@ fn exec(
         None => {
             let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds)
                 .map_err(|_| Failure::new(FailureKind::Invalid, "three descriptors are needed"))?;
-            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+            builder = builder
+                .with_stdin(stdin)
+                .with_stdout(stdout)
+                .with_stderr(stderr);
             None
         }
         Some(_) => {
@@ -280,13 +308,21 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
         .process()
         .as_ref()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no process"))?;
-    let env = own.env().iter().flatten().filter_map(|word| word.split_once('='));
+    let env = own
+        .env()
+        .iter()
+        .flatten()
+        .filter_map(|word| word.split_once('='));
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (identity, env): (Identity, Vec<(String, String)>) = if spec.user.is_empty() {
         let user = own.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
-        let identity =
-            Identity { uid: user.uid(), gid: user.gid(), groups, home: String::new() };
+        let identity = Identity {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups,
+            home: String::new(),
+        };
         (identity, env.collect())
     } else {
         let root = File::open(container_root(state)?)?;
@@ -295,14 +331,35 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
         // Another user has another home.
         (identity, env.filter(|(name, _)| name != "HOME").collect())
     };
-    let home = if identity.home.is_empty() { "/" } else { &identity.home };
+    let home = if identity.home.is_empty() {
+        "/"
+    } else {
+        &identity.home
+    };
     let env = oci::environment(env.into_iter().chain(spec.env.iter().cloned()), home);
-    let cwd = if spec.cwd.is_empty() { own.cwd().to_string_lossy() } else { (&spec.cwd).into() };
+    let cwd = if spec.cwd.is_empty() {
+        own.cwd().to_string_lossy()
+    } else {
+        (&spec.cwd).into()
+    };
     // What the container's own process may do, another one may as well.
-    let mknod = own.capabilities().as_ref().and_then(|all| all.bounding().as_ref());
+    let mknod = own
+        .capabilities()
+        .as_ref()
+        .and_then(|all| all.bounding().as_ref());
     let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
-    let machine = Machine { mknod, ..machine(&Hierarchies::detect()?, true)? };
-    Ok(oci::process(&spec.args, env, &cwd, &identity, machine, spec.tty.is_some())?)
+    let machine = Machine {
+        mknod,
+        ..machine(&Hierarchies::detect()?, true)?
+    };
+    Ok(oci::process(
+        &spec.args,
+        env,
+        &cwd,
+        &identity,
+        machine,
+        spec.tty.is_some(),
+    )?)
 }
 
 /// The container's root directory, seen through its first process.
@@ -339,13 +396,21 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
 fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
     let limits = &spec.resources;
     let wanted = [
-        ("cpu", limits.cpu_millis.is_some(), "build the kernel with CONFIG_CFS_BANDWIDTH"),
+        (
+            "cpu",
+            limits.cpu_millis.is_some(),
+            "build the kernel with CONFIG_CFS_BANDWIDTH",
+        ),
         (
             "memory",
             limits.memory_bytes.is_some(),
             "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
         ),
-        ("pids", limits.pids.is_some(), "build the kernel with CONFIG_CGROUP_PIDS"),
+        (
+            "pids",
+            limits.pids.is_some(),
+            "build the kernel with CONFIG_CGROUP_PIDS",
+        ),
     ];
     for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
         if !hierarchies.has_controller(controller) {
@@ -373,7 +438,11 @@ fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
 fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let cgroup_v2 = hierarchies.is_v2();
-    Ok(Machine { cgroup_v2, mknod: !cgroup_v2 || device_filter, open_files })
+    Ok(Machine {
+        cgroup_v2,
+        mknod: !cgroup_v2 || device_filter,
+        open_files,
+    })
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
@@ -412,7 +481,7 @@ struct Scratch {
 
 impl Scratch {
     fn new(path: PathBuf) -> io::Result<Self> {
-        super::rootfs::remove_all(&path)?;
+        remove_all(&path)?;
         private_dir(&path)?;
         Ok(Self { path })
     }
@@ -421,6 +490,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // Below the container's directory: what is left goes with that.
-        let _ = super::rootfs::remove_all(&self.path);
+        let _ = remove_all(&self.path);
     }
 }

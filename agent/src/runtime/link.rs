@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender};
+use nix::sys::signal::Signal;
 use smol::Async;
 use smol::lock::Mutex as AsyncMutex;
 
@@ -85,8 +86,14 @@ impl Link {
                 waiting.answers.insert(request, sender);
             }
         }
-        let pending = Pending { link: self, request, answers };
-        let sent = self.socket.write_with(|socket| seqpacket::send(socket.as_fd(), &bytes, fds));
+        let pending = Pending {
+            link: self,
+            request,
+            answers,
+        };
+        let sent = self
+            .socket
+            .write_with(|socket| seqpacket::send(socket.as_fd(), &bytes, fds));
         if sent.await.is_err() {
             self.lose();
         }
@@ -124,7 +131,11 @@ impl Link {
     }
 
     async fn read_one(&self) {
-        match self.socket.read_with(|socket| seqpacket::receive(socket.as_fd())).await {
+        match self
+            .socket
+            .read_with(|socket| seqpacket::receive(socket.as_fd()))
+            .await
+        {
             Ok(Some((bytes, fds))) => self.hand_out(&bytes, fds),
             Ok(None) | Err(_) => self.lose(),
         }
@@ -142,9 +153,20 @@ impl Link {
             return;
         }
         let waiting = self.waiting();
-        if let Some(sender) = waiting.answers.get(&request) {
+        match waiting.answers.get(&request) {
             // Only a keeper that has gone mad sends more than we asked for.
-            let _ = sender.try_send((response, fds));
+            Some(sender) => drop(sender.try_send((response, fds))),
+            None => {
+                drop(waiting);
+                // Whoever wanted this process has given up meanwhile.
+                if let Response::ExecStarted { .. } = response {
+                    let signal = Signal::SIGKILL as i32;
+                    self.request_and_forget(&Request::SignalExec {
+                        exec: request,
+                        signal,
+                    });
+                }
+            }
         }
     }
 
@@ -164,7 +186,10 @@ impl Link {
     fn next_request(&self) -> RequestId {
         // 0 is for events; after four billion requests the old ids are free.
         loop {
-            let request = self.last_request.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            let request = self
+                .last_request
+                .fetch_add(1, Ordering::Relaxed)
+                .wrapping_add(1);
             if request != 0 {
                 return request;
             }

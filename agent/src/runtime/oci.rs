@@ -27,7 +27,7 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 /// Soft limit of open files, systemd's default. Programs raise it themselves.
 const OPEN_FILES: u64 = 1024;
 /// Files of the host that every container on the host's network reads.
-const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+pub const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// Docker's default capabilities.
 const CAPABILITIES: &[Capability] = &[
@@ -61,8 +61,13 @@ const MASKED: &[&str] = &[
     "/sys/firmware",
 ];
 
-const READ_ONLY: &[&str] =
-    &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: &[&str] = &[
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// What the machine decides.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +98,12 @@ pub fn spec(
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
     SpecBuilder::default()
         .version("1.0.2")
-        .root(RootBuilder::default().path(root).readonly(spec.read_only_root).build()?)
+        .root(
+            RootBuilder::default()
+                .path(root)
+                .readonly(spec.read_only_root)
+                .build()?,
+        )
         .hostname(hostname)
         .process(process(&spec.args, env, cwd, identity, machine, false)?)
         .mounts(mounts(spec, machine)?)
@@ -151,7 +161,10 @@ pub fn environment(env: impl Iterator<Item = (String, String)>, home: &str) -> V
             None => words.push((name, value)),
         }
     }
-    words.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    words
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn capabilities(machine: Machine) -> Result<LinuxCapabilities, OciSpecError> {
@@ -181,13 +194,25 @@ fn linux(spec: &ContainerSpec, cgroup: &str, machine: Machine) -> Result<Linux, 
     match spec.network {
         Network::Host => {}
     }
-    let namespaces = kinds.into_iter().map(|kind| LinuxNamespaceBuilder::default().typ(kind).build());
+    let namespaces = kinds
+        .into_iter()
+        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build());
     LinuxBuilder::default()
         .namespaces(namespaces.collect::<Result<Vec<_>, _>>()?)
         .cgroups_path(PathBuf::from("/").join(cgroup))
         .resources(resources(&spec.resources, machine)?)
-        .masked_paths(MASKED.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
-        .readonly_paths(READ_ONLY.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
+        .masked_paths(
+            MASKED
+                .iter()
+                .map(|path| (*path).to_owned())
+                .collect::<Vec<_>>(),
+        )
+        .readonly_paths(
+            READ_ONLY
+                .iter()
+                .map(|path| (*path).to_owned())
+                .collect::<Vec<_>>(),
+        )
         .build()
 }
 
@@ -198,7 +223,10 @@ fn resources(limits: &Resources, machine: Machine) -> Result<LinuxResources, Oci
     }
     if let Some(millis) = limits.cpu_millis {
         let quota = i64::from(millis) * (CPU_PERIOD_MICROS as i64) / 1000;
-        let cpu = LinuxCpuBuilder::default().quota(quota).period(CPU_PERIOD_MICROS).build()?;
+        let cpu = LinuxCpuBuilder::default()
+            .quota(quota)
+            .period(CPU_PERIOD_MICROS)
+            .build()?;
         builder = builder.cpu(cpu);
     }
     if let Some(bytes) = limits.memory_bytes {
@@ -215,7 +243,10 @@ fn resources(limits: &Resources, machine: Machine) -> Result<LinuxResources, Oci
 /// be used. libcontainer adds `/dev/null` and its like.
 fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
     let rule = |allow: bool, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut builder = LinuxDeviceCgroupBuilder::default().allow(allow).typ(kind).access(access);
+        let mut builder = LinuxDeviceCgroupBuilder::default()
+            .allow(allow)
+            .typ(kind)
+            .access(access);
         if let Some(major) = major {
             builder = builder.major(major);
         }
@@ -239,18 +270,33 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
             .destination(target)
             .typ(kind)
             .source(source)
-            .options(options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+            .options(
+                options
+                    .iter()
+                    .map(|option| (*option).to_owned())
+                    .collect::<Vec<_>>(),
+            )
             .build()
     };
-    let system = |target: &str, kind: &str, options: &[&str]| {
-        mount(target, kind, Path::new(kind), options)
-    };
+    let system =
+        |target: &str, kind: &str, options: &[&str]| mount(target, kind, Path::new(kind), options);
     let safe = ["nosuid", "noexec", "nodev"];
-    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let pts = [
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+        "gid=5",
+    ];
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
     let mut all = vec![
         system("/proc", "proc", &safe)?,
-        system("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
+        system(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        )?,
         system("/dev/pts", "devpts", &pts)?,
         system("/dev/shm", "tmpfs", &shm)?,
         system("/dev/mqueue", "mqueue", &safe)?,
@@ -260,7 +306,12 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
         // Seen from inside its own cgroup namespace, so that runtimes find
         // their limits. On v1 this would be a mount per hierarchy.
         let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
-        all.push(mount("/sys/fs/cgroup", "cgroup", Path::new("cgroup"), &options)?);
+        all.push(mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            Path::new("cgroup"),
+            &options,
+        )?);
     }
     for file in HOST_FILES {
         let taken = spec.mounts.iter().any(|own| own.target == file);
@@ -285,11 +336,24 @@ mod tests {
     use super::super::spec::tests::sample;
     use super::*;
 
-    const V1: Machine = Machine { cgroup_v2: false, mknod: true, open_files: 4096 };
-    const V2: Machine = Machine { cgroup_v2: true, mknod: false, open_files: 512 };
+    const V1: Machine = Machine {
+        cgroup_v2: false,
+        mknod: true,
+        open_files: 4096,
+    };
+    const V2: Machine = Machine {
+        cgroup_v2: true,
+        mknod: false,
+        open_files: 512,
+    };
 
     fn identity() -> Identity {
-        Identity { uid: 33, gid: 33, groups: vec![29], home: "/srv".into() }
+        Identity {
+            uid: 33,
+            gid: 33,
+            groups: vec![29],
+            home: "/srv".into(),
+        }
     }
 
     fn make(machine: Machine) -> serde_json::Value {
@@ -316,17 +380,31 @@ mod tests {
 
     #[test]
     fn device_nodes_only_where_rules_bite() {
-        let mknod = |machine| make(machine)["process"]["capabilities"].to_string().contains("MKNOD");
+        let mknod = |machine| {
+            make(machine)["process"]["capabilities"]
+                .to_string()
+                .contains("MKNOD")
+        };
         assert!(mknod(V1));
         assert!(!mknod(V2));
         let first = &make(V1)["linux"]["resources"]["devices"][0];
-        assert_eq!((&first["allow"], &first["type"]), (&false.into(), &"a".into()));
+        assert_eq!(
+            (&first["allow"], &first["type"]),
+            (&false.into(), &"a".into())
+        );
     }
 
     #[test]
     fn no_container_gets_what_would_free_it() {
         let caps = make(V1)["process"]["capabilities"].to_string();
-        for never in ["SYS_ADMIN", "SYS_PTRACE", "SYS_MODULE", "NET_ADMIN", "SYS_RAWIO", "BPF"] {
+        for never in [
+            "SYS_ADMIN",
+            "SYS_PTRACE",
+            "SYS_MODULE",
+            "NET_ADMIN",
+            "SYS_RAWIO",
+            "BPF",
+        ] {
             assert!(!caps.contains(never), "{never}");
         }
     }
@@ -334,7 +412,9 @@ mod tests {
     #[test]
     fn environment_has_home_and_path_and_no_doubles() {
         let env = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()));
             environment(pairs, "/srv")
         };
         assert_eq!(env(&[])[1], "HOME=/srv");

@@ -73,7 +73,11 @@ impl Layout {
 
     /// The directory of one log.
     pub fn log(&self, log_name: &str, persist: bool) -> PathBuf {
-        let base: &Path = if persist { &self.data_dir } else { &self.run_dir };
+        let base: &Path = if persist {
+            &self.data_dir
+        } else {
+            &self.run_dir
+        };
         base.join("logs").join(log_name)
     }
 

@@ -232,7 +232,9 @@ pub fn encode<T: Serialize>(request: RequestId, body: &T) -> Result<Vec<u8>, Pro
 
 /// The request id of a message, if it is long enough to have one.
 pub fn request_id(bytes: &[u8]) -> Option<RequestId> {
-    Some(RequestId::from_le_bytes(bytes.get(..PREFIX)?.try_into().ok()?))
+    Some(RequestId::from_le_bytes(
+        bytes.get(..PREFIX)?.try_into().ok()?,
+    ))
 }
 
 /// Reads what follows the request id.
@@ -252,16 +254,31 @@ mod tests {
     #[test]
     fn golden_bytes_of_protocol_1() {
         let id = ContainerId::new("a").expect("valid");
-        let exit = Exit { status: ExitStatus::Signal(9), oom_killed: true, at: Timestamp(300) };
+        let exit = Exit {
+            status: ExitStatus::Signal(9),
+            oom_killed: true,
+            at: Timestamp(300),
+        };
         let requests: &[(Request, &[u8])] = &[
             (Request::Hello { protocol: 1 }, &[0, 1]),
-            (Request::Signal { id: id.clone(), signal: 15 }, &[2, 1, b'a', 30]),
+            (
+                Request::Signal {
+                    id: id.clone(),
+                    signal: 15,
+                },
+                &[2, 1, b'a', 30],
+            ),
             (Request::Kill { id: id.clone() }, &[3, 1, b'a']),
             (Request::Remove { id: id.clone() }, &[4, 1, b'a']),
             (Request::List, &[5]),
             (Request::ForgetExit { id: id.clone() }, &[6, 1, b'a']),
             (Request::SignalExec { exec: 3, signal: 9 }, &[8, 3, 18]),
-            (Request::RemoveLog { log_name: "l".into() }, &[9, 1, b'l']),
+            (
+                Request::RemoveLog {
+                    log_name: "l".into(),
+                },
+                &[9, 1, b'l'],
+            ),
             (Request::Shutdown, &[10]),
         ];
         for (request, golden) in requests {
@@ -270,20 +287,43 @@ mod tests {
             assert_eq!(&bytes[4..], *golden, "{request:?}");
             assert_eq!(&decode::<Request>(&bytes).expect("readable"), request);
         }
-        let listed = ContainerState { id: id.clone(), status: Status::Exited(exit) };
+        let listed = ContainerState {
+            id: id.clone(),
+            status: Status::Exited(exit),
+        };
         let responses: &[(Response, &[u8])] = &[
-            (Response::Welcome { protocol: 1, version: "x".into() }, &[0, 1, 1, b'x']),
+            (
+                Response::Welcome {
+                    protocol: 1,
+                    version: "x".into(),
+                },
+                &[0, 1, 1, b'x'],
+            ),
             (Response::Created { pid: 5 }, &[1, 10]),
             (Response::Done, &[2]),
             (
-                Response::List { containers: vec![listed], last: true },
+                Response::List {
+                    containers: vec![listed],
+                    last: true,
+                },
                 &[3, 1, 1, b'a', 1, 1, 18, 1, 0xac, 2, 1],
             ),
             (Response::ExecStarted { pid: 5 }, &[4, 10]),
-            (Response::ExecExited { status: ExitStatus::Code(1) }, &[5, 0, 2]),
-            (Response::Exited { id, exit }, &[6, 1, b'a', 1, 18, 1, 0xac, 2]),
             (
-                Response::Failed { kind: FailureKind::Busy, message: "m".into() },
+                Response::ExecExited {
+                    status: ExitStatus::Code(1),
+                },
+                &[5, 0, 2],
+            ),
+            (
+                Response::Exited { id, exit },
+                &[6, 1, b'a', 1, 18, 1, 0xac, 2],
+            ),
+            (
+                Response::Failed {
+                    kind: FailureKind::Busy,
+                    message: "m".into(),
+                },
                 &[7, 2, 1, b'm'],
             ),
         ];

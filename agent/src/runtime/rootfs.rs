@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// Why a root file system cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,10 @@ pub fn mount_overlay(
     make_dir(links, 0o700).map_err(prepare(links))?;
     let mut lower = String::new();
     for (number, layer) in layers.iter().enumerate().rev() {
-        File::open(layer).map_err(|source| RootfsError::Layer { path: layer.clone(), source })?;
+        File::open(layer).map_err(|source| RootfsError::Layer {
+            path: layer.clone(),
+            source,
+        })?;
         let name = number.to_string();
         symlink(layer, links.join(&name)).map_err(prepare(links))?;
         if !lower.is_empty() {
@@ -94,13 +98,24 @@ pub fn mount_overlay(
     std::env::set_current_dir(links).map_err(prepare(links))?;
     let mounted = mount_at(target, &lower);
     std::env::set_current_dir("/").map_err(prepare(Path::new("/")))?;
-    mounted.map_err(|source| RootfsError::Overlay { path: target.to_owned(), source })
+    mounted.map_err(|source| RootfsError::Overlay {
+        path: target.to_owned(),
+        source,
+    })
 }
 
 fn mount_at(target: &Path, lower: &str) -> Result<(), nix::Error> {
     let options = format!("lowerdir={lower},upperdir=u,workdir=w");
     let flags = MsFlags::MS_NODEV;
-    let call = |options: &str| mount(Some("overlay"), target, Some("overlay"), flags, Some(options));
+    let call = |options: &str| {
+        mount(
+            Some("overlay"),
+            target,
+            Some("overlay"),
+            flags,
+            Some(options),
+        )
+    };
     // "volatile" spares the flash: the writable layer never outlives its
     // container, so nothing in it needs to be synced. Linux 5.10.
     match call(&format!("{options},volatile")) {
@@ -133,7 +148,11 @@ pub fn make_dirs_in(root: &File, path: &str) -> io::Result<()> {
     let mut made = PathBuf::new();
     for part in Path::new(path.trim_start_matches('/')).iter() {
         let parent = open_in(root, &made)?;
-        match nix::sys::stat::mkdirat(Some(parent.as_raw_fd()), part, Mode::from_bits_truncate(0o755)) {
+        match nix::sys::stat::mkdirat(
+            Some(parent.as_raw_fd()),
+            part,
+            Mode::from_bits_truncate(0o755),
+        ) {
             Ok(()) | Err(nix::Error::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
@@ -143,11 +162,34 @@ pub fn make_dirs_in(root: &File, path: &str) -> io::Result<()> {
 }
 
 fn open_in(root: &File, path: &Path) -> io::Result<File> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let fd = openat2(root.as_raw_fd(), path, how)?;
     // SAFETY: openat2 made this descriptor just now.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Removes the symbolic link at `path` inside the open directory `root`. What
+/// is not there, or not a link, stays as it is.
+pub fn remove_link_in(root: &File, path: &str) -> io::Result<()> {
+    let path = Path::new(path.trim_start_matches('/'));
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
+    let parent = match open_in(root, parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let here = Some(parent.as_raw_fd());
+    match nix::fcntl::readlinkat(here, name) {
+        Ok(_) => Ok(unlinkat(here, name, UnlinkatFlags::NoRemoveDir)?),
+        Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -22,6 +22,10 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
+// From asm-generic/ioctls.h; the C libraries disagree on the type.
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
+
 /// The filters, ready to be installed.
 #[derive(Clone)]
 pub struct Filters {
@@ -46,14 +50,25 @@ pub enum SeccompError {
 impl Filters {
     /// Compiles the default profile.
     pub fn default_profile() -> Result<Self, SeccompError> {
-        let known: BTreeMap<c_long, Vec<SeccompRule>> =
-            KNOWN.iter().chain(REFUSED).map(|call| (*call, Vec::new())).collect();
+        let known: BTreeMap<c_long, Vec<SeccompRule>> = KNOWN
+            .iter()
+            .chain(REFUSED)
+            .map(|call| (*call, Vec::new()))
+            .collect();
         let mut refused: BTreeMap<c_long, Vec<SeccompRule>> =
             REFUSED.iter().map(|call| (*call, Vec::new())).collect();
         refused.extend(conditional().map_err(SeccompError::Compile)?);
         Ok(Self {
-            known: compile(known, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?,
-            refused: compile(refused, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?,
+            known: compile(
+                known,
+                SeccompAction::Errno(libc::ENOSYS as u32),
+                SeccompAction::Allow,
+            )?,
+            refused: compile(
+                refused,
+                SeccompAction::Allow,
+                SeccompAction::Errno(libc::EPERM as u32),
+            )?,
         })
     }
 
@@ -95,12 +110,18 @@ fn conditional() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ];
-    let clone = namespaces.iter().map(|flag| bit(0, *flag as u32 as u64)).collect::<Result<_, _>>()?;
+    let clone = namespaces
+        .iter()
+        .map(|flag| bit(0, *flag as u32 as u64))
+        .collect::<Result<_, _>>()?;
     // socket: AF_VSOCK reaches the hypervisor past every network rule; AF_ALG
     // has been a source of kernel exploits and has no users that lack a fallback.
-    let socket = vec![value(0, libc::AF_VSOCK as u64)?, value(0, libc::AF_ALG as u64)?];
+    let socket = vec![
+        value(0, libc::AF_VSOCK as u64)?,
+        value(0, libc::AF_ALG as u64)?,
+    ];
     // ioctl: TIOCSTI types into a terminal, TIOCLINUX does so on a console.
-    let ioctl = vec![value(1, libc::TIOCSTI as u64)?, value(1, libc::TIOCLINUX as u64)?];
+    let ioctl = vec![value(1, TIOCSTI)?, value(1, TIOCLINUX)?];
     Ok(BTreeMap::from([
         (libc::SYS_clone, clone),
         (libc::SYS_socket, socket),
@@ -131,7 +152,7 @@ const REFUSED: &[c_long] = calls! {
     SYS_kexec_load SYS_keyctl SYS_lookup_dcookie SYS_mount SYS_mount_setattr
     SYS_move_mount SYS_move_pages SYS_name_to_handle_at SYS_nfsservctl SYS_open_by_handle_at
     SYS_open_tree SYS_perf_event_open SYS_pivot_root SYS_process_vm_readv
-    SYS_process_vm_writev SYS_quotactl SYS_quotactl_fd SYS_reboot SYS_request_key SYS_setdomainname
+    SYS_process_vm_writev SYS_quotactl SYS_reboot SYS_request_key SYS_setdomainname
     SYS_sethostname SYS_setns SYS_settimeofday SYS_swapoff SYS_swapon SYS_syslog
     SYS_umount2 SYS_unshare SYS_userfaultfd SYS_vhangup
 };
@@ -162,7 +183,7 @@ const KNOWN_EVERYWHERE: &[c_long] = calls! {
     SYS_ppoll SYS_prctl SYS_pread64 SYS_preadv SYS_preadv2 SYS_prlimit64 SYS_process_madvise
     SYS_process_mrelease SYS_pselect6 SYS_ptrace SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read
     SYS_readahead SYS_readlinkat SYS_readv SYS_recvfrom SYS_recvmmsg SYS_recvmsg SYS_remap_file_pages
-    SYS_removexattr SYS_renameat SYS_renameat2 SYS_restart_syscall SYS_rseq SYS_rt_sigaction
+    SYS_removexattr SYS_renameat2 SYS_restart_syscall SYS_rseq SYS_rt_sigaction
     SYS_rt_sigpending SYS_rt_sigprocmask SYS_rt_sigqueueinfo SYS_rt_sigreturn SYS_rt_sigsuspend
     SYS_rt_sigtimedwait SYS_rt_tgsigqueueinfo SYS_sched_getaffinity SYS_sched_getattr
     SYS_sched_getparam SYS_sched_get_priority_max SYS_sched_get_priority_min
@@ -186,12 +207,16 @@ const KNOWN_HERE: &[c_long] = calls! {
     SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
     SYS_epoll_wait SYS_eventfd SYS_fork SYS_futimesat SYS_getdents SYS_getpgrp SYS_inotify_init
     SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_modify_ldt SYS_newfstatat SYS_open
-    SYS_pause SYS_pipe SYS_poll SYS_readlink SYS_rename SYS_rmdir SYS_select SYS_signalfd SYS_stat
+    SYS_pause SYS_pipe SYS_poll SYS_readlink SYS_rename SYS_renameat SYS_rmdir SYS_select SYS_signalfd SYS_stat
     SYS_symlink SYS_time SYS_unlink SYS_ustat SYS_utime SYS_utimes SYS_vfork
 };
 
-/// Known and allowed: what other architectures have besides.
-#[cfg(not(target_arch = "x86_64"))]
+/// Known and allowed: what 64-bit Arm has besides.
+#[cfg(target_arch = "aarch64")]
+const KNOWN_HERE: &[c_long] = calls! { SYS_newfstatat SYS_renameat };
+
+/// Known and allowed: what the newest architectures have besides.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const KNOWN_HERE: &[c_long] = calls! { SYS_newfstatat };
 
 /// Known and allowed.
@@ -234,7 +259,11 @@ mod tests {
             // arguments; none of them writes to memory or begets a process.
             let error = |call: c_long, a: i64, b: i64| unsafe {
                 let result = libc::syscall(call, a, b, null, null, null, null);
-                if result >= 0 { 0 } else { std::io::Error::last_os_error().raw_os_error().unwrap_or(0) }
+                if result >= 0 {
+                    0
+                } else {
+                    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+                }
             };
             [
                 error(libc::SYS_getpid, 0, 0),
@@ -242,8 +271,12 @@ mod tests {
                 error(libc::SYS_clone, flags, 0),
                 error(libc::SYS_bpf, 99, 0),
                 error(libc::SYS_io_uring_setup, 0, 0),
-                error(libc::SYS_socket, libc::AF_ALG.into(), libc::SOCK_SEQPACKET.into()),
-                error(libc::SYS_ioctl, -1, libc::TIOCSTI as i64),
+                error(
+                    libc::SYS_socket,
+                    libc::AF_ALG.into(),
+                    libc::SOCK_SEQPACKET.into(),
+                ),
+                error(libc::SYS_ioctl, -1, TIOCSTI as i64),
                 error(libc::SYS_ioctl, -1, libc::TIOCGWINSZ as i64),
                 error(libc::SYS_clone3, 0, 0),
                 // A number that no kernel has given out yet.
@@ -252,12 +285,15 @@ mod tests {
         };
         let inside = std::thread::spawn(move || {
             nix::sys::prctl::set_no_new_privs().expect("set");
-            Filters::default_profile().and_then(|filters| filters.install()).expect("installed");
+            Filters::default_profile()
+                .and_then(|filters| filters.install())
+                .expect("installed");
             attempts()
         });
         let (eperm, enosys, ebadf) = (libc::EPERM, libc::ENOSYS, libc::EBADF);
-        let expected =
-            [0, eperm, eperm, eperm, eperm, eperm, eperm, ebadf, enosys, enosys];
+        let expected = [
+            0, eperm, eperm, eperm, eperm, eperm, eperm, ebadf, enosys, enosys,
+        ];
         assert_eq!(inside.join().expect("ended"), expected);
     }
 

@@ -20,7 +20,12 @@ const BACKLOG: i32 = 8;
 /// A connected pair that blocks.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = SockType::SeqPacket;
-    Ok(socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)?)
+    Ok(socketpair(
+        AddressFamily::Unix,
+        kind,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
 }
 
 /// A socket that listens at `path` and does not block.
@@ -54,7 +59,13 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
     let rights = [ControlMessage::ScmRights(&raw)];
     let control = if raw.is_empty() { &[][..] } else { &rights[..] };
     let parts = [IoSlice::new(bytes)];
-    sendmsg::<UnixAddr>(fd.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+    sendmsg::<UnixAddr>(
+        fd.as_raw_fd(),
+        &parts,
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
     Ok(())
 }
 
@@ -67,7 +78,10 @@ pub fn receive(fd: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>
     let peek = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
     let length = nix::sys::socket::recv(fd.as_raw_fd(), &mut [], peek)?;
     if length > MAX_MESSAGE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message too long",
+        ));
     }
     let mut bytes = vec![0; length.max(1)];
     let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
@@ -82,12 +96,18 @@ pub fn receive(fd: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>
     for message in got.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = message {
             // SAFETY: the kernel made these descriptors for this message.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            fds.extend(
+                raw.into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
+            );
         }
     }
     let (count, flags) = (got.bytes, got.flags);
     if flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message cut short"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message cut short",
+        ));
     }
     if count == 0 {
         return Ok(None);
@@ -107,7 +127,9 @@ pub fn receive_stream(fd: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     for message in got.cmsgs()? {
         if let ControlMessageOwned::ScmRights(raw) = message {
             // SAFETY: the kernel made these descriptors for this message.
-            let mut fds = raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+            let mut fds = raw
+                .into_iter()
+                .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
             return Ok(fds.next());
         }
     }

@@ -63,7 +63,9 @@ impl ExecSession {
         pid: i32,
         ends: Vec<OwnedFd>,
     ) -> io::Result<Self> {
-        let ends = ends.into_iter().map(|fd| Async::new(File::from(fd)).map(Arc::new));
+        let ends = ends
+            .into_iter()
+            .map(|fd| Async::new(File::from(fd)).map(Arc::new));
         let mut ends = ends.collect::<io::Result<Vec<_>>>()?.into_iter();
         let (first, second, third) = (ends.next(), ends.next(), ends.next());
         let first = first.ok_or_else(|| io::Error::other("the keeper sent no terminal"))?;
@@ -105,18 +107,36 @@ impl ExecSession {
     /// Tells the terminal its new size; its program gets SIGWINCH. Without a
     /// terminal, nothing happens.
     pub fn resize(&self, columns: u16, rows: u16) -> io::Result<()> {
-        let Some(terminal) = &self.terminal else { return Ok(()) };
-        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let Some(terminal) = &self.terminal else {
+            return Ok(());
+        };
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         // SAFETY: `size` is what this request reads, and lives over the call.
         let result = unsafe {
-            libc::ioctl(terminal.get_ref().as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
+            libc::ioctl(
+                terminal.get_ref().as_raw_fd(),
+                libc::TIOCSWINSZ,
+                &raw const size,
+            )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends it a signal.
     pub async fn signal(&self, signal: Signal) -> Result<(), RuntimeError> {
-        let request = Request::SignalExec { exec: self.request, signal: signal as i32 };
+        let request = Request::SignalExec {
+            exec: self.request,
+            signal: signal as i32,
+        };
         match self.link.request(&request, &[]).await?.answer().await?.0 {
             Response::Done => Ok(()),
             Response::Failed { kind, message } => Err(RuntimeError::Refused { kind, message }),
@@ -145,7 +165,10 @@ impl Drop for ExecSession {
     fn drop(&mut self) {
         if self.ended.is_none() {
             let signal = Signal::SIGKILL as i32;
-            self.link.request_and_forget(&Request::SignalExec { exec: self.request, signal });
+            self.link.request_and_forget(&Request::SignalExec {
+                exec: self.request,
+                signal,
+            });
             self.link.stop_waiting(self.request);
         }
     }
@@ -159,7 +182,9 @@ impl AsyncRead for ExecOutput {
     ) -> Poll<io::Result<usize>> {
         match Pin::new(&mut &*self.0).poll_read(context, buffer) {
             // A terminal whose last process has gone says it this way.
-            Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::EIO) => Poll::Ready(Ok(0)),
+            Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::EIO) => {
+                Poll::Ready(Ok(0))
+            }
             other => other,
         }
     }

@@ -230,7 +230,11 @@ pub struct LogPolicy {
 impl Default for LogPolicy {
     /// In memory, 1 MiB in all.
     fn default() -> Self {
-        Self { persist: false, max_file_bytes: 256 * 1024, max_files: 4 }
+        Self {
+            persist: false,
+            max_file_bytes: 256 * 1024,
+            max_files: 4,
+        }
     }
 }
 
@@ -288,7 +292,9 @@ pub struct Timestamp(pub u64);
 impl Timestamp {
     /// The clock now; 0 when it stands before 1970.
     pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 
@@ -347,7 +353,11 @@ impl ContainerSpec {
         check_text("user", &self.user)?;
         let limits = &self.resources;
         if let Some(value) = limits.cpu_millis {
-            at_least("the cpu limit in thousandths", value.into(), MIN_CPU_MILLIS.into())?;
+            at_least(
+                "the cpu limit in thousandths",
+                value.into(),
+                MIN_CPU_MILLIS.into(),
+            )?;
         }
         if let Some(value) = limits.memory_bytes {
             at_least("the memory limit in bytes", value, MIN_MEMORY_BYTES)?;
@@ -355,9 +365,17 @@ impl ContainerSpec {
         if let Some(value) = limits.pids {
             at_least("the process limit", value.into(), 1)?;
         }
-        at_least("the log file size in bytes", self.log.max_file_bytes, MIN_LOG_FILE_BYTES)?;
+        at_least(
+            "the log file size in bytes",
+            self.log.max_file_bytes,
+            MIN_LOG_FILE_BYTES,
+        )?;
         at_least("the number of log files", self.log.max_files.into(), 1)?;
-        at_most("log files", self.log.max_files as usize, MAX_LOG_FILES as usize)
+        at_most(
+            "log files",
+            self.log.max_files as usize,
+            MAX_LOG_FILES as usize,
+        )
     }
 }
 
@@ -380,12 +398,19 @@ fn check_process(args: &[String], env: &[(String, String)], cwd: &str) -> Result
     }
     for (name, value) in env {
         if name.is_empty() || name.contains('=') {
-            return Err(SpecError::Text { what: "environment variable", value: name.clone() });
+            return Err(SpecError::Text {
+                what: "environment variable",
+                value: name.clone(),
+            });
         }
         check_text("environment variable", name)?;
         check_text("value of an environment variable", value)?;
     }
-    if cwd.is_empty() { Ok(()) } else { check_path("working directory", cwd) }
+    if cwd.is_empty() {
+        Ok(())
+    } else {
+        check_path("working directory", cwd)
+    }
 }
 
 fn check_target(target: &str) -> Result<(), SpecError> {
@@ -393,7 +418,9 @@ fn check_target(target: &str) -> Result<(), SpecError> {
     let reserved = ["", "/dev", "/proc", "/sys", "/dev/pts", "/dev/mqueue"];
     let inside = ["/proc/", "/sys/"];
     if reserved.contains(&clean) || inside.iter().any(|dir| clean.starts_with(dir)) {
-        return Err(SpecError::ReservedTarget { target: target.to_owned() });
+        return Err(SpecError::ReservedTarget {
+            target: target.to_owned(),
+        });
     }
     Ok(())
 }
@@ -403,24 +430,38 @@ fn check_path(what: &'static str, path: &str) -> Result<(), SpecError> {
     if path.starts_with('/') && !path.split('/').any(|part| part == "..") {
         Ok(())
     } else {
-        Err(SpecError::Path { what, path: path.to_owned() })
+        Err(SpecError::Path {
+            what,
+            path: path.to_owned(),
+        })
     }
 }
 
 fn check_text(what: &'static str, value: &str) -> Result<(), SpecError> {
     if value.contains('\0') {
-        Err(SpecError::Text { what, value: value.to_owned() })
+        Err(SpecError::Text {
+            what,
+            value: value.to_owned(),
+        })
     } else {
         Ok(())
     }
 }
 
 fn at_most(what: &'static str, count: usize, max: usize) -> Result<(), SpecError> {
-    if count > max { Err(SpecError::TooMany { what, count, max }) } else { Ok(()) }
+    if count > max {
+        Err(SpecError::TooMany { what, count, max })
+    } else {
+        Ok(())
+    }
 }
 
 fn at_least(what: &'static str, value: u64, min: u64) -> Result<(), SpecError> {
-    if value < min { Err(SpecError::TooSmall { what, value, min }) } else { Ok(()) }
+    if value < min {
+        Err(SpecError::TooSmall { what, value, min })
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -458,7 +499,17 @@ pub(super) mod tests {
         for good in ["a", "0", "web-1.2", &"a".repeat(MAX_NAME)] {
             assert!(ContainerId::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", ".", "..", "a/b", "A", "a b", "a\0", &"a".repeat(MAX_NAME + 1)] {
+        for bad in [
+            "",
+            "-a",
+            ".",
+            "..",
+            "a/b",
+            "A",
+            "a b",
+            "a\0",
+            &"a".repeat(MAX_NAME + 1),
+        ] {
             assert!(ContainerId::new(bad).is_err(), "{bad:?}");
         }
     }
@@ -470,7 +521,10 @@ pub(super) mod tests {
         let refused = |change: fn(&mut ContainerSpec), text: &str| {
             let mut spec = sample();
             change(&mut spec);
-            let error = spec.validate().expect_err("the change makes it invalid").to_string();
+            let error = spec
+                .validate()
+                .expect_err("the change makes it invalid")
+                .to_string();
             assert!(error.contains(text), "{error}");
         };
         refused(|s| s.layers.clear(), "no image layers");
@@ -478,8 +532,14 @@ pub(super) mod tests {
         refused(|s| s.args.clear(), "no command");
         refused(|s| s.args = vec![String::new()], "no command");
         refused(|s| s.cwd = "srv".into(), "working directory");
-        refused(|s| s.mounts[0].target = "/a/../../etc".into(), "volume target");
-        refused(|s| s.mounts[0].target = "/proc/sys".into(), "runtime provides");
+        refused(
+            |s| s.mounts[0].target = "/a/../../etc".into(),
+            "volume target",
+        );
+        refused(
+            |s| s.mounts[0].target = "/proc/sys".into(),
+            "runtime provides",
+        );
         refused(|s| s.mounts[0].target = "//".into(), "runtime provides");
         refused(|s| s.mounts[0].source = "rel".into(), "volume source");
         refused(|s| s.env[0].0 = "A=B".into(), "environment variable");

@@ -53,11 +53,22 @@ pub enum TeardownError {
 
 /// Kills what is left of a container, waits for it to go, and removes its
 /// cgroups and files. Its log and the record of its end stay.
-pub fn teardown(id: &ContainerId, layout: &Layout, hierarchies: &Hierarchies) -> Vec<TeardownError> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing tells when a cgroup of v1 is no longer busy"
+)]
+pub fn teardown(
+    id: &ContainerId,
+    layout: &Layout,
+    hierarchies: &Hierarchies,
+) -> Vec<TeardownError> {
     let mut errors = Vec::new();
     let cgroup = layout.cgroup(id);
     if let Some(pid) = kill_and_wait(hierarchies, &cgroup) {
-        errors.push(TeardownError::Alive { id: id.clone(), pid });
+        errors.push(TeardownError::Alive {
+            id: id.clone(),
+            pid,
+        });
     }
     let mut left = hierarchies.remove(&cgroup);
     for _ in 0..CGROUP_TRIES {
@@ -67,7 +78,10 @@ pub fn teardown(id: &ContainerId, layout: &Layout, hierarchies: &Hierarchies) ->
         std::thread::sleep(CGROUP_PAUSE);
         left = hierarchies.remove(&cgroup);
     }
-    errors.extend(left.into_iter().map(|(path, source)| TeardownError::Cgroup { path, source }));
+    errors.extend(
+        left.into_iter()
+            .map(|(path, source)| TeardownError::Cgroup { path, source }),
+    );
     // The bundle last: as long as it is there, the container counts as lost
     // and is taken down again.
     for path in [layout.scratch(id), layout.bundle(id)] {
@@ -86,7 +100,10 @@ fn kill_and_wait(hierarchies: &Hierarchies, cgroup: &str) -> Option<i32> {
         let processes = hierarchies.processes(cgroup);
         let first = *processes.first()?;
         // Opened before the kill, so that each is one of the processes killed.
-        let watched: Vec<OwnedFd> = processes.iter().filter_map(|pid| pidfd(*pid).ok()).collect();
+        let watched: Vec<OwnedFd> = processes
+            .iter()
+            .filter_map(|pid| pidfd(*pid).ok())
+            .collect();
         hierarchies.kill_all(cgroup);
         for fd in watched {
             let left = deadline.saturating_duration_since(Instant::now());

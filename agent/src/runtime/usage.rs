@@ -31,20 +31,35 @@ pub fn read(found: &Hierarchies, cgroup: &str) -> Option<Usage> {
     }
     let group = Cgroup::load(hierarchies::auto(), cgroup);
     let cpu_usec = if found.is_v2() {
-        let stat = group.controller_of::<CpuController>().map(|one| one.cpu().stat);
+        let stat = group
+            .controller_of::<CpuController>()
+            .map(|one| one.cpu().stat);
         stat.as_deref().and_then(usage_usec).unwrap_or(0)
     } else {
-        group.controller_of::<CpuAcctController>().map_or(0, |one| one.cpuacct().usage / 1000)
+        group
+            .controller_of::<CpuAcctController>()
+            .map_or(0, |one| one.cpuacct().usage / 1000)
     };
-    let memory_bytes =
-        group.controller_of::<MemController>().map_or(0, |one| one.memory_stat().usage_in_bytes);
-    let pids = group.controller_of::<PidController>().and_then(|one| one.get_pid_current().ok());
-    Some(Usage { cpu_usec, memory_bytes, pids: pids.unwrap_or(0) })
+    let memory_bytes = group
+        .controller_of::<MemController>()
+        .map_or(0, |one| one.memory_stat().usage_in_bytes);
+    let pids = group
+        .controller_of::<PidController>()
+        .and_then(|one| one.get_pid_current().ok());
+    Some(Usage {
+        cpu_usec,
+        memory_bytes,
+        pids: pids.unwrap_or(0),
+    })
 }
 
 /// The kernel's `cpu.stat` of cgroup v2.
 fn usage_usec(stat: &str) -> Option<u64> {
-    stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()
+    stat.lines()
+        .find_map(|line| line.strip_prefix("usage_usec "))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

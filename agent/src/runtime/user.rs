@@ -73,10 +73,13 @@ fn resolve_in(passwd: &str, group: &str, user: &str) -> Result<Identity, UserErr
     };
     let user = if user.is_empty() { "0" } else { user };
     let number: Option<u32> = user.parse().ok();
-    let entry = passwd.lines().filter_map(Passwd::parse).find(|entry| match number {
-        Some(uid) => entry.uid == uid,
-        None => entry.name == user,
-    });
+    let entry = passwd
+        .lines()
+        .filter_map(Passwd::parse)
+        .find(|entry| match number {
+            Some(uid) => entry.uid == uid,
+            None => entry.name == user,
+        });
     let (uid, own_gid, home, name) = match (entry, number) {
         (Some(entry), _) => (entry.uid, entry.gid, entry.home, entry.name),
         (None, Some(uid)) => (uid, 0, "/", ""),
@@ -91,18 +94,32 @@ fn resolve_in(passwd: &str, group: &str, user: &str) -> Result<Identity, UserErr
     if wanted_group.is_none() && !name.is_empty() {
         let member = |line: &Group<'_>| line.members.split(',').any(|member| member == name);
         let mine = group.lines().filter_map(Group::parse).filter(member);
-        groups.extend(mine.map(|line| line.gid).filter(|other| *other != gid).take(MAX_GROUPS));
+        groups.extend(
+            mine.map(|line| line.gid)
+                .filter(|other| *other != gid)
+                .take(MAX_GROUPS),
+        );
     }
     let home = if home.starts_with('/') { home } else { "/" };
-    Ok(Identity { uid, gid, groups, home: home.to_owned() })
+    Ok(Identity {
+        uid,
+        gid,
+        groups,
+        home: home.to_owned(),
+    })
 }
 
 fn find_group(group: &str, wanted: &str) -> Result<u32, UserError> {
     if let Ok(gid) = wanted.parse() {
         return Ok(gid);
     }
-    let found = group.lines().filter_map(Group::parse).find(|line| line.name == wanted);
-    found.map(|line| line.gid).ok_or_else(|| UserError::NoGroup(wanted.to_owned()))
+    let found = group
+        .lines()
+        .filter_map(Group::parse)
+        .find(|line| line.name == wanted);
+    found
+        .map(|line| line.gid)
+        .ok_or_else(|| UserError::NoGroup(wanted.to_owned()))
 }
 
 struct Passwd<'a> {
@@ -120,7 +137,12 @@ impl<'a> Passwd<'a> {
         let uid = words.nth(1)?.parse().ok()?;
         let gid = words.next()?.parse().ok()?;
         let home = words.nth(1).unwrap_or("/");
-        Some(Self { name, uid, gid, home })
+        Some(Self {
+            name,
+            uid,
+            gid,
+            home,
+        })
     }
 }
 
@@ -136,7 +158,11 @@ impl<'a> Group<'a> {
         let mut words = line.split(':');
         let name = words.next()?;
         let gid = words.nth(1)?.parse().ok()?;
-        Some(Self { name, gid, members: words.next().unwrap_or_default() })
+        Some(Self {
+            name,
+            gid,
+            members: words.next().unwrap_or_default(),
+        })
     }
 }
 
@@ -144,13 +170,19 @@ impl<'a> Group<'a> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv\nbad\nodd:x:7:7::rel:\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33:web:/srv\nbad\nodd:x:7:7::rel:\n";
     const GROUP: &str = "root:x:0:\nweb:x:33:\naudio:x:29:web,other\nvideo:x:44:web\n";
 
     #[test]
     fn names_and_numbers() {
         let is = |user: &str, uid, gid, groups: &[u32], home: &str| {
-            let expected = Identity { uid, gid, groups: groups.to_vec(), home: home.into() };
+            let expected = Identity {
+                uid,
+                gid,
+                groups: groups.to_vec(),
+                home: home.into(),
+            };
             assert_eq!(resolve_in(PASSWD, GROUP, user).expect(user), expected);
         };
         is("", 0, 0, &[], "/root");
@@ -162,10 +194,22 @@ mod tests {
         is("1000:1000", 1000, 1000, &[], "/");
         is(":44", 0, 44, &[], "/root");
         is("odd", 7, 7, &[], "/");
-        assert!(matches!(resolve_in(PASSWD, GROUP, "bad"), Err(UserError::NoUser(_))));
-        assert!(matches!(resolve_in(PASSWD, GROUP, "-1"), Err(UserError::NoUser(_))));
-        assert!(matches!(resolve_in(PASSWD, GROUP, "0:none"), Err(UserError::NoGroup(_))));
-        assert_eq!(resolve_in("", "", "").expect("root is always there").home, "/");
+        assert!(matches!(
+            resolve_in(PASSWD, GROUP, "bad"),
+            Err(UserError::NoUser(_))
+        ));
+        assert!(matches!(
+            resolve_in(PASSWD, GROUP, "-1"),
+            Err(UserError::NoUser(_))
+        ));
+        assert!(matches!(
+            resolve_in(PASSWD, GROUP, "0:none"),
+            Err(UserError::NoGroup(_))
+        ));
+        assert_eq!(
+            resolve_in("", "", "").expect("root is always there").home,
+            "/"
+        );
     }
 
     #[test]
@@ -175,9 +219,15 @@ mod tests {
         std::os::unix::fs::symlink("/../../../../etc/passwd", dir.path().join("etc/passwd"))
             .expect("linked");
         let root = File::open(dir.path()).expect("opened");
-        assert!(read_in(&root, "etc/passwd").is_err(), "a loop inside, not the host's file");
+        assert!(
+            read_in(&root, "etc/passwd").is_err(),
+            "a loop inside, not the host's file"
+        );
         nix::unistd::mkfifo(&dir.path().join("etc/group"), nix::sys::stat::Mode::S_IRWXU)
             .expect("made");
-        assert!(read_in(&root, "etc/group").is_err(), "a pipe is not waited for");
+        assert!(
+            read_in(&root, "etc/group").is_err(),
+            "a pipe is not waited for"
+        );
     }
 }

@@ -38,21 +38,31 @@ fn an_agent_killed_at_any_time_loses_no_container_line_or_end() {
         };
         kill_agent(first);
         let script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done; exit 6";
-        let started = runtime.create(shell("count", script)).await.expect("created");
-        runtime.create(command("stay", &["sleep", "1000"])).await.expect("created");
+        let started = runtime
+            .create(shell("count", script))
+            .await
+            .expect("created");
+        runtime
+            .create(command("stay", &["sleep", "1000"]))
+            .await
+            .expect("created");
         drop(runtime);
         for _ in 0..KILLS {
             let mut agent = spawn_agent(&machine);
             // It says so when it is connected and has something under way.
             let mut word = [0; 5];
-            std::io::Read::read_exact(agent.stdout.as_mut().expect("piped"), &mut word).expect("read");
+            std::io::Read::read_exact(agent.stdout.as_mut().expect("piped"), &mut word)
+                .expect("read");
             kill_agent(agent);
         }
         let runtime = machine.connect().await;
         // Whether the end came before or after this connection, it is known.
         let exit = loop {
             let listed = runtime.list().await.expect("listed");
-            let count = listed.iter().find(|state| state.id == id("count")).expect("listed");
+            let count = listed
+                .iter()
+                .find(|state| state.id == id("count"))
+                .expect("listed");
             match count.status {
                 Status::Exited(exit) => break exit,
                 Status::Running { pid, .. } => {
@@ -107,7 +117,10 @@ fn play_agent(machine: &str) {
         let pid = std::process::id();
         for number in 0.. {
             let name = format!("of-{pid}-{number}");
-            runtime.create(command(&name, &["true"])).await.expect("created");
+            runtime
+                .create(command(&name, &["true"]))
+                .await
+                .expect("created");
             print!("ready");
             std::io::Write::flush(&mut std::io::stdout()).expect("written");
             exit_of(&runtime, &name).await;
@@ -125,8 +138,14 @@ fn after_the_keepers_death_its_containers_are_lost_and_can_be_removed() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let started = runtime.create(command("a", &["sleep", "1000"])).await.expect("created");
-        runtime.create(shell("ended", "exit 4")).await.expect("created");
+        let started = runtime
+            .create(command("a", &["sleep", "1000"]))
+            .await
+            .expect("created");
+        runtime
+            .create(shell("ended", "exit 4"))
+            .await
+            .expect("created");
         let exit = exit_of(&runtime, "ended").await;
         kill(Pid::from_raw(runtime.keeper_pid()), Signal::SIGKILL).expect("killed");
         assert_eq!(runtime.events().next().await, RuntimeEvent::KeeperLost);
@@ -136,10 +155,19 @@ fn after_the_keepers_death_its_containers_are_lost_and_can_be_removed() {
         let second = machine.connect().await;
         assert_ne!(second.keeper_pid(), runtime.keeper_pid());
         let listed = second.list().await.expect("listed");
-        let statuses: Vec<_> =
-            listed.iter().map(|state| (state.id.as_str(), state.status)).collect();
-        assert_eq!(statuses, [("ended", Status::Exited(exit)), ("a", Status::Lost)]);
-        let create = second.create(command("a", &["true"])).await.expect_err("refused").to_string();
+        let statuses: Vec<_> = listed
+            .iter()
+            .map(|state| (state.id.as_str(), state.status))
+            .collect();
+        assert_eq!(
+            statuses,
+            [("ended", Status::Exited(exit)), ("a", Status::Lost)]
+        );
+        let create = second
+            .create(command("a", &["true"]))
+            .await
+            .expect_err("refused")
+            .to_string();
         assert!(create.contains("remove it first"), "{create}");
         second.kill(&id("a")).await.expect("killed");
         second.remove(&id("a")).await.expect("removed");
@@ -167,7 +195,11 @@ fn one_keeper_however_many_agents_start_at_once() {
         assert_eq!(a.keeper_pid(), c.keeper_pid());
         a.create(command("x", &["true"])).await.expect("created");
         for runtime in [&a, &b, &c] {
-            assert_eq!(exit_of(runtime, "x").await.status, ExitStatus::Code(0), "told to all");
+            assert_eq!(
+                exit_of(runtime, "x").await.status,
+                ExitStatus::Code(0),
+                "told to all"
+            );
         }
         b.remove(&id("x")).await.expect("removed");
         b.forget_exit(&id("x")).await.expect("forgotten");
@@ -186,12 +218,20 @@ fn the_keeper_stands_apart_from_the_agent() {
         let runtime = machine.connect().await;
         let keeper = runtime.keeper_pid();
         let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).expect("read");
-        let fields: Vec<&str> = stat.rsplit_once(") ").expect("a name").1.split(' ').collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(") ")
+            .expect("a name")
+            .1
+            .split(' ')
+            .collect();
         assert_ne!(fields[1], std::process::id().to_string(), "not our child");
         assert_eq!(fields[3], keeper.to_string(), "a session of its own");
         let cgroups = fs::read_to_string(format!("/proc/{keeper}/cgroup")).expect("read");
         let own = format!("/{}/_keeper", machine.cgroup_parent);
-        assert!(cgroups.lines().all(|line| line.ends_with(&own)), "{cgroups}");
+        assert!(
+            cgroups.lines().all(|line| line.ends_with(&own)),
+            "{cgroups}"
+        );
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
             kill(Pid::from_raw(keeper), signal).expect("sent");
         }
@@ -209,7 +249,10 @@ fn an_agent_that_does_not_read_hurts_nobody() {
     run(async {
         let runtime = machine.connect().await;
         let deaf = machine.connect().await;
-        runtime.create(command("a", &["sleep", "1000"])).await.expect("created");
+        runtime
+            .create(command("a", &["sleep", "1000"]))
+            .await
+            .expect("created");
         // Each list is an answer that the deaf one never takes.
         for _ in 0..40_000 {
             let list = deaf.list();
@@ -220,7 +263,9 @@ fn an_agent_that_does_not_read_hurts_nobody() {
         assert_eq!(runtime.list().await.expect("listed").len(), 1);
         let status = fs::read_to_string(format!("/proc/{}/status", runtime.keeper_pid()));
         let status = status.expect("read");
-        let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let kib: u64 = anonymous
             .and_then(|text| text.trim().strip_suffix(" kB")?.parse().ok())
             .expect("a number");
@@ -240,7 +285,10 @@ fn wait_is_for_lines_too() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        runtime.create(shell("a", "usleep 50000; echo late; sleep 1000")).await.expect("created");
+        runtime
+            .create(shell("a", "usleep 50000; echo late; sleep 1000"))
+            .await
+            .expect("created");
         wait_for_line(&runtime, "log-a", "late").await;
         runtime.remove(&id("a")).await.expect("removed");
         runtime.forget_exit(&id("a")).await.expect("forgotten");
@@ -262,14 +310,20 @@ fn the_agents_binary_may_be_replaced_under_a_running_keeper() {
     config.exe = installed.clone();
     run(async {
         let runtime = Runtime::connect(config.clone()).await.expect("connected");
-        runtime.create(command("before", &["sleep", "1000"])).await.expect("created");
+        runtime
+            .create(command("before", &["sleep", "1000"]))
+            .await
+            .expect("created");
         let new = machine.path().join("new");
         fs::write(&new, "not even a program").expect("written");
         fs::rename(&new, &installed).expect("replaced");
         drop(runtime);
         let runtime = Runtime::connect(config).await.expect("connected");
         let (status, lines) = output_of(&runtime, shell("after", "echo made")).await;
-        assert_eq!((status, lines), (ExitStatus::Code(0), vec!["made".to_owned()]));
+        assert_eq!(
+            (status, lines),
+            (ExitStatus::Code(0), vec!["made".to_owned()])
+        );
         assert!(matches!(
             runtime.list().await.expect("listed").as_slice(),
             [one] if matches!(one.status, Status::Running { .. })
@@ -302,7 +356,12 @@ fn a_keeper_answers_a_newer_agent_and_survives_nonsense() {
         };
         let newer = raw();
         // Request 5 of a kind that only a later release knows.
-        send(newer.as_raw_fd(), &[5, 0, 0, 0, 99, 1, 2, 3], MsgFlags::empty()).expect("sent");
+        send(
+            newer.as_raw_fd(),
+            &[5, 0, 0, 0, 99, 1, 2, 3],
+            MsgFlags::empty(),
+        )
+        .expect("sent");
         let mut answer = [0; 200];
         let length = recv(newer.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("answered");
         // Failed, Unsupported, and a text.
@@ -312,7 +371,11 @@ fn a_keeper_answers_a_newer_agent_and_survives_nonsense() {
         send(newer.as_raw_fd(), &[6, 0, 0, 0, 0, 7], MsgFlags::empty()).expect("sent");
         recv(newer.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("answered");
         assert_eq!(answer[..6], [6, 0, 0, 0, 0, 1]);
-        for nonsense in [&[1][..], &[1, 0, 0, 0], &[1, 0, 0, 0, 1, 255, 255, 255, 255, 15]] {
+        for nonsense in [
+            &[1][..],
+            &[1, 0, 0, 0],
+            &[1, 0, 0, 0, 1, 255, 255, 255, 255, 15],
+        ] {
             let fd = raw();
             send(fd.as_raw_fd(), nonsense, MsgFlags::empty()).expect("sent");
             // An answer or the end of the connection, but no silence.
@@ -321,7 +384,10 @@ fn a_keeper_answers_a_newer_agent_and_survives_nonsense() {
         let long = vec![0; 150 * 1024];
         let fd = raw();
         send(fd.as_raw_fd(), &long, MsgFlags::empty()).expect("sent");
-        assert_eq!(recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap_or(0), 0);
+        assert_eq!(
+            recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap_or(0),
+            0
+        );
         assert_eq!(runtime.list().await.expect("it lives"), []);
         drop((newer, fd));
         runtime.shutdown().await.expect("ended");
@@ -345,7 +411,10 @@ fn an_end_that_the_disk_does_not_take_is_kept_and_written_later() {
         fs::create_dir(&exits).expect("made");
         runtime.create(shell("b", "exit 4")).await.expect("created");
         exit_of(&runtime, "b").await;
-        let records: Vec<_> = ["a", "b"].iter().map(|name| exits.join(name).exists()).collect();
+        let records: Vec<_> = ["a", "b"]
+            .iter()
+            .map(|name| exits.join(name).exists())
+            .collect();
         assert_eq!(records, [true, true]);
         for name in ["a", "b"] {
             runtime.remove(&id(name)).await.expect("removed");
@@ -353,7 +422,10 @@ fn an_end_that_the_disk_does_not_take_is_kept_and_written_later() {
         }
         assert_eq!(runtime.list().await.expect("listed"), []);
         let complaints = fs::read_to_string(machine.path().join("run/keeper.log")).expect("read");
-        assert!(complaints.contains("end of container a cannot be recorded"), "{complaints}");
+        assert!(
+            complaints.contains("end of container a cannot be recorded"),
+            "{complaints}"
+        );
         runtime.shutdown().await.expect("ended");
     });
 }

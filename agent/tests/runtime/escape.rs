@@ -19,13 +19,23 @@ fn no_descriptor_gets_in() {
     run(async {
         let runtime = machine.connect().await;
         let (_, lines) = output_of(&runtime, command("a", &["ls", "/proc/self/fd"])).await;
-        assert_eq!(lines, ["0", "1", "2", "3"], "3 is the one that ls has opened itself");
+        assert_eq!(
+            lines,
+            ["0", "1", "2", "3"],
+            "3 is the one that ls has opened itself"
+        );
         let (_, lines) = output_of(&runtime, command("b", &["readlink", "/proc/self/fd/0"])).await;
         assert_eq!(lines, ["/dev/null"]);
-        runtime.create(shell("c", "echo ready; sleep 1000")).await.expect("created");
+        runtime
+            .create(shell("c", "echo ready; sleep 1000"))
+            .await
+            .expect("created");
         wait_for_line(&runtime, "log-c", "ready").await;
         for tty in [None, Some((80, 24))] {
-            let spec = ExecSpec { tty, ..exec(&["ls", "/proc/self/fd"]) };
+            let spec = ExecSpec {
+                tty,
+                ..exec(&["ls", "/proc/self/fd"])
+            };
             let mut session = runtime.exec(&id("c"), spec).await.expect("started");
             let mut text = String::new();
             let mut stdout = session.take_stdout().expect("not taken yet");
@@ -77,7 +87,11 @@ fn our_binary_cannot_be_written_from_inside() {
                          echo x >> /shared/attempts; usleep 2000; done";
         let mut spec = shell("evil", script);
         spec.layers.push(libraries.clone());
-        let mount = Mount { source: shared.clone(), target: "/shared".into(), read_only: false };
+        let mount = Mount {
+            source: shared.clone(),
+            target: "/shared".into(),
+            read_only: false,
+        };
         spec.mounts.push(mount);
         runtime.create(spec).await.expect("created");
         wait_for_line(&runtime, "log-evil", "ready").await;
@@ -90,8 +104,15 @@ fn our_binary_cannot_be_written_from_inside() {
              tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^/proc/self/exe keeper' && \
              echo ${p#/proc/} > /shared/found && mv /shared/found /shared/victim && exit; \
              done; done";
-        let mut finder = runtime.exec(&id("evil"), exec(&["/bin/sh", "-c", find])).await;
-        finder.as_mut().expect("started").wait().await.expect("ended");
+        let mut finder = runtime
+            .exec(&id("evil"), exec(&["/bin/sh", "-c", find]))
+            .await;
+        finder
+            .as_mut()
+            .expect("started")
+            .wait()
+            .await
+            .expect("ended");
         let first = loop {
             match fs::read_to_string(shared.join("first")) {
                 Ok(text) if !text.is_empty() => break text,
@@ -132,15 +153,27 @@ fn exec(args: &[&str]) -> ExecSpec {
 /// The loader and libraries of our binary, if it is not a static one.
 fn copy_libraries(target: &Path) {
     fs::create_dir_all(target).expect("made");
-    let listed = std::process::Command::new("ldd").arg(EXE).output().expect("ldd runs");
+    let listed = std::process::Command::new("ldd")
+        .arg(EXE)
+        .output()
+        .expect("ldd runs");
     let listed = String::from_utf8(listed.stdout).expect("text");
-    for path in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+    for path in listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+    {
         if path.contains(".so") {
             // Where the loader looks, whatever links the host has.
-            for dir in ["lib64", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu", "lib"] {
+            for dir in [
+                "lib64",
+                "lib/x86_64-linux-gnu",
+                "lib/aarch64-linux-gnu",
+                "lib",
+            ] {
                 let dir = target.join(dir);
                 fs::create_dir_all(&dir).expect("made");
-                fs::copy(path, dir.join(Path::new(path).file_name().expect("a name"))).expect("copied");
+                fs::copy(path, dir.join(Path::new(path).file_name().expect("a name")))
+                    .expect("copied");
             }
         }
     }
@@ -162,21 +195,34 @@ fn seccomp_capabilities_and_privileges_bite() {
         let (_, lines) = output_of(&runtime, shell("a", script)).await;
         let has = |text: &str| lines.iter().any(|line| line.contains(text));
         assert!(has("Seccomp: 2") && has("NoNewPrivs: 1"), "{lines:?}");
-        let bounding = lines.iter().find_map(|line| line.strip_prefix("CapBnd: ")).expect("there");
+        let bounding = lines
+            .iter()
+            .find_map(|line| line.strip_prefix("CapBnd: "))
+            .expect("there");
         let bounding = u64::from_str_radix(bounding, 16).expect("a number");
         const SYS_ADMIN: u64 = 21;
         const SYS_PTRACE: u64 = 19;
         assert_eq!(bounding & (1 << SYS_ADMIN | 1 << SYS_PTRACE), 0);
         let starting = |text: &str| lines.iter().filter(|line| line.starts_with(text)).count();
-        assert_eq!((starting("unshare: "), starting("mount: ")), (2, 2), "{lines:?}");
+        assert_eq!(
+            (starting("unshare: "), starting("mount: ")),
+            (2, 2),
+            "{lines:?}"
+        );
         assert!(has("can't open '/tmp/sda'"), "the host's disk: {lines:?}");
         assert!(has("chroot"), "an ordinary call works: {lines:?}");
 
         // Another user has no capabilities at all.
-        let mut spec = shell("b", "grep -E '^Cap(Eff|Prm|Inh|Amb):' /proc/self/status | tr '\\t' ' '");
+        let mut spec = shell(
+            "b",
+            "grep -E '^Cap(Eff|Prm|Inh|Amb):' /proc/self/status | tr '\\t' ' '",
+        );
         spec.user = "1000".into();
         let (_, lines) = output_of(&runtime, spec).await;
-        assert!(lines.iter().all(|line| line.ends_with(" 0000000000000000")), "{lines:?}");
+        assert!(
+            lines.iter().all(|line| line.ends_with(" 0000000000000000")),
+            "{lines:?}"
+        );
         runtime.shutdown().await.expect("ended");
     });
 }
@@ -192,7 +238,10 @@ fn images_with_links_in_place_of_system_directories() {
     run(async {
         let runtime = machine.connect().await;
         for (number, name) in ["dev", "proc", "sys", "etc", "tmp"].iter().enumerate() {
-            for (kind, target) in [outside.clone(), "../../../../../..".into()].iter().enumerate() {
+            for (kind, target) in [outside.clone(), "../../../../../..".into()]
+                .iter()
+                .enumerate()
+            {
                 let evil = machine.path().join(format!("evil-{number}-{kind}"));
                 fs::create_dir(&evil).expect("made");
                 std::os::unix::fs::symlink(target, evil.join(name)).expect("linked");

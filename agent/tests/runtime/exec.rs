@@ -19,7 +19,11 @@ fn exec(script: &str) -> ExecSpec {
 
 async fn all(output: Option<ExecOutput>) -> String {
     let mut text = String::new();
-    output.expect("not taken yet").read_to_string(&mut text).await.expect("read");
+    output
+        .expect("not taken yet")
+        .read_to_string(&mut text)
+        .await
+        .expect("read");
     text
 }
 
@@ -79,8 +83,10 @@ fn a_terminal_has_its_size_and_takes_a_new_one() {
     run(async {
         let runtime = machine.connect().await;
         sleeper(&runtime).await;
-        let mut spec = exec("trap 'stty size; exit 4' WINCH; tty; stty size; read line; echo got $line; \
-                             while :; do usleep 10000; done");
+        let mut spec = exec(
+            "trap 'stty size; exit 4' WINCH; tty; stty size; read line; echo got $line; \
+                             while :; do usleep 10000; done",
+        );
         spec.tty = Some((97, 31));
         let mut session = runtime.exec(&id("a"), spec).await.expect("started");
         assert!(session.take_stderr().is_none());
@@ -118,11 +124,17 @@ fn dropped_signalled_and_failing_ones() {
     run(async {
         let runtime = machine.connect().await;
         sleeper(&runtime).await;
-        let mut session = runtime.exec(&id("a"), exec("sleep 1000")).await.expect("started");
+        let mut session = runtime
+            .exec(&id("a"), exec("sleep 1000"))
+            .await
+            .expect("started");
         session.signal(Signal::SIGTERM).await.expect("sent");
         assert_eq!(session.wait().await.expect("ended"), ExitStatus::Signal(15));
 
-        let session = runtime.exec(&id("a"), exec("sleep 1000")).await.expect("started");
+        let session = runtime
+            .exec(&id("a"), exec("sleep 1000"))
+            .await
+            .expect("started");
         let process = format!("/proc/{}", session.pid());
         assert!(std::path::Path::new(&process).exists());
         drop(session);
@@ -132,24 +144,56 @@ fn dropped_signalled_and_failing_ones() {
             smol::Timer::after(std::time::Duration::from_millis(2)).await;
         }
 
+        // Given up before it is there: it does not stay.
+        let a = id("a");
+        let call = runtime.exec(&a, exec("exec sleep 4321"));
+        assert!(smol::future::poll_once(call).await.is_none());
+        runtime.list().await.expect("listed");
+        let gone = "while ps -o args | grep -v grep | grep -q 'sleep 4321'; do usleep 2000; done";
+        let mut session = runtime.exec(&id("a"), exec(gone)).await.expect("started");
+        assert_eq!(session.wait().await.expect("ended"), ExitStatus::Code(0));
+
         let mut spec = exec("");
         spec.args = vec!["/nope".into()];
-        let error = runtime.exec(&id("a"), spec).await.expect_err("refused").to_string();
-        assert!(error.contains("program \"/nope\" is not in the image"), "{error}");
+        let error = runtime
+            .exec(&id("a"), spec)
+            .await
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            error.contains("program \"/nope\" is not in the image"),
+            "{error}"
+        );
         let mut spec = exec("true");
         spec.cwd = "/nope".into();
         runtime.exec(&id("a"), spec).await.expect_err("refused");
-        let error = runtime.exec(&id("none"), exec("true")).await.expect_err("refused");
-        assert!(matches!(error, RuntimeError::Refused { kind: FailureKind::NotFound, .. }));
+        let error = runtime
+            .exec(&id("none"), exec("true"))
+            .await
+            .expect_err("refused");
+        assert!(matches!(
+            error,
+            RuntimeError::Refused {
+                kind: FailureKind::NotFound,
+                ..
+            }
+        ));
 
         // The container's end is the end of what runs in it.
-        let mut session = runtime.exec(&id("a"), exec("sleep 1000")).await.expect("started");
+        let mut session = runtime
+            .exec(&id("a"), exec("sleep 1000"))
+            .await
+            .expect("started");
         runtime.kill(&id("a")).await.expect("killed");
         assert_eq!(session.wait().await.expect("ended"), ExitStatus::Signal(9));
         exit_of(&runtime, "a").await;
         let left = std::fs::read_dir(machine.path().join("run/containers/a")).expect("read");
         let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
-        assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("exec")), "{left:?}");
+        assert!(
+            left.iter()
+                .all(|name| !name.to_string_lossy().starts_with("exec")),
+            "{left:?}"
+        );
         finish(runtime).await;
     });
 }

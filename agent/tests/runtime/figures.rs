@@ -22,8 +22,14 @@ fn keepers_memory_by_containers() {
         let print = |count: usize| {
             let rollup = fs::read_to_string(format!("/proc/{keeper}/smaps_rollup")).expect("read");
             let field = |name: &str| {
-                let line = rollup.lines().find_map(|line| line.strip_prefix(name)).expect("there");
-                line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+                let line = rollup
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .expect("there");
+                line.trim()
+                    .trim_end_matches(" kB")
+                    .parse::<u64>()
+                    .expect("a number")
             };
             println!(
                 "{count:>3} containers: keeper PSS {} KiB, anonymous {} KiB, RSS {} KiB",
@@ -35,7 +41,10 @@ fn keepers_memory_by_containers() {
         print(0);
         for number in 0..50 {
             let name = format!("c{number}");
-            runtime.create(command(&name, &["sleep", "1000"])).await.expect("created");
+            runtime
+                .create(command(&name, &["sleep", "1000"]))
+                .await
+                .expect("created");
             if [1, 10, 50].contains(&(number + 1)) {
                 print(number + 1);
             }
@@ -59,25 +68,36 @@ fn time_of_a_life_beside_runc() {
     let machine = Machine::new();
     let bundle = machine.path().join("bundle");
     fs::create_dir(&bundle).expect("made");
-    let made = Command::new("runc").arg("spec").current_dir(&bundle).status().expect("runc runs");
+    let made = Command::new("runc")
+        .arg("spec")
+        .current_dir(&bundle)
+        .status()
+        .expect("runc runs");
     assert!(made.success());
     let config = fs::read_to_string(bundle.join("config.json")).expect("read");
     let mut config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
     config["process"]["args"] = serde_json::json!(["/bin/true"]);
     config["process"]["terminal"] = false.into();
     config["root"]["path"] = layer().to_string_lossy().into_owned().into();
-    let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+    let namespaces = config["linux"]["namespaces"]
+        .as_array_mut()
+        .expect("a list");
     namespaces.retain(|one| one["type"] != "network");
     fs::write(bundle.join("config.json"), config.to_string()).expect("written");
     run(async {
         let runtime = machine.connect().await;
         let (mut created, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for number in 0..ROUNDS {
             let name = format!("c{number}");
             let begin = Instant::now();
-            runtime.create(command(&name, &["true"])).await.expect("created");
+            runtime
+                .create(command(&name, &["true"]))
+                .await
+                .expect("created");
             created.push(begin.elapsed());
             exit_of(&runtime, &name).await;
+            ended.push(begin.elapsed());
             runtime.forget_exit(&id(&name)).await.expect("forgotten");
             runtime.remove(&id(&name)).await.expect("removed");
             lived.push(begin.elapsed());
@@ -87,13 +107,14 @@ fn time_of_a_life_beside_runc() {
                 .arg(machine.path().join("runc"))
                 .args(["run", "-b"])
                 .arg(&bundle)
-                .arg(&format!("{}-{number}", machine.cgroup_parent))
+                .arg(format!("{}-{number}", machine.cgroup_parent))
                 .stdin(Stdio::null())
                 .status();
             assert!(status.expect("runc runs").success());
             runc.push(begin.elapsed());
         }
         print("create to started", created);
+        print("create to the end told", ended);
         print("create, start, exit, remove", lived);
         print("runc run", runc);
         runtime.shutdown().await.expect("ended");

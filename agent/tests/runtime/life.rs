@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use skerry_agent::runtime::{ExitStatus, FailureKind, RuntimeError, RuntimeEvent, Signal, Status};
 
 use crate::support::{
-    Machine, command, exit_of, id, log_lines, machine_is_fit, mounts, output_of, run, shell, wait_for_line,
+    Machine, command, exit_of, id, log_lines, machine_is_fit, mounts, output_of, run, shell,
+    wait_for_line,
 };
 
 #[test]
@@ -16,7 +17,9 @@ fn a_container_runs_and_its_end_and_output_are_known() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let started = runtime.create(shell("a", "echo out; echo err >&2; exit 7")).await;
+        let started = runtime
+            .create(shell("a", "echo out; echo err >&2; exit 7"))
+            .await;
         assert!(started.expect("created").pid > 1);
         let exit = exit_of(&runtime, "a").await;
         assert_eq!((exit.status, exit.oom_killed), (ExitStatus::Code(7), false));
@@ -25,7 +28,10 @@ fn a_container_runs_and_its_end_and_output_are_known() {
         assert_eq!(lines, ["err", "out"]);
         let listed = runtime.list().await.expect("listed");
         assert_eq!(listed.len(), 1);
-        assert_eq!((&listed[0].id, listed[0].status), (&id("a"), Status::Exited(exit)));
+        assert_eq!(
+            (&listed[0].id, listed[0].status),
+            (&id("a"), Status::Exited(exit))
+        );
         runtime.forget_exit(&id("a")).await.expect("forgotten");
         runtime.remove(&id("a")).await.expect("removed");
         assert_eq!(runtime.list().await.expect("listed"), []);
@@ -44,14 +50,25 @@ fn signals_and_kill_arrive() {
         let trap = "trap 'echo got it; exit 3' TERM; echo ready; while :; do usleep 10000; done";
         runtime.create(shell("trap", trap)).await.expect("created");
         wait_for_line(&runtime, "log-trap", "ready").await;
-        runtime.signal(&id("trap"), Signal::SIGTERM).await.expect("sent");
+        runtime
+            .signal(&id("trap"), Signal::SIGTERM)
+            .await
+            .expect("sent");
         assert_eq!(exit_of(&runtime, "trap").await.status, ExitStatus::Code(3));
         assert_eq!(log_lines(&runtime, "log-trap", false), ["ready", "got it"]);
 
-        let started = runtime.create(command("a", &["sleep", "1000"])).await.expect("created");
+        let started = runtime
+            .create(command("a", &["sleep", "1000"]))
+            .await
+            .expect("created");
         let listed = runtime.list().await.expect("listed");
-        let running = listed.iter().find(|state| state.id == id("a")).expect("listed");
-        let Status::Running { pid, .. } = running.status else { panic!("{running:?}") };
+        let running = listed
+            .iter()
+            .find(|state| state.id == id("a"))
+            .expect("listed");
+        let Status::Running { pid, .. } = running.status else {
+            panic!("{running:?}")
+        };
         assert_eq!(pid, started.pid);
         runtime.kill(&id("a")).await.expect("killed");
         assert_eq!(exit_of(&runtime, "a").await.status, ExitStatus::Signal(9));
@@ -100,26 +117,36 @@ fn two_hundred_short_lives_lose_no_end() {
     run(async {
         let runtime = machine.connect().await;
         let events = runtime.events();
-        let mut ends: BTreeMap<String, ExitStatus> = BTreeMap::new();
-        let mut started = 0;
         let begin = std::time::Instant::now();
-        while ends.len() < LIVES {
-            while started < LIVES && started - ends.len() < AT_ONCE {
-                let program = if started % 2 == 0 { "true" } else { "false" };
-                let mut spec = command(&format!("n{started}"), &[program]);
-                spec.log_name = "all".into();
-                runtime.create(spec).await.expect("created");
-                started += 1;
-            }
-            match events.next().await {
-                RuntimeEvent::Exited { id, exit } => {
-                    runtime.forget_exit(&id).await.expect("forgotten");
-                    runtime.remove(&id).await.expect("removed");
-                    assert!(ends.insert(id.to_string(), exit.status).is_none(), "{id} ended twice");
+        let executor = smol::LocalExecutor::new();
+        for first in 0..AT_ONCE {
+            let runtime = runtime.clone();
+            let create = async move {
+                for number in (first..LIVES).step_by(AT_ONCE) {
+                    let program = if number % 2 == 0 { "true" } else { "false" };
+                    let mut spec = command(&format!("n{number}"), &[program]);
+                    spec.log_name = "all".into();
+                    runtime.create(spec).await.expect("created");
                 }
-                RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
-            }
+            };
+            executor.spawn(create).detach();
         }
+        let collect = async {
+            let mut ends: BTreeMap<String, ExitStatus> = BTreeMap::new();
+            while ends.len() < LIVES {
+                match events.next().await {
+                    RuntimeEvent::Exited { id, exit } => {
+                        runtime.forget_exit(&id).await.expect("forgotten");
+                        runtime.remove(&id).await.expect("removed");
+                        let again = ends.insert(id.to_string(), exit.status);
+                        assert!(again.is_none(), "{id} ended twice");
+                    }
+                    RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
+                }
+            }
+            ends
+        };
+        let ends = executor.run(collect).await;
         println!("{LIVES} lives: {:?} each", begin.elapsed() / LIVES as u32);
         for number in 0..LIVES {
             let code = (number % 2) as i32;
@@ -155,20 +182,28 @@ fn nothing_is_left_over() {
             runtime.forget_exit(&id(&name)).await.expect("forgotten");
         }
         let failing = command("bad", &["/no/such/program"]);
-        runtime.create(failing).await.expect_err("cannot be created");
+        runtime
+            .create(failing)
+            .await
+            .expect_err("cannot be created");
         for name in ["web", "log-bad"] {
             runtime.remove_log(name).await.expect("removed");
         }
         let files_after: Vec<_> = machine.files().difference(&files_before).cloned().collect();
         let allowed = ["run/logs", "data/containers"].map(std::path::PathBuf::from);
-        assert!(files_after.iter().all(|file| allowed.contains(file)), "{files_after:?}");
+        assert!(
+            files_after.iter().all(|file| allowed.contains(file)),
+            "{files_after:?}"
+        );
         assert_eq!(machine.cgroups(), cgroups_before);
         // The last helper says that it is done and then ends.
         let children = format!("/proc/{keeper}/task/{keeper}/children");
         while !std::fs::read_to_string(&children).expect("read").is_empty() {
             smol::Timer::after(std::time::Duration::from_millis(2)).await;
         }
-        let descriptors = std::fs::read_dir(format!("/proc/{keeper}/fd")).expect("read").count();
+        let descriptors = std::fs::read_dir(format!("/proc/{keeper}/fd"))
+            .expect("read")
+            .count();
         assert!(descriptors <= 10, "{descriptors} descriptors");
         runtime.shutdown().await.expect("ended");
         assert_eq!(machine.cgroups().len(), 0);
@@ -187,16 +222,20 @@ fn refusals_say_why_and_leave_nothing() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let refused = async |spec, kind, text: &str| {
-            match runtime.create(spec).await.expect_err("refused") {
+        let refused =
+            async |spec, kind, text: &str| match runtime.create(spec).await.expect_err("refused") {
                 RuntimeError::Refused { kind: is, message } => {
                     assert!(is == kind && message.contains(text), "{is:?} {message}");
                 }
                 other => panic!("{other}"),
-            }
-        };
+            };
         let no_program = command("a", &["/nope"]);
-        refused(no_program, FailureKind::Failed, "program \"/nope\" is not in the image").await;
+        refused(
+            no_program,
+            FailureKind::Failed,
+            "program \"/nope\" is not in the image",
+        )
+        .await;
         let mut spec = command("a", &["true"]);
         spec.user = "nobody-here".into();
         refused(spec, FailureKind::Invalid, "/etc/passwd; use a numeric id").await;
@@ -213,15 +252,39 @@ fn refusals_say_why_and_leave_nothing() {
         let mut spec = command("a", &["/etc"]);
         spec.id = id("a");
         refused(spec, FailureKind::Failed, "may not be executed").await;
-        assert_eq!(runtime.list().await.expect("listed"), [], "no failed one is left");
+        assert_eq!(
+            runtime.list().await.expect("listed"),
+            [],
+            "no failed one is left"
+        );
 
-        runtime.create(command("a", &["sleep", "1000"])).await.expect("created");
-        refused(command("a", &["true"]), FailureKind::AlreadyExists, "there already").await;
-        let busy = runtime.clone().shutdown().await.expect_err("busy").to_string();
+        runtime
+            .create(command("a", &["sleep", "1000"]))
+            .await
+            .expect("created");
+        refused(
+            command("a", &["true"]),
+            FailureKind::AlreadyExists,
+            "there already",
+        )
+        .await;
+        let busy = runtime
+            .clone()
+            .shutdown()
+            .await
+            .expect_err("busy")
+            .to_string();
         assert!(busy.contains("1 containers"), "{busy}");
-        let log = runtime.remove_log("log-a").await.expect_err("busy").to_string();
+        let log = runtime
+            .remove_log("log-a")
+            .await
+            .expect_err("busy")
+            .to_string();
         assert!(log.contains("is being written"), "{log}");
-        let none = runtime.signal(&id("none"), Signal::SIGTERM).await.expect_err("none");
+        let none = runtime
+            .signal(&id("none"), Signal::SIGTERM)
+            .await
+            .expect_err("none");
         assert!(none.to_string().contains("does not run"), "{none}");
         runtime.remove(&id("a")).await.expect("removed");
         runtime.forget_exit(&id("a")).await.expect("forgotten");

@@ -18,14 +18,25 @@ fn a_follower_sees_every_line_once_over_rotations() {
     run(async {
         let runtime = machine.connect().await;
         let mut spec = shell("a", &format!("seq 1 {LINES}"));
-        spec.log = LogPolicy { persist: false, max_file_bytes: 64 * 1024, max_files: 100 };
-        let mut reader = runtime.log_reader("log-a", false, LogStart::Tail(0)).expect("opened");
+        spec.log = LogPolicy {
+            persist: false,
+            max_file_bytes: 64 * 1024,
+            max_files: 100,
+        };
+        let mut reader = runtime
+            .log_reader("log-a", false, LogStart::Tail(0))
+            .expect("opened");
         runtime.create(spec).await.expect("created");
         let mut restarts = 0;
         let mut expected = 1;
         while expected <= LINES {
-            let LogItem::Entry(entry) = reader.next().await.expect("read") else { panic!("a gap") };
-            assert_eq!(String::from_utf8(entry.text).expect("text"), expected.to_string());
+            let LogItem::Entry(entry) = reader.next().await.expect("read") else {
+                panic!("a gap")
+            };
+            assert_eq!(
+                String::from_utf8(entry.text).expect("text"),
+                expected.to_string()
+            );
             assert!(!entry.partial && entry.stream == Stream::Stdout);
             if expected % 777 == 0 {
                 let start = LogStart::Cursor(reader.cursor());
@@ -35,7 +46,9 @@ fn a_follower_sees_every_line_once_over_rotations() {
             expected += 1;
         }
         assert!(restarts > 20);
-        let files = fs::read_dir(machine.path().join("run/logs/log-a")).expect("read").count();
+        let files = fs::read_dir(machine.path().join("run/logs/log-a"))
+            .expect("read")
+            .count();
         assert!(files > 5, "{files} files");
         assert_eq!(exit_of(&runtime, "a").await.status, ExitStatus::Code(0));
         let tail = {
@@ -62,18 +75,34 @@ fn a_flood_is_bounded_and_stops_nobody() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let mut spec = shell("flood", "yes 'a line of some length to fill the files with'");
-        spec.log = LogPolicy { persist: false, max_file_bytes: 64 * 1024, max_files: 3 };
+        let mut spec = shell(
+            "flood",
+            "yes 'a line of some length to fill the files with'",
+        );
+        spec.log = LogPolicy {
+            persist: false,
+            max_file_bytes: 64 * 1024,
+            max_files: 3,
+        };
         runtime.create(spec).await.expect("created");
         // Others live and end meanwhile.
         for number in 0..5 {
-            let (status, lines) = output_of(&runtime, shell(&format!("n{number}"), "echo hi")).await;
-            assert_eq!((status, lines), (ExitStatus::Code(0), vec!["hi".to_owned()]));
+            let (status, lines) =
+                output_of(&runtime, shell(&format!("n{number}"), "echo hi")).await;
+            assert_eq!(
+                (status, lines),
+                (ExitStatus::Code(0), vec!["hi".to_owned()])
+            );
         }
         let dir = machine.path().join("run/logs/log-flood");
         let sizes = fs::read_dir(&dir).expect("read").flatten();
-        let sizes: Vec<u64> = sizes.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
-        assert!(sizes.len() <= 4 && sizes.iter().all(|size| *size <= 64 * 1024), "{sizes:?}");
+        let sizes: Vec<u64> = sizes
+            .filter_map(|file| Some(file.metadata().ok()?.len()))
+            .collect();
+        assert!(
+            sizes.len() <= 4 && sizes.iter().all(|size| *size <= 64 * 1024),
+            "{sizes:?}"
+        );
         runtime.remove(&id("flood")).await.expect("removed");
         runtime.forget_exit(&id("flood")).await.expect("forgotten");
         runtime.shutdown().await.expect("ended");
@@ -88,13 +117,18 @@ fn long_and_unfinished_lines_and_odd_bytes() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let script = "head -c 50000 /dev/zero | tr '\\0' x; echo; printf '\\377\\0b\\n'; printf end";
+        let script =
+            "head -c 50000 /dev/zero | tr '\\0' x; echo; printf '\\377\\0b\\n'; printf end";
         runtime.create(shell("a", script)).await.expect("created");
         exit_of(&runtime, "a").await;
-        let mut reader = runtime.log_reader("log-a", false, LogStart::Beginning).expect("opened");
+        let mut reader = runtime
+            .log_reader("log-a", false, LogStart::Beginning)
+            .expect("opened");
         let mut lines = vec![Vec::new()];
         while let Some(item) = reader.try_next().expect("read") {
-            let LogItem::Entry(entry) = item else { panic!("a gap") };
+            let LogItem::Entry(entry) = item else {
+                panic!("a gap")
+            };
             assert!(entry.text.len() <= 16 * 1024);
             lines.last_mut().expect("never empty").extend(entry.text);
             if !entry.partial {
@@ -102,7 +136,10 @@ fn long_and_unfinished_lines_and_odd_bytes() {
             }
         }
         assert_eq!(lines[0], vec![b'x'; 50_000]);
-        assert_eq!(lines[1..], [b"\xff\0b".to_vec(), b"end".to_vec(), Vec::new()]);
+        assert_eq!(
+            lines[1..],
+            [b"\xff\0b".to_vec(), b"end".to_vec(), Vec::new()]
+        );
         runtime.remove(&id("a")).await.expect("removed");
         runtime.forget_exit(&id("a")).await.expect("forgotten");
         runtime.shutdown().await.expect("ended");
@@ -124,7 +161,10 @@ fn a_log_goes_on_over_restarts_and_persists_when_asked() {
             let (status, _) = output_of(&runtime, spec).await;
             assert_eq!(status, ExitStatus::Code(0));
         }
-        assert_eq!(log_lines(&runtime, "web", true), ["life 0", "life 1", "life 2"]);
+        assert_eq!(
+            log_lines(&runtime, "web", true),
+            ["life 0", "life 1", "life 2"]
+        );
         assert!(machine.path().join("data/logs/web").is_dir());
         assert!(!machine.path().join("run/logs/web").exists());
         runtime.remove_log("web").await.expect("removed");

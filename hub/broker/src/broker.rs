@@ -265,6 +265,8 @@ async fn accept_tcp(
             let serve = serve(shared.clone(), id, peer, accepted);
             executor.spawn(serve).detach();
         }
+        // A flood of connections must not keep the executor from serving.
+        smol::future::yield_now().await;
     }
 }
 

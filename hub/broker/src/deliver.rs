@@ -76,18 +76,19 @@ impl Core {
             }
         }
         self.queued_bytes += weight;
-        let patient = session.class.patient;
+        let is_charged = session.class.patient && session.connection.is_some();
         let origin = message.origin;
         session.push(Queued {
             message,
             qos,
             retain,
+            is_charged,
         });
-        if patient && !session.is_congested && session.is_full() {
+        if session.begins_congestion() {
             session.is_congested = true;
             self.congested += 1;
         }
-        if patient
+        if is_charged
             && let Some(origin) = origin
             && let Some((publisher, _)) = self.live(origin)
         {
@@ -200,7 +201,6 @@ impl Core {
             } else {
                 self.stats.undeliverable += 1;
             }
-            let patient = session.class.patient;
             let eased = session.is_congested && session.is_half_empty();
             if eased {
                 session.is_congested = false;
@@ -209,7 +209,7 @@ impl Core {
             if !is_kept {
                 self.freed(&queued.message);
             }
-            self.credit_back(&queued.message, patient);
+            self.credit_back(&queued);
             if eased {
                 self.congestion_over();
             }
@@ -222,8 +222,9 @@ impl Core {
     }
 
     /// A message left a queue: gives its publisher the credit back.
-    pub fn credit_back(&mut self, message: &Message, patient: bool) {
-        let Some(origin) = message.origin.filter(|_| patient) else {
+    pub fn credit_back(&mut self, queued: &Queued) {
+        let message = &queued.message;
+        let Some(origin) = message.origin.filter(|_| queued.is_charged) else {
             return;
         };
         let Some((publisher, _)) = self.live(origin) else {

@@ -12,12 +12,14 @@
 //! [`Class`], and every field there is a bound that a test reaches.
 #![forbid(unsafe_code)]
 
+mod admit;
 mod authority;
 mod broker;
 mod connection;
 mod core;
 mod deliver;
 mod encode;
+mod end;
 #[cfg(test)]
 mod fuzz;
 mod handle;

@@ -78,9 +78,7 @@ impl Router {
         }
         let text: Arc<str> = filter.as_str().into();
         // Most topics have one reader: no room for more until they come.
-        let mut readers = Vec::with_capacity(1);
-        readers.push(reader);
-        self.exact.insert(text.clone(), readers);
+        self.exact.insert(text.clone(), vec![reader]);
         self.count += 1;
         Ok(Some(text))
     }

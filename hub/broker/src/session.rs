@@ -39,6 +39,8 @@ pub(crate) struct Queued {
     pub message: Arc<Message>,
     pub qos: Qos,
     pub retain: bool,
+    /// Its publisher waits for it, in the end.
+    pub is_charged: bool,
 }
 
 /// A QoS 1 message that is not acknowledged.
@@ -92,15 +94,19 @@ impl Session {
         }
         // Publishers wait for a patient reader; what they sent before they
         // were stopped still comes in.
-        let factor = if self.class.patient { 2 } else { 1 };
+        let waited_for = self.class.patient && self.connection.is_some();
+        let factor = if waited_for { 2 } else { 1 };
         let fits = self.queue.len() < self.class.queue_messages.saturating_mul(factor)
             && self.queue_bytes + weight <= self.class.queue_bytes.saturating_mul(factor);
         if fits { Room::Yes } else { Room::Overflow }
     }
 
-    /// Whether the queue is at its bound.
-    pub fn is_full(&self) -> bool {
-        self.queue.len() >= self.class.queue_messages || self.queue_bytes >= self.class.queue_bytes
+    /// Whether publishers are to wait from now on: for a patient reader that
+    /// is there. One that is away would hold everybody up for too long.
+    pub fn begins_congestion(&self) -> bool {
+        let is_full = self.queue.len() >= self.class.queue_messages
+            || self.queue_bytes >= self.class.queue_bytes;
+        is_full && self.class.patient && self.connection.is_some() && !self.is_congested
     }
 
     /// Whether half of the queue is free.
@@ -195,6 +201,7 @@ mod tests {
                 message: message(1),
                 qos: Qos::AtLeastOnce,
                 retain: false,
+                is_charged: false,
             });
         }
         assert_eq!(session.pop().map(|q| q.qos), Some(Qos::AtLeastOnce));
@@ -215,6 +222,7 @@ mod tests {
             message: message(1000),
             qos: Qos::AtLeastOnce,
             retain: false,
+            is_charged: false,
         });
         assert_eq!(session.queue_bytes, weight);
         session.pop();

@@ -69,12 +69,13 @@ fn silent_in_the_tls_handshake() {
         config.password = Some("secret".into());
         let pin = skerry_link::CertPin::of(&broker.ca);
         config.trust = skerry_link::Trust::Pinned(vec![pin]);
-        let (_link, events) = skerry_link::Link::start(&executor, config, None);
+        let (link, events) = skerry_link::Link::start(&executor, config, None);
         let event = events.recv().await.unwrap();
         assert!(
             matches!(event, skerry_link::LinkEvent::Up { .. }),
             "{event:?}"
         );
+        link.close().await;
     }));
     assert!(start.elapsed() < SERVED_WITHIN, "{:?}", start.elapsed());
     for raw in &mut silent {
@@ -249,7 +250,7 @@ fn flooder_is_slowed_down_and_nobody_else() {
         .collect();
     for _ in 0..200 {
         round(&mut good, &mut loaded);
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     for flooder in flooders {
         flooder.join().unwrap();
@@ -297,7 +298,7 @@ fn a_slow_hub_delays_publishers_and_loses_nothing() {
     // The hub reads nothing until the publisher stands still.
     let mut last = 0;
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        pause(Duration::from_millis(300));
         let published = broker.stats().published;
         if published == last && last > 0 {
             break;
@@ -313,6 +314,32 @@ fn a_slow_hub_delays_publishers_and_loses_nothing() {
     }
     sender.join().unwrap();
     assert_eq!(broker.stats().connections, 2);
+}
+
+#[test]
+fn a_hub_that_is_away_holds_nobody_up() {
+    let broker = TestBroker::start(Limits::default());
+    *broker.authority.hub.lock().unwrap() = Some(Class {
+        queue_messages: 100,
+        ..Class::hub()
+    });
+    let mut away = broker.client(&hub().keeping(60));
+    away.subscribe(&["f/+/report"]);
+    let mut a = broker.client(&device("a"));
+    // It goes while its queue is full and the publisher waits.
+    let (taken, waits) = (Class::hub().max_in_flight, 200);
+    for n in 0..taken + waits {
+        a.send(&publish("f/a/report", &[0; 4000], n % 60 + 1));
+    }
+    broker.wait("the publisher waits", |s| {
+        s.published > u64::from(taken) + 60
+    });
+    drop(away);
+    broker.wait("all are taken", |s| s.published == u64::from(taken + waits));
+    assert!(a.ping() < SERVED_WITHIN);
+    // Its queue came to its bound, and the session was forgotten.
+    assert_eq!(a.publish("f/a/report", b"x"), 0x10);
+    assert_eq!(broker.stats().queued_bytes, 0);
 }
 
 #[test]

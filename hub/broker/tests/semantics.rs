@@ -250,7 +250,7 @@ fn messages_expire_in_a_queue_and_tell_what_is_left() {
     broker.wait("gone", |s| s.connections == 1);
     hub.send(&publish_with("f/a/command", b"short", 1, &[2, 0, 0, 0, 1]));
     hub.send(&publish_with("f/a/command", b"long", 2, &[2, 0, 0, 1, 0]));
-    std::thread::sleep(Duration::from_millis(1100));
+    pause(Duration::from_millis(1100));
     let mut a = broker.client(&device("a").keeping(60));
     let message = a.message_acked();
     assert_eq!(message.payload, b"long");
@@ -438,8 +438,10 @@ fn keep_alive_is_enforced_and_set_by_the_server() {
         max_keep_alive: Duration::from_secs(2),
         ..Class::device()
     });
+    let mut hub = broker.client(&hub());
+    hub.subscribe(&["f/a/presence"]);
     let mut a = broker.raw();
-    let mut connect = device("a");
+    let mut connect = device("a").keeping(60).will("f/a/presence", "silent", 0);
     connect.keep_alive = 0;
     a.send(&connect.bytes());
     let (_, connack) = a.packet();
@@ -448,7 +450,9 @@ fn keep_alive_is_enforced_and_set_by_the_server() {
         "{connack:02x?}"
     );
     let start = Instant::now();
+    // It stays open and says nothing, like a half-open line.
     assert_eq!(a.closed(), Some(0x8d));
+    assert_eq!(hub.message_acked().payload, b"silent");
     assert!(
         start.elapsed() >= Duration::from_millis(2900),
         "{:?}",

@@ -158,10 +158,7 @@ pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Fai
     Ok(Json(List { items }))
 }
 
-async fn take_away(
-    state: &State,
-    apps: Vec<AppRef>,
-) -> Result<Vec<(AppRef, AppAction)>, Failure> {
+async fn take_away(state: &State, apps: Vec<AppRef>) -> Result<Vec<(AppRef, AppAction)>, Failure> {
     let delete = move |request| Event::Delete { request, apps };
     match state.hub.ask(delete).await? {
         Answer::Applied(actions) => Ok(actions),

@@ -30,10 +30,7 @@ fn selector(text: Option<&str>) -> Result<Selector, Failure> {
         })
 }
 
-pub async fn list(
-    state: State,
-    Query(which): Query<Which>,
-) -> Result<Json<List<Device>>, Failure> {
+pub async fn list(state: State, Query(which): Query<Which>) -> Result<Json<List<Device>>, Failure> {
     let selector = selector(which.selector.as_deref())?;
     let look = move |fleet: &crate::core::Fleet| {
         fleet
@@ -111,10 +108,7 @@ pub async fn approve(
     show(&state, device).await
 }
 
-pub async fn usage(
-    state: State,
-    Path(device): Path<String>,
-) -> Result<Json<List<Usage>>, Failure> {
+pub async fn usage(state: State, Path(device): Path<String>) -> Result<Json<List<Usage>>, Failure> {
     let device = device_id(&device)?;
     let usage = move |request| Event::Usage { request, device };
     let Answer::Usage(containers) = state.hub.ask(usage).await? else {

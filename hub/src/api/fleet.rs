@@ -198,11 +198,12 @@ pub struct BackupQuery {
 }
 
 /// A backup as a tar stream. Its snapshot is taken before the first byte.
-pub async fn backup(
-    state: State,
-    Query(query): Query<BackupQuery>,
-) -> Result<Response, Failure> {
-    let (data, store, images) = (state.data.clone(), state.store.clone(), state.images.clone());
+pub async fn backup(state: State, Query(query): Query<BackupQuery>) -> Result<Response, Failure> {
+    let (data, store, images) = (
+        state.data.clone(),
+        state.store.clone(),
+        state.images.clone(),
+    );
     let file = smol::unblock(move || {
         let blobs = query.images.then(|| images.blobs_dir().to_path_buf());
         crate::backup::write(&data, &store, blobs.as_deref())

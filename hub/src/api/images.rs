@@ -4,6 +4,7 @@ use super::error::Failure;
 use super::types::{self, List, Pull};
 use super::{Api, State, body, view};
 use crate::core::{Event, Fleet};
+use crate::image::Reference;
 use crate::keys::random;
 use crate::model::{Image, Platform};
 use axum::Json;
@@ -19,15 +20,14 @@ const MAX_ARCHIVE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Inside the data directory: what is on its way in.
 pub const UPLOADS_DIR: &str = "uploads";
 
-/// The newest image of a name; a name without a tag means `latest`.
+/// What a name means now: the newest image of that name, or the one with its
+/// digest.
 pub fn find<'f>(fleet: &'f Fleet, reference: &str) -> Option<&'f Image> {
-    fleet.image(reference).or_else(|| {
-        let last = reference.rsplit('/').next().unwrap_or(reference);
-        if last.contains([':', '@']) {
-            return None;
-        }
-        fleet.image(&format!("{reference}:latest"))
-    })
+    let name: Reference = reference.parse().ok()?;
+    match name.digest() {
+        Some(digest) => fleet.images().find(|image| image.digest == digest),
+        None => fleet.image(&name.to_string()),
+    }
 }
 
 /// Pulls an image for these platforms, or those of the fleet's devices, and
@@ -137,23 +137,18 @@ pub async fn pull(state: State, body: Body) -> Result<Json<types::Image>, Failur
     let pull: Pull = body::json(body, false).await?;
     let mut platforms = Vec::new();
     for text in &pull.platforms {
-        let mut parts = text.split('/');
-        let platform = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("linux"), Some(arch), variant, None) if !arch.is_empty() => Platform {
-                arch: arch.into(),
-                variant: variant.unwrap_or_default().into(),
-            },
-            _ => {
-                let message =
-                    format!("'{text}' is not a platform: write linux/arm64 or linux/arm/v7");
-                return Err(Failure::invalid("InvalidPlatform", message));
-            }
-        };
-        platforms.push(platform);
+        let platform: crate::image::Platform = text
+            .parse()
+            .map_err(|problem: String| Failure::invalid("InvalidPlatform", problem))?;
+        platforms.push(Platform {
+            arch: platform.arch,
+            variant: platform.variant,
+        });
     }
     let reference = &pull.reference;
-    crate::manifest::check_reference(reference)
-        .map_err(|error| Failure::invalid("InvalidReference", error.to_string()))?;
+    if let Err(error) = reference.parse::<Reference>() {
+        return Err(Failure::invalid("InvalidReference", error.to_string()));
+    }
     match pull_for_fleet(&state, reference, &platforms).await {
         Ok(image) => Ok(Json(view::image(&image))),
         Err(why) => Err(Failure::new(

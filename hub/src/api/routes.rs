@@ -12,7 +12,11 @@ use axum::routing::{MethodRouter, delete, get, patch, post};
 use std::sync::Arc;
 
 /// A path, what can be done with it, and how.
-type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<Api>>);
+type Route = (
+    &'static str,
+    &'static [&'static str],
+    MethodRouter<Arc<Api>>,
+);
 
 /// What needs the bearer token.
 fn guarded() -> Vec<Route> {

@@ -116,7 +116,10 @@ async fn connection(
         Some(tls) => {
             let late = async {
                 Timer::after(TLS_WITHIN).await;
-                Err(io::Error::new(io::ErrorKind::TimedOut, "no TLS within 10 s"))
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "no TLS within 10 s",
+                ))
             };
             let stream = tls.accept(stream).or(late).await?;
             speak(stream, router).await?;

@@ -120,7 +120,9 @@ impl Fleet {
             .find_map(|p| {
                 let manifest = [(p.manifest, p.manifest_size)];
                 let mut blobs = manifest.iter().chain(&p.blobs);
-                blobs.find(|(digest, _)| *digest == blob).map(|(_, size)| *size)
+                blobs
+                    .find(|(digest, _)| *digest == blob)
+                    .map(|(_, size)| *size)
             })
     }
 

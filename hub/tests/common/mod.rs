@@ -54,12 +54,13 @@ impl FakeImages {
 
     /// Puts an image where `pull` finds it.
     pub fn offer(&self, reference: &str, arch: &str, layer: &[u8]) -> Image {
+        let reference = full(reference);
         let manifest = format!("manifest of {reference} for {arch}").into_bytes();
         let mut blobs = self.blobs.lock().unwrap();
         blobs.insert(Digest::of(layer), layer.to_vec());
         blobs.insert(Digest::of(&manifest), manifest.clone());
         let image = Image {
-            reference: reference.into(),
+            reference: reference.clone(),
             digest: Digest::of(&manifest),
             added: Timestamp(1),
             platforms: vec![PlatformImage {
@@ -73,9 +74,15 @@ impl FakeImages {
             }],
         };
         let mut images = self.images.lock().unwrap();
-        images.insert(reference.into(), image.clone());
+        images.insert(reference, image.clone());
         image
     }
+}
+
+/// A name in full, as records have it.
+fn full(reference: &str) -> String {
+    let name: skerry_hub::image::Reference = reference.parse().unwrap();
+    name.to_string()
 }
 
 fn missing(what: &str) -> ImageFailure {
@@ -89,7 +96,11 @@ fn missing(what: &str) -> ImageFailure {
 impl Images for FakeImages {
     fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageFailure> {
         let bytes = std::fs::read(archive).unwrap();
-        Ok(vec![self.offer(name.unwrap_or("imported:1"), "amd64", &bytes)])
+        Ok(vec![self.offer(
+            name.unwrap_or("imported:1"),
+            "amd64",
+            &bytes,
+        )])
     }
 
     fn pull(
@@ -99,7 +110,10 @@ impl Images for FakeImages {
         _: &[Platform],
     ) -> Result<Image, ImageFailure> {
         let images = self.images.lock().unwrap();
-        images.get(reference).cloned().ok_or(missing(reference))
+        images
+            .get(&full(reference))
+            .cloned()
+            .ok_or(missing(reference))
     }
 
     fn read(&self, digest: Digest, offset: u64, max: usize) -> Result<Vec<u8>, ImageFailure> {
@@ -172,7 +186,9 @@ pub async fn http_as(
     path: &str,
     body: Option<&Value>,
 ) -> Answer {
-    let body = body.map(|b| serde_json::to_vec(b).unwrap()).unwrap_or_default();
+    let body = body
+        .map(|b| serde_json::to_vec(b).unwrap())
+        .unwrap_or_default();
     raw_http(server, token, method, path, &body).await
 }
 
@@ -198,7 +214,10 @@ pub async fn raw_http(
     let head = String::from_utf8_lossy(&all[..end]).into_owned();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let mut body = all[end + 4..].to_vec();
-    if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+    if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
         body = unchunk(&body);
     }
     Answer { status, body }

@@ -32,7 +32,9 @@ impl World {
             return Ok(());
         }
         let mut message = self.chance.pick(&tape).clone();
-        let trick = *self.chance.pick(&[Trick::Replay, Trick::Replay, Trick::Alter, Trick::Move]);
+        let trick = *self
+            .chance
+            .pick(&[Trick::Replay, Trick::Replay, Trick::Alter, Trick::Move]);
         match trick {
             Trick::Replay => {}
             Trick::Alter => {
@@ -84,7 +86,10 @@ impl World {
             effects.into_iter().filter(|e| !telling(e)).collect()
         };
         let (before, after) = (acts(before), acts(after));
-        if before.iter().any(|e| matches!(e, agent_core::Effect::Send(_))) {
+        if before
+            .iter()
+            .any(|e| matches!(e, agent_core::Effect::Send(_)))
+        {
             // A stalled transfer begins anew, in either order.
             return Ok(());
         }
@@ -94,7 +99,9 @@ impl World {
                 format!("{trick:?} of {:?} made {after:?}", message.purpose),
             );
         }
-        self.count("attack on a device", || format!("{trick:?} {:?}", message.purpose));
+        self.count("attack on a device", || {
+            format!("{trick:?} {:?}", message.purpose)
+        });
         self.device_event(device, event)
     }
 
@@ -128,10 +135,15 @@ impl World {
         if !changes.iter().all(journal) || !effects.iter().all(quiet) {
             return broken(
                 "nothing forged or replayed changes the hub",
-                format!("{trick:?} of {:?} made {changes:?} {effects:?}", message.purpose),
+                format!(
+                    "{trick:?} of {:?} made {changes:?} {effects:?}",
+                    message.purpose
+                ),
             );
         }
-        self.count("attack on the hub", || format!("{trick:?} {:?}", message.purpose));
+        self.count("attack on the hub", || {
+            format!("{trick:?} {:?}", message.purpose)
+        });
         Ok(())
     }
 }

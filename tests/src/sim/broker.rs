@@ -1,10 +1,10 @@
 //! A broker that may do anything but read and forge: it loses, doubles,
 //! delays, forgets its sessions, and remembers every message for the attacker.
 
-use super::laws::{Broken, Lawful, broken};
 use super::catalog::SECRET;
-use skerry_wire::seal::{MAX_MESSAGE_BYTES, Purpose};
+use super::laws::{Broken, Lawful, broken};
 use skerry_wire::Seq;
+use skerry_wire::seal::{MAX_MESSAGE_BYTES, Purpose};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 

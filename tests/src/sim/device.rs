@@ -723,7 +723,14 @@ impl World {
             }
             Effect::ReadUsage { request, .. } => {
                 let containers = Vec::new();
-                self.news_later(device, run, Event::Usage { request, containers });
+                self.news_later(
+                    device,
+                    run,
+                    Event::Usage {
+                        request,
+                        containers,
+                    },
+                );
                 Ok(())
             }
             Effect::StopCalling => {
@@ -753,7 +760,10 @@ impl World {
         }
         let end = End::Done;
         let event = Event::StreamEnded { stream, end };
-        self.later(delay_ms + 1, Happening::AgentNews(device, run, Box::new(event)));
+        self.later(
+            delay_ms + 1,
+            Happening::AgentNews(device, run, Box::new(event)),
+        );
     }
 
     // --- the laws of a device

@@ -1,13 +1,13 @@
 //! The hub's process around its real core: one loop that commits what a batch
 //! of events changed and then acts, on a store that keeps what was committed.
 
+use super::Mutant;
 use super::broker::{Message, Party};
 use super::catalog::Catalog;
 use super::chance::Chance;
 use super::laws::{Lawful, broken};
 use super::operator::{Ask, Intent};
 use super::world::{EPOCH_MS, Happening, World};
-use super::Mutant;
 use skerry_hub::core::{
     Answer, AppRecord, Change, DeviceRecord, Effect, Event, EventRecord, Fleet, HubRecord,
     Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
@@ -436,7 +436,10 @@ impl World {
             return Ok(());
         }
         let Ok(part) = decode::<DesiredPart>("part", &message.body) else {
-            return broken("the hub speaks its own language", "a part of a desired state");
+            return broken(
+                "the hub speaks its own language",
+                "a part of a desired state",
+            );
         };
         let Ok(desired) = decode::<Desired>("desired", &part.bytes) else {
             return Ok(()); // a state of several parts
@@ -444,7 +447,10 @@ impl World {
         let fleet = self.hub.fleet.as_ref();
         let mut devices = fleet.into_iter().flat_map(Fleet::devices);
         let Some(device) = devices.find(|d| d.record.key == message.to) else {
-            return broken("only devices get desired states", format!("{:?}", message.to));
+            return broken(
+                "only devices get desired states",
+                format!("{:?}", message.to),
+            );
         };
         let said = desired.assignments.iter().map(|a| (&a.app, a.revision));
         let said: BTreeSet<(&AppRef, RevisionId)> = said.collect();
@@ -461,7 +467,10 @@ impl World {
     /// What is acknowledged is durable, and nothing is shown that is not so.
     pub(super) fn check_hub(&self) -> Lawful {
         let store = &self.hub.store;
-        let stored = store.apps.iter().map(|(name, r)| (name, (&r.app, &r.revision)));
+        let stored = store
+            .apps
+            .iter()
+            .map(|(name, r)| (name, (&r.app, &r.revision)));
         let wanted = self.intent.apps.iter().map(|(name, (a, r))| (name, (a, r)));
         if !stored.eq(wanted) {
             return broken(
@@ -489,7 +498,10 @@ impl World {
             if record.applied > has {
                 return broken(
                     "applied means committed by the device",
-                    format!("{} at {}, the device has {has}", record.device, record.applied),
+                    format!(
+                        "{} at {}, the device has {has}",
+                        record.device, record.applied
+                    ),
                 );
             }
         }
@@ -508,7 +520,9 @@ impl World {
                     .map(|host| host.number)
                     .collect();
                 if self.hub.embedded {
-                    hosts.into_iter().for_each(|host| self.agent_cut(host, true));
+                    hosts
+                        .into_iter()
+                        .for_each(|host| self.agent_cut(host, true));
                 }
                 Ok(())
             }

@@ -121,7 +121,9 @@ impl World {
 
     fn some_device(&mut self) -> Option<DeviceId> {
         let fleet = self.hub.fleet.as_ref()?;
-        let devices = fleet.devices().filter(|d| d.record.standing != Standing::Revoked);
+        let devices = fleet
+            .devices()
+            .filter(|d| d.record.standing != Standing::Revoked);
         let names: Vec<DeviceId> = devices.map(|d| d.record.device.clone()).collect();
         (!names.is_empty()).then(|| self.chance.pick(&names).clone())
     }

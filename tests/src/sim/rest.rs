@@ -56,7 +56,10 @@ impl World {
         self.run_until(self.now_ms + SILENCE_MS)?;
         let after: Vec<u64> = self.devices.iter().map(|host| host.commits).collect();
         if before != after {
-            return broken("an idle device writes nothing", format!("{before:?} {after:?}"));
+            return broken(
+                "an idle device writes nothing",
+                format!("{before:?} {after:?}"),
+            );
         }
         match self.unrest() {
             None => Ok(()),
@@ -117,7 +120,10 @@ impl World {
         let said: BTreeSet<(&skerry_wire::AppRef, RevisionId)> = said.collect();
         let wanted = self.intent.placed_on(&record.labels);
         if said != wanted {
-            return Some(format!("{} shall run {wanted:?}, not {said:?}", record.device));
+            return Some(format!(
+                "{} shall run {wanted:?}, not {said:?}",
+                record.device
+            ));
         }
         if !host.records.previous.is_empty() {
             return Some(format!("{} keeps a previous revision", record.device));
@@ -175,8 +181,7 @@ impl World {
                 return Some(format!("{} of {who} is not in its report", assignment.app));
             };
             for container in &assignment.pod.containers {
-                let name =
-                    InstanceName::new(&assignment.app, assignment.revision, &container.name);
+                let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
                 let status = shown.containers.iter().find(|c| c.name == container.name);
                 let phase = host.records.ledger.get(&name).map(|e| &e.phase);
                 let forever = !matches!(Program::of(&container.args), Program::Ends { .. });

@@ -279,7 +279,10 @@ impl World {
         self.stats.messages += 1;
         self.tell(|| {
             let (purpose, seq) = (message.purpose, message.seq.0 & 0xffff_ffff);
-            format!("{:?} says {purpose:?} {seq} to {:?}", message.from, message.to)
+            format!(
+                "{:?} says {purpose:?} {seq} to {:?}",
+                message.from, message.to
+            )
         });
         self.broker.take(&message)?;
         if !self.broker.up {

@@ -152,7 +152,21 @@ async fn one_connection(
         Ok(()) => End::Closed,
         Err(reason) => End::Down(reason),
     };
-    outbox.put_back(connection.mqtt.into_unacknowledged());
+    for message in outbox.put_back(connection.mqtt.into_unacknowledged()) {
+        let refused = LinkEvent::Refused {
+            topic: String::from_utf8_lossy(&message.topic).into_owned(),
+            reason: format!(
+                "the connection ended {} times while it was on its way",
+                message.failures
+            ),
+        };
+        let room = outbox.settle(&message);
+        if !deliver(outbox, events, refused).await
+            || (room && !deliver(outbox, events, LinkEvent::Room).await)
+        {
+            return End::Closed;
+        }
+    }
     end
 }
 
@@ -210,6 +224,9 @@ impl Connection<'_> {
                             return Ok(());
                         }
                     }
+                    // A broker that never stops talking must not keep the
+                    // executor from everybody else.
+                    future::yield_now().await;
                 }
                 Wake::Wrote(Ok(count)) => {
                     if count == 0 {

@@ -9,8 +9,8 @@
 //! the broker, not at its reader, and one that was not may arrive twice. What
 //! must not get lost is kept by the caller until its reader has answered.
 //!
-//! TLS ends here, on smol, and rumqttc never sees it; `mqtt.rs` is the only
-//! file that knows rumqttc, of which it uses the codec and the client's state
+//! TLS ends here, on smol, and rumqttc never sees it; `mqtt` is the only
+//! module that knows rumqttc, of which it uses the codec and the client's state
 //! machine.
 #![forbid(unsafe_code)]
 
@@ -237,6 +237,7 @@ impl Link {
             topic: Bytes::copy_from_slice(topic.as_bytes()),
             payload: Bytes::from(payload),
             qos,
+            failures: 0,
         };
         if self.outbox.push(message) {
             Ok(())

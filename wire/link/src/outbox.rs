@@ -10,12 +10,18 @@ use bytes::Bytes;
 
 use crate::Qos;
 
+/// Connections that may end over one message before it is given up. A broker
+/// that hangs up over a message would otherwise be sent it for ever.
+const MAX_FAILURES: u8 = 8;
+
 /// One message on its way out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outgoing {
     pub topic: Bytes,
     pub payload: Bytes,
     pub qos: Qos,
+    /// Connections that ended while it was in flight.
+    pub failures: u8,
 }
 
 impl Outgoing {
@@ -108,13 +114,24 @@ impl Outbox {
     }
 
     /// After a lost connection: puts what was not acknowledged back to the
-    /// front, oldest first.
-    pub fn put_back(&self, unacknowledged: impl DoubleEndedIterator<Item = Outgoing>) {
+    /// front, oldest first. Gives back, still in flight, what has been on too
+    /// many connections that ended: it may be the reason.
+    pub fn put_back(
+        &self,
+        unacknowledged: impl DoubleEndedIterator<Item = Outgoing>,
+    ) -> Vec<Outgoing> {
+        let mut given_up = Vec::new();
         let mut inner = self.lock();
-        for message in unacknowledged.rev() {
+        for mut message in unacknowledged.rev() {
+            message.failures = message.failures.saturating_add(1);
+            if message.failures >= MAX_FAILURES {
+                given_up.push(message);
+                continue;
+            }
             inner.in_flight = inner.in_flight.saturating_sub(1);
             inner.waiting.push_front(message);
         }
+        given_up
     }
 
     /// While the line is down: drops QoS 0 messages, which would be stale
@@ -175,6 +192,7 @@ mod tests {
             topic: Bytes::from_static(b"t"),
             payload: Bytes::from_static(text.as_bytes()),
             qos,
+            failures: 0,
         }
     }
 
@@ -218,6 +236,18 @@ mod tests {
             .map(|m| m.payload)
             .collect();
         assert_eq!(order, ["1", "2", "4"]);
+    }
+
+    #[test]
+    fn a_message_that_ends_every_connection_is_given_up() {
+        let outbox = Outbox::new(10, 1000);
+        assert!(outbox.push(message("bad", Qos::AtLeastOnce)));
+        for round in 1..=MAX_FAILURES {
+            let sent = outbox.take().unwrap();
+            let given_up = outbox.put_back(std::iter::once(sent));
+            assert_eq!(given_up.len(), usize::from(round == MAX_FAILURES));
+        }
+        assert!(outbox.is_empty());
     }
 
     #[test]

@@ -336,3 +336,93 @@ fn a_silent_broker_is_noticed_and_closing_never_hangs() {
         link.close().await;
     }));
 }
+
+#[test]
+fn a_broker_that_falls_silent_is_noticed_by_a_ping() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    // Takes one client, answers its CONNECT, and then holds the line without
+    // a word, as a broken router would.
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = [0; 1024];
+        let count = stream.read(&mut bytes).unwrap();
+        assert_eq!(bytes[0], 0x10, "{count}");
+        stream.write_all(&[0x20, 3, 0, 0, 0]).unwrap();
+        let mut pings = 0;
+        while let Ok(1..) = stream.read(&mut bytes) {
+            pings += 1;
+        }
+        pings
+    });
+    let executor = smol::Executor::new();
+    smol::block_on(executor.run(async {
+        let mut config = config(url.parse().unwrap(), "x");
+        config.keep_alive = Duration::from_secs(2);
+        let (link, events) = Link::start(&executor, config, None);
+        up(&events).await;
+        let start = Instant::now();
+        let reason = match events.recv().await.unwrap() {
+            LinkEvent::Down { reason } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert!(reason.contains("did not answer a ping"), "{reason}");
+        assert!(start.elapsed() > Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(40));
+        link.close().await;
+    }));
+    assert_eq!(broker.join().unwrap(), 1);
+}
+
+#[test]
+fn a_hostile_broker_gets_nowhere() {
+    use std::io::{Read, Write};
+    // What it answers to CONNECT, and what the link says then.
+    let connack = [0x20, 3, 0, 0, 0];
+    let after = |bytes: &[u8]| [&connack[..], bytes].concat();
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"HTTP/1.1 400 Bad Request\r\n".repeat(4), "no MQTT"),
+        (vec![0x20, 0xff, 0xff, 0xff, 0x7f], "we take at most"),
+        (vec![0x30, 5, 0, 1, b'a', 0, b'x'], "does not allow"),
+        (vec![0x20, 6, 0, 0, 3, 33, 0, 0], "receive maximum 0"),
+        (vec![0x20, 5, 0, 0, 2, 36, 0], "no QoS 1"),
+        (after(&connack), "does not allow"),
+        (after(&[0x40, 2, 0, 9]), "never sent"),
+        (after(&[0xe0, 0]), "ended the session"),
+        (after(&[0xe0, 1, 0x8b]), "shutting down"),
+        (after(&[0xe0, 1, 0x55]), "ended the session"),
+        (after(&[0xe0, 2, 0x8e, 0]), "same client id"),
+        (after(&[0x40, 1, 0]), "no MQTT"),
+        (after(&[0x30, 3, 0, 9, b'a']), "no MQTT"),
+        (after(&[0x30, 0x80, 0x80, 0x80, 0x80, 1]), "no MQTT"),
+        (
+            after(&[0x30, 8, 0, 1, b'a', 3, 35, 0, 1, b'x']),
+            "did not offer",
+        ),
+        (after(&[0x34, 6, 0, 1, b'a', 0, 1, 0]), "did not offer"),
+        (after(&[0x62, 2, 0, 1]), "did not ask for"),
+        (after(&[0x30, 0xff, 0xff, 0xff, 0x7f]), "we take at most"),
+    ];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt://{}", listener.local_addr().unwrap());
+    let answers: Vec<_> = cases.iter().map(|(answer, _)| answer.clone()).collect();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut bytes = [0; 1024];
+            let _ = stream.read(&mut bytes);
+            let _ = stream.write_all(&answer);
+            // Until the link has had enough.
+            while let Ok(1..) = stream.read(&mut bytes) {}
+        }
+    });
+    let executor = smol::Executor::new();
+    smol::block_on(executor.run(async {
+        let (_link, events) = Link::start(&executor, config(url.parse().unwrap(), "x"), None);
+        for (answer, words) in cases {
+            let reason = down(&events).await;
+            assert!(reason.contains(words), "{answer:02x?}: {reason}");
+        }
+    }));
+}

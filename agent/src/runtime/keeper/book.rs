@@ -38,7 +38,14 @@ impl LogBook {
             return Ok(());
         }
         let writer = LogWriter::open(dir, policy)?;
-        self.open.insert(dir.to_owned(), Entry { writer, users: 1, failing: false });
+        self.open.insert(
+            dir.to_owned(),
+            Entry {
+                writer,
+                users: 1,
+                failing: false,
+            },
+        );
         Ok(())
     }
 
@@ -65,7 +72,9 @@ impl LogBook {
         splitter: &mut LineSplitter,
         bytes: Option<&[u8]>,
     ) {
-        let Some(entry) = self.open.get_mut(dir) else { return };
+        let Some(entry) = self.open.get_mut(dir) else {
+            return;
+        };
         let (writer, batch) = (&mut entry.writer, &mut self.batch);
         let stamp = stamp_now();
         let mut result = Ok(());
@@ -91,7 +100,10 @@ impl LogBook {
         if let Err(error) = &result
             && !entry.failing
         {
-            complain(format_args!("log {}: lines are lost: {error}", entry.writer.dir().display()));
+            complain(format_args!(
+                "log {}: lines are lost: {error}",
+                entry.writer.dir().display()
+            ));
         }
         entry.failing = result.is_err();
     }

@@ -66,7 +66,9 @@ impl Keeper {
             self.send_queued(serial);
         }
         for _ in 0..REQUESTS_AT_ONCE {
-            let Some(client) = self.clients.get(&serial) else { return };
+            let Some(client) = self.clients.get(&serial) else {
+                return;
+            };
             if client.gone {
                 break;
             }
@@ -101,7 +103,10 @@ impl Keeper {
             }
             return;
         };
-        let asker = Asker { client: serial, request };
+        let asker = Asker {
+            client: serial,
+            request,
+        };
         match proto::decode::<Request>(bytes) {
             Ok(body) => self.carry_out(asker, body, fds),
             Err(_) => {
@@ -180,12 +185,23 @@ impl Keeper {
             loop {
                 let part: &[ContainerState] = parts.next().unwrap_or_default();
                 let last = parts.peek().is_none();
-                self.answer(asker, &Response::List { containers: part.to_vec(), last });
+                self.answer(
+                    asker,
+                    &Response::List {
+                        containers: part.to_vec(),
+                        last,
+                    },
+                );
                 if last {
                     break;
                 }
             }
         }
+    }
+
+    /// Whether an agent is connected.
+    pub(super) fn has_agent(&self) -> bool {
+        self.clients.values().any(|client| client.greeted)
     }
 
     /// Tells every agent.
@@ -198,7 +214,13 @@ impl Keeper {
     }
 
     pub(super) fn fail(&mut self, asker: Asker, kind: FailureKind, message: impl Into<String>) {
-        self.answer(asker, &Response::Failed { kind, message: message.into() });
+        self.answer(
+            asker,
+            &Response::Failed {
+                kind,
+                message: message.into(),
+            },
+        );
     }
 
     pub(super) fn answer(&mut self, asker: Asker, response: &Response) {
@@ -206,7 +228,9 @@ impl Keeper {
     }
 
     pub(super) fn answer_with(&mut self, asker: Asker, response: &Response, fd: Option<OwnedFd>) {
-        let Some(client) = self.clients.get_mut(&asker.client) else { return };
+        let Some(client) = self.clients.get_mut(&asker.client) else {
+            return;
+        };
         let request: RequestId = asker.request;
         match proto::encode(request, response) {
             Ok(bytes) => client.push(bytes, fd),
@@ -216,7 +240,9 @@ impl Keeper {
     }
 
     fn send_queued(&mut self, serial: Serial) {
-        let Some(client) = self.clients.get_mut(&serial) else { return };
+        let Some(client) = self.clients.get_mut(&serial) else {
+            return;
+        };
         let waited = client.flush();
         if client.gone {
             // Taken out of the poll set by whoever serves it next; a client
@@ -234,7 +260,10 @@ impl Keeper {
     }
 
     pub(super) fn find(&self, id: &ContainerId) -> Option<Serial> {
-        self.containers.iter().find(|(_, one)| one.id() == id).map(|(serial, _)| *serial)
+        self.containers
+            .iter()
+            .find(|(_, one)| one.id() == id)
+            .map(|(serial, _)| *serial)
     }
 }
 

@@ -90,11 +90,20 @@ impl Job {
 impl Keeper {
     /// Starts the operation now or when its turn comes. False if too many
     /// wait already.
-    pub(super) fn submit(&mut self, kind: JobKind, operation: Operation, fds: Vec<OwnedFd>) -> bool {
+    pub(super) fn submit(
+        &mut self,
+        kind: JobKind,
+        operation: Operation,
+        fds: Vec<OwnedFd>,
+    ) -> bool {
         if self.waiting.len() >= MAX_WAITING {
             return false;
         }
-        self.waiting.push_back(WaitingJob { kind, operation, fds });
+        self.waiting.push_back(WaitingJob {
+            kind,
+            operation,
+            fds,
+        });
         true
     }
 
@@ -106,8 +115,14 @@ impl Keeper {
                 let target = target(&one.operation);
                 target.is_none() || self.jobs.values().all(|job| job.target.as_ref() != target)
             });
-            let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else { break };
-            let WaitingJob { kind, operation, fds } = waiting;
+            let Some(waiting) = next.and_then(|at| self.waiting.remove(at)) else {
+                break;
+            };
+            let WaitingJob {
+                kind,
+                operation,
+                fds,
+            } = waiting;
             bound_own_log();
             match self.spawn(&operation, &fds) {
                 Ok((helper, socket)) => {
@@ -118,7 +133,14 @@ impl Keeper {
                     }
                     let deadline = Some(Instant::now() + PATIENCE);
                     let target = target(&operation).cloned();
-                    let job = Job { kind, target, helper, socket, deadline, reported: false };
+                    let job = Job {
+                        kind,
+                        target,
+                        helper,
+                        socket,
+                        deadline,
+                        reported: false,
+                    };
                     self.jobs.insert(serial, job);
                 }
                 Err(error) => {
@@ -149,8 +171,9 @@ impl Keeper {
             .spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-        let sent = seqpacket::send(ours.as_fd(), &bytes, &fds)
-            .and_then(|()| fcntl(ours.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from));
+        let sent = seqpacket::send(ours.as_fd(), &bytes, &fds).and_then(|()| {
+            fcntl(ours.as_raw_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)
+        });
         // Dropping a Child neither kills nor reaps it; `reap` does.
         sent.map(|_| (pid, ours))
     }
@@ -158,7 +181,9 @@ impl Keeper {
     /// Takes what a helper says.
     pub(super) fn hear(&mut self, serial: Serial) {
         loop {
-            let Some(job) = self.jobs.get(&serial) else { return };
+            let Some(job) = self.jobs.get(&serial) else {
+                return;
+            };
             match seqpacket::receive(job.socket.as_fd()) {
                 Ok(Some((bytes, fds))) => match proto::decode(&bytes) {
                     Ok(progress) => self.progress(serial, progress, fds),
@@ -175,7 +200,9 @@ impl Keeper {
     }
 
     fn progress(&mut self, serial: Serial, progress: Progress, mut fds: Vec<OwnedFd>) {
-        let Some(job) = self.jobs.get_mut(&serial) else { return };
+        let Some(job) = self.jobs.get_mut(&serial) else {
+            return;
+        };
         match progress {
             Progress::Born { pid } => match &mut job.kind {
                 JobKind::Create { container, .. } => {
@@ -278,7 +305,9 @@ impl Keeper {
     }
 
     fn helper_ended(&mut self, serial: Serial, status: ExitStatus) {
-        let Some(job) = self.jobs.remove(&serial) else { return };
+        let Some(job) = self.jobs.remove(&serial) else {
+            return;
+        };
         let _ = self.epoll.delete(&job.socket);
         if job.reported {
             return;
@@ -309,8 +338,14 @@ impl Keeper {
     }
 
     pub(super) fn submit_delete(&mut self, id: ContainerId, askers: Vec<Asker>) {
-        let operation = Operation::Delete { id: id.clone(), layout: self.layout.clone() };
-        let kind = JobKind::Delete { id, askers: askers.clone() };
+        let operation = Operation::Delete {
+            id: id.clone(),
+            layout: self.layout.clone(),
+        };
+        let kind = JobKind::Delete {
+            id,
+            askers: askers.clone(),
+        };
         if !self.submit(kind, operation, Vec::new()) {
             for asker in askers {
                 self.too_busy(asker);
@@ -323,23 +358,43 @@ impl Keeper {
         self.fail(asker, FailureKind::Busy, text);
     }
 
-    pub(super) fn exec(&mut self, asker: Asker, id: ContainerId, spec: ExecSpec, fds: Vec<OwnedFd>) {
+    pub(super) fn exec(
+        &mut self,
+        asker: Asker,
+        id: ContainerId,
+        spec: ExecSpec,
+        fds: Vec<OwnedFd>,
+    ) {
         if let Err(error) = spec.validate() {
             return self.fail(asker, FailureKind::Invalid, error.to_string());
         }
-        if self.find(&id).and_then(|serial| self.running_pid(serial)).is_none() {
+        if self
+            .find(&id)
+            .and_then(|serial| self.running_pid(serial))
+            .is_none()
+        {
             let text = format!("container {id} does not run");
             return self.fail(asker, FailureKind::NotFound, text);
         }
-        let operation = Operation::Exec { id, spec, layout: self.layout.clone() };
+        let operation = Operation::Exec {
+            id,
+            spec,
+            layout: self.layout.clone(),
+        };
         if !self.submit(JobKind::Exec { asker, pid: None }, operation, fds) {
             self.too_busy(asker);
         }
     }
 
     pub(super) fn signal_exec(&mut self, asker: Asker, exec: RequestId, signal: i32) {
-        let wanted = Asker { client: asker.client, request: exec };
-        let found = self.execs.iter().find(|(_, process)| process.asker == wanted);
+        let wanted = Asker {
+            client: asker.client,
+            request: exec,
+        };
+        let found = self
+            .execs
+            .iter()
+            .find(|(_, process)| process.asker == wanted);
         // Not reaped, so the number is still this process's.
         match found.map(|(pid, _)| send_signal(*pid, signal)) {
             Some(Ok(())) => self.answer(asker, &Response::Done),
@@ -361,7 +416,10 @@ impl Keeper {
 impl JobKind {
     /// What is left of a job that has failed: nobody waits for it.
     fn nothing() -> Self {
-        let asker = Asker { client: 0, request: 0 };
+        let asker = Asker {
+            client: 0,
+            request: 0,
+        };
         Self::Exec { asker, pid: None }
     }
 }

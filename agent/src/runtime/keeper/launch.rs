@@ -18,6 +18,7 @@ use nix::unistd::{ForkResult, dup2, fork, pipe2, setsid};
 
 use super::super::cgroup::Hierarchies;
 use super::super::exe::ProtectedExe;
+use super::super::exits;
 use super::super::paths::Layout;
 use super::super::seqpacket;
 use super::book::LogBook;
@@ -74,12 +75,18 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Layout, String> {
     };
     let inside = |part: &str| !part.is_empty() && part != "." && part != "..";
     if !cgroup_parent.split('/').all(inside) {
-        return Err(format!("cgroup parent {cgroup_parent:?} must be relative, as skerry/device"));
+        return Err(format!(
+            "cgroup parent {cgroup_parent:?} must be relative, as skerry/device"
+        ));
     }
     if !run_dir.is_absolute() || !data_dir.is_absolute() {
         return Err("the directories must be absolute paths".into());
     }
-    Ok(Layout { run_dir, data_dir, cgroup_parent })
+    Ok(Layout {
+        run_dir,
+        data_dir,
+        cgroup_parent,
+    })
 }
 
 /// Forks the keeper and waits for its word.
@@ -143,10 +150,20 @@ fn detached(layout: Layout, parent: OwnedFd) -> Result<(), ()> {
 
 /// The lock that makes it the only one; `None` if another holds it.
 fn lock(layout: &Layout) -> io::Result<Option<Flock<File>>> {
-    for dir in [&layout.run_dir, &layout.data_dir, &layout.exits(), &layout.bundles()] {
+    for dir in [
+        &layout.run_dir,
+        &layout.data_dir,
+        &layout.exits(),
+        &layout.bundles(),
+    ] {
         private_dirs(dir)?;
     }
-    let options = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).to_owned();
+    let options = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .to_owned();
     let file = options.open(layout.lock())?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
@@ -163,12 +180,15 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
     // A name that `ps` shows; what it is called by is not ours to fail on.
     let _ = nix::sys::prctl::set_name(c"skerry-keeper");
     let hierarchies = Hierarchies::detect().map_err(|error| error.to_string())?;
-    hierarchies.enter(&layout.keeper_cgroup()).map_err(at("own cgroup"))?;
+    hierarchies
+        .enter(&layout.keeper_cgroup())
+        .map_err(at("own cgroup"))?;
     shield();
     let exe = ProtectedExe::of_this_process().map_err(at("own binary"))?;
     let signals = own_signals().map_err(at("signals"))?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
         .map_err(|error| format!("poll set: {error}"))?;
+    exits::sweep(&layout.exits()).map_err(at("records of ends"))?;
     // We hold the lock: a socket that is there belongs to a dead keeper.
     match fs::remove_file(layout.socket()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -192,6 +212,7 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
         execs: BTreeMap::new(),
         lists: Vec::new(),
         unwritten: BTreeMap::new(),
+        unsynced: BTreeMap::new(),
         logs: LogBook::default(),
         block: vec![0; READ_AT_ONCE].into(),
         ending: false,
@@ -213,8 +234,15 @@ fn detach(layout: &Layout) -> io::Result<()> {
     setsid()?;
     umask(Mode::from_bits_truncate(0o077));
     std::env::set_current_dir("/")?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(layout.keeper_log())?;
-    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(layout.keeper_log())?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     dup2(null.as_raw_fd(), 0)?;
     dup2(null.as_raw_fd(), 1)?;
     dup2(log.as_raw_fd(), 2)?;
@@ -241,19 +269,30 @@ fn shield() {
 /// no end is ever missed.
 fn own_signals() -> io::Result<SignalFd> {
     let mut blocked = SigSet::empty();
-    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2]
-    {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
         blocked.add(signal);
     }
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     blocked.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None)?;
-    Ok(SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+    Ok(SignalFd::with_flags(
+        &children,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
 }
 
 fn private_dirs(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 #[cfg(test)]

@@ -34,7 +34,9 @@ impl Watch {
         if watch < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { file: Async::new_nonblocking(file)? })
+        Ok(Self {
+            file: Async::new_nonblocking(file)?,
+        })
     }
 
     /// Returns after something has changed since the last call.

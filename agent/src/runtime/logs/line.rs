@@ -67,7 +67,12 @@ pub fn parse(line: &[u8]) -> Option<LogEntry> {
         [b'F', b' ', text @ ..] => (false, text),
         _ => return None,
     };
-    Some(LogEntry { at, stream, partial, text: text.to_vec() })
+    Some(LogEntry {
+        at,
+        stream,
+        partial,
+        text: text.to_vec(),
+    })
 }
 
 /// Cuts one stream into entries. Holds at most [`MAX_HELD`] bytes.
@@ -142,7 +147,10 @@ mod tests {
     #[test]
     fn lines_are_put_together_and_long_ones_cut() {
         let full = |text: &str| (false, text.as_bytes().to_vec());
-        assert_eq!(split(&[b"a\nb", b"c\n", b"\n"]), [full("a"), full("bc"), full("")]);
+        assert_eq!(
+            split(&[b"a\nb", b"c\n", b"\n"]),
+            [full("a"), full("bc"), full("")]
+        );
         assert_eq!(split(&[b"no newline"]), [full("no newline")]);
         assert_eq!(split(&[b""]), []);
         let long = vec![b'x'; MAX_TEXT + 5];
@@ -161,7 +169,12 @@ mod tests {
             let mut out = Vec::new();
             format(&mut out, &stamp::format(at), stream, partial, [b"a ", b"b"]);
             let line = out.strip_suffix(b"\n").expect("ends its line");
-            let entry = LogEntry { at, stream, partial, text: b"a b".to_vec() };
+            let entry = LogEntry {
+                at,
+                stream,
+                partial,
+                text: b"a b".to_vec(),
+            };
             assert_eq!(parse(line), Some(entry));
             for cut in 0..line.len() - 3 {
                 assert_eq!(parse(&line[..cut]), None);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::super::spec::Timestamp;
@@ -156,7 +156,10 @@ impl LogReader {
     }
 
     fn wrap<T>(&self, result: io::Result<T>) -> Result<T, LogError> {
-        result.map_err(|source| LogError { dir: self.dir.clone(), source })
+        result.map_err(|source| LogError {
+            dir: self.dir.clone(),
+            source,
+        })
     }
 
     /// Reads a block and makes items of it. False when the end is reached.
@@ -172,7 +175,9 @@ impl LogReader {
         }
         // The end of this file. Only if a newer one exists is it complete, and
         // what came between our read and that file must be read first.
-        let newer = super::files(&self.dir)?.into_iter().any(|number| number > open.number);
+        let newer = super::files(&self.dir)?
+            .into_iter()
+            .any(|number| number > open.number);
         if !newer {
             self.open = Some(open);
             return Ok(false);
@@ -196,7 +201,9 @@ impl LogReader {
             Some(last) => *number > last,
             None => *number >= self.at.file,
         };
-        let Some(&oldest) = numbers.first() else { return Ok(false) };
+        let Some(&oldest) = numbers.first() else {
+            return Ok(false);
+        };
         // A cursor beyond every file comes from before the clock was set back
         // or the log was removed: begin again.
         let found = numbers.iter().copied().find(wanted);
@@ -210,24 +217,39 @@ impl LogReader {
             Err(error) => return Err(error),
         };
         let here = number == self.at.file && finished.is_none();
-        let offset = if here { self.at.offset.min(file.metadata()?.len()) } else { 0 };
+        let offset = if here {
+            self.at.offset.min(file.metadata()?.len())
+        } else {
+            0
+        };
         file.seek(SeekFrom::Start(offset))?;
         let lost = match finished {
             Some(last) => number != last.saturating_add(1),
             None => self.at != LogCursor::default() && !here,
         };
-        self.at = LogCursor { file: number, offset };
+        self.at = LogCursor {
+            file: number,
+            offset,
+        };
         if lost {
             self.ready.push_back((LogItem::Gap, self.at));
         }
-        self.open = Some(Open { number, file, buffer: Vec::new(), offset });
+        self.open = Some(Open {
+            number,
+            file,
+            buffer: Vec::new(),
+            offset,
+        });
         Ok(true)
     }
 
     fn take_entries(&mut self, open: &mut Open) {
         let mut used = 0;
         while let Some(length) = open.buffer[used..].iter().position(|byte| *byte == b'\n') {
-            let begins = LogCursor { file: open.number, offset: open.offset + used as u64 };
+            let begins = LogCursor {
+                file: open.number,
+                offset: open.offset + used as u64,
+            };
             let item = match line::parse(&open.buffer[used..used + length]) {
                 Some(entry) => LogItem::Entry(entry),
                 None => LogItem::Gap,
@@ -237,7 +259,10 @@ impl LogReader {
         }
         open.buffer.drain(..used);
         open.offset += used as u64;
-        self.at = LogCursor { file: open.number, offset: open.offset };
+        self.at = LogCursor {
+            file: open.number,
+            offset: open.offset,
+        };
     }
 }
 
@@ -253,41 +278,68 @@ impl Open {
     }
 }
 
-/// The position from which `lines` full lines follow. Reads backwards file by
-/// file, and each file forwards: files are small by policy.
+/// The position from which `lines` full lines follow. Counts file by file from
+/// the newest; holds one line at a time, however large the files are.
 fn tail(dir: &Path, lines: u64) -> io::Result<LogCursor> {
     let numbers = super::files(dir)?;
-    let Some(&newest) = numbers.last() else { return Ok(LogCursor::default()) };
     let mut wanted = lines;
-    for &number in numbers.iter().rev() {
-        let mut text = Vec::new();
-        match File::open(super::file(dir, number)) {
-            Ok(mut file) => file.read_to_end(&mut text)?,
+    for &file in numbers.iter().rev() {
+        let path = super::file(dir, file);
+        let mut found = 0;
+        let last = match full_lines(&path, || {
+            found += 1;
+            true
+        }) {
+            // Rotated away since it was listed: so is all that is older.
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            Err(error) => return Err(error),
+            other => other?,
         };
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         if wanted == 0 {
-            return Ok(LogCursor { file: number, offset: whole as u64 });
+            return Ok(LogCursor { file, offset: last });
         }
-        let mut end = whole;
-        while end > 0 {
-            let begin = text[..end - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            let full = line::parse(&text[begin..end - 1]).is_none_or(|entry| !entry.partial);
-            if full {
-                if wanted == 0 {
-                    return Ok(LogCursor { file: number, offset: end as u64 });
-                }
-                wanted -= 1;
-            }
-            end = begin;
+        if found > wanted {
+            let mut skip = found - wanted;
+            let offset = full_lines(&path, || {
+                skip -= 1;
+                skip > 0
+            })?;
+            return Ok(LogCursor { file, offset });
         }
+        wanted -= found;
     }
     // All of it: begin at the oldest.
-    Ok(numbers.first().map_or(LogCursor { file: newest, offset: 0 }, |oldest| LogCursor {
-        file: *oldest,
+    Ok(LogCursor {
+        file: numbers.first().copied().unwrap_or(0),
         offset: 0,
-    }))
+    })
+}
+
+/// Calls `each` for each full line until it says that it has seen enough; the
+/// offset behind the last one.
+fn full_lines(path: &Path, mut each: impl FnMut() -> bool) -> io::Result<u64> {
+    let mut file = BufReader::with_capacity(BLOCK, File::open(path)?);
+    let (mut line, mut offset, mut last) = (Vec::new(), 0, 0);
+    loop {
+        line.clear();
+        // A damaged file may hold anything, so the length is bounded.
+        let count = file
+            .by_ref()
+            .take(BLOCK as u64)
+            .read_until(b'\n', &mut line)?;
+        if count == 0 {
+            return Ok(last);
+        }
+        offset += count as u64;
+        let Some(text) = line.strip_suffix(b"\n") else {
+            continue;
+        };
+        if line::parse(text).is_none_or(|entry| !entry.partial) {
+            last = offset;
+            if !each() {
+                return Ok(last);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -306,9 +358,17 @@ mod tests {
     impl Fixture {
         fn new(max_file_bytes: u64, max_files: u32) -> Self {
             let dir = tempfile::tempdir().expect("a directory");
-            let policy = LogPolicy { persist: false, max_file_bytes, max_files };
+            let policy = LogPolicy {
+                persist: false,
+                max_file_bytes,
+                max_files,
+            };
             let writer = LogWriter::open(dir.path(), policy).expect("opened");
-            Self { dir, writer, clock: 0 }
+            Self {
+                dir,
+                writer,
+                clock: 0,
+            }
         }
 
         fn line(&mut self, partial: bool, text: &str) {
@@ -316,7 +376,13 @@ mod tests {
             let mut batch = Vec::new();
             let stamp = stamp::format(Timestamp(self.clock));
             self.writer
-                .add(&mut batch, &stamp, Stream::Stdout, partial, [text.as_bytes(), b""])
+                .add(
+                    &mut batch,
+                    &stamp,
+                    Stream::Stdout,
+                    partial,
+                    [text.as_bytes(), b""],
+                )
                 .and_then(|()| self.writer.flush(&mut batch))
                 .expect("written");
         }
@@ -393,8 +459,14 @@ mod tests {
             log.line(true, &format!("{n}a"));
             log.line(false, &format!("{n}b"));
         }
-        assert_eq!(rest(&mut log.reader(LogStart::Tail(0))), Vec::<String>::new());
-        assert_eq!(rest(&mut log.reader(LogStart::Tail(2))), ["8a", "8b", "9a", "9b"]);
+        assert_eq!(
+            rest(&mut log.reader(LogStart::Tail(0))),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            rest(&mut log.reader(LogStart::Tail(2))),
+            ["8a", "8b", "9a", "9b"]
+        );
         assert_eq!(rest(&mut log.reader(LogStart::Tail(100))).len(), 20);
         let since = rest(&mut log.reader(LogStart::Since(Timestamp(19))));
         assert_eq!(since, ["9a", "9b"]);

@@ -20,18 +20,32 @@ pub fn format(at: Timestamp) -> String {
 /// The reverse of [`format`]; `None` for anything else.
 pub fn parse(text: &str) -> Option<Timestamp> {
     let bytes = text.as_bytes();
-    let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'.'), (29, b'Z')];
+    let marks = [
+        (4, b'-'),
+        (7, b'-'),
+        (10, b'T'),
+        (13, b':'),
+        (16, b':'),
+        (19, b'.'),
+        (29, b'Z'),
+    ];
     if bytes.len() != LENGTH || marks.iter().any(|(at, mark)| bytes[*at] != *mark) {
         return None;
     }
     let field = |from: usize, to: usize| -> Option<u64> {
         let digits = bytes.get(from..to)?;
         digits.iter().try_fold(0u64, |value, byte| {
-            byte.is_ascii_digit().then(|| value * 10 + u64::from(byte - b'0'))
+            byte.is_ascii_digit()
+                .then(|| value * 10 + u64::from(byte - b'0'))
         })
     };
     let (year, month, day) = (field(0, 4)?, field(5, 7)?, field(8, 10)?);
-    let (hour, minute, second, nanos) = (field(11, 13)?, field(14, 16)?, field(17, 19)?, field(20, 29)?);
+    let (hour, minute, second, nanos) = (
+        field(11, 13)?,
+        field(14, 16)?,
+        field(17, 19)?,
+        field(20, 29)?,
+    );
     if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
@@ -51,7 +65,11 @@ fn date(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -81,7 +99,11 @@ mod tests {
             assert_eq!(format(at), text);
             assert_eq!(parse(text), Some(at));
         }
-        for bad in ["", "1970-01-01T00:00:00.000000000", "197x-01-01T00:00:00.000000000Z"] {
+        for bad in [
+            "",
+            "1970-01-01T00:00:00.000000000",
+            "197x-01-01T00:00:00.000000000Z",
+        ] {
             assert_eq!(parse(bad), None);
         }
     }

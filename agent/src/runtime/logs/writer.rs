@@ -31,7 +31,11 @@ impl LogWriter {
             Some(number) => append_to(dir, *number)?,
             None => None,
         };
-        Ok(Self { dir: dir.to_owned(), policy, file })
+        Ok(Self {
+            dir: dir.to_owned(),
+            policy,
+            file,
+        })
     }
 
     /// The log's directory.
@@ -82,7 +86,9 @@ impl LogWriter {
         if self.file.is_none() {
             self.begin_file()?;
         }
-        let Some(current) = &mut self.file else { return Ok(()) };
+        let Some(current) = &mut self.file else {
+            return Ok(());
+        };
         match current.file.write_all(batch) {
             Ok(()) => {
                 current.size += batch.len() as u64;
@@ -101,7 +107,9 @@ impl LogWriter {
     fn begin_file(&mut self) -> io::Result<()> {
         self.file = None;
         let mut numbers = super::files(&self.dir)?;
-        let number = numbers.last().map_or(Timestamp::now().0, |last| last.saturating_add(1));
+        let number = numbers
+            .last()
+            .map_or(Timestamp::now().0, |last| last.saturating_add(1));
         let keep = self.policy.max_files.saturating_sub(1) as usize;
         let surplus = numbers.len().saturating_sub(keep);
         let file = OpenOptions::new()
@@ -119,7 +127,10 @@ impl LogWriter {
 /// Opens a file to go on with; `None` if a power cut left half a line at its
 /// end, because then the next entry belongs into a new one.
 fn append_to(dir: &Path, number: u64) -> io::Result<Option<Current>> {
-    let mut file = OpenOptions::new().read(true).append(true).open(super::file(dir, number))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .open(super::file(dir, number))?;
     let size = file.metadata()?.len();
     if size > 0 {
         let mut last = [0];
@@ -141,7 +152,13 @@ mod tests {
         let mut batch = Vec::new();
         let stamp = stamp::format(Timestamp(1));
         writer
-            .add(&mut batch, &stamp, Stream::Stdout, false, [text.as_bytes(), b""])
+            .add(
+                &mut batch,
+                &stamp,
+                Stream::Stdout,
+                false,
+                [text.as_bytes(), b""],
+            )
             .and_then(|()| writer.flush(&mut batch))
             .expect("written");
     }
@@ -149,7 +166,11 @@ mod tests {
     #[test]
     fn files_are_bounded_and_a_torn_end_is_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
-        let policy = LogPolicy { persist: false, max_file_bytes: 100, max_files: 2 };
+        let policy = LogPolicy {
+            persist: false,
+            max_file_bytes: 100,
+            max_files: 2,
+        };
         let mut writer = LogWriter::open(dir.path(), policy).expect("opened");
         for n in 0..10 {
             write_line(&mut writer, &format!("line {n}"));
@@ -159,7 +180,9 @@ mod tests {
         assert_eq!(numbers.len(), 2);
         assert_eq!(numbers[1], numbers[0] + 1, "no number is left out");
         for number in &numbers {
-            let size = fs::metadata(super::super::file(dir.path(), *number)).expect("there").len();
+            let size = fs::metadata(super::super::file(dir.path(), *number))
+                .expect("there")
+                .len();
             assert!(size > 0 && size <= 100, "{size}");
         }
         let newest = super::super::file(dir.path(), numbers[1]);
@@ -167,7 +190,11 @@ mod tests {
         fs::write(&newest, &text[..text.len() - 3]).expect("torn");
         writer = LogWriter::open(dir.path(), policy).expect("opened");
         write_line(&mut writer, "after the cut");
-        assert_eq!(files(), [numbers[1], numbers[1] + 1], "a torn file is not gone on with");
+        assert_eq!(
+            files(),
+            [numbers[1], numbers[1] + 1],
+            "a torn file is not gone on with"
+        );
         writer = LogWriter::open(dir.path(), policy).expect("opened");
         write_line(&mut writer, "goes on");
         assert_eq!(files().len(), 2, "a whole file is gone on with");

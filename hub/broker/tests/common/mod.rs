@@ -78,6 +78,12 @@ impl Authority for TestAuthority {
     }
 }
 
+/// Lets time pass: between two looks at the broker's counts, which it does not
+/// announce, or where time itself is what is tested.
+pub fn pause(time: Duration) {
+    smol::block_on(smol::Timer::after(time));
+}
+
 /// A broker on threads of its own.
 pub struct TestBroker {
     pub handle: Option<BrokerHandle>,
@@ -151,7 +157,7 @@ impl TestBroker {
                 return stats;
             }
             assert!(start.elapsed() < PATIENCE, "never: {what}; {stats:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
     }
 
@@ -181,10 +187,13 @@ impl Drop for TestBroker {
 }
 
 fn tls_config() -> (Arc<ServerConfig>, CertificateDer<'static>, String) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a leaf with its issuer's name for self-signed.
+    ca.distinguished_name
+        .push(DnType::CommonName, "test authority");
     let ca_cert = ca.self_signed(&ca_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();

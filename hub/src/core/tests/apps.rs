@@ -84,7 +84,9 @@ fn each_platform_gets_its_own_manifest_and_the_lack_of_one_is_told() {
     let risc = world.device("risc", "riscv64");
     let (_, effects) = world.apply(vec![app("web", "", "demo:1")]);
     let manifest = |desired: Option<Desired>| {
-        desired.unwrap().assignments[0].pod.containers[0].image.manifest
+        desired.unwrap().assignments[0].pod.containers[0]
+            .image
+            .manifest
     };
     let of_x86 = manifest(world.desired(&x86, &effects));
     let of_pi = manifest(world.desired(&pi, &effects));
@@ -125,10 +127,7 @@ fn a_device_that_is_behind_gets_the_newest_and_one_that_is_ahead_is_passed() {
     let effects = world.connect(&mut kiosk, newest);
     assert_eq!(world.desired(&kiosk, &effects), None);
     let effects = world.connect(&mut kiosk, Generation(0));
-    assert_eq!(
-        world.desired(&kiosk, &effects).unwrap().generation,
-        newest
-    );
+    assert_eq!(world.desired(&kiosk, &effects).unwrap().generation, newest);
     // From a hub's later life, which this one lost.
     let ahead = Generation(newest.0 + 1_000);
     let effects = world.connect(&mut kiosk, ahead);
@@ -275,10 +274,7 @@ fn a_restore_raises_every_number() {
     assert_eq!(world.stored.hub.starts, starts + 1 + RESTORE_STARTS);
     assert!(!world.stored.hub.restored);
     let effects = world.connect(&mut kiosk, generation);
-    assert_eq!(
-        world.desired(&kiosk, &effects).unwrap().generation,
-        raised
-    );
+    assert_eq!(world.desired(&kiosk, &effects).unwrap().generation, raised);
     let seq = world.sent(&effects)[0].seq;
     assert!(seq > Seq::first_of_start(starts + RESTORE_STARTS));
     world.restart();

@@ -61,7 +61,10 @@ fn nothing_that_is_not_from_the_device_changes_anything() {
             message(&topic.replace("kiosk", "nobody"), payload.clone()),
             "does not have",
         ),
-        (message("skerry/v1/acme/kiosk", payload.clone()), "none of ours"),
+        (
+            message("skerry/v1/acme/kiosk", payload.clone()),
+            "none of ours",
+        ),
         (message("other/topic", payload), "none of ours"),
     ];
     let before = facts_of(&world);
@@ -98,7 +101,12 @@ fn replays_are_refused_also_after_a_restart() {
             let effects = world.say(replayed.clone());
             assert!(world.sent(&effects).is_empty());
             assert_eq!(facts_of(&world), before);
-            assert!(world.event("MessageRefused").message.contains("sent before"));
+            assert!(
+                world
+                    .event("MessageRefused")
+                    .message
+                    .contains("sent before")
+            );
         }
     }
     assert!(!matches!(

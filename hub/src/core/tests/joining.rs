@@ -12,7 +12,12 @@ fn a_join_is_idempotent_and_uses_the_token_once() {
     // The same message again: refused, told.
     let effects = world.say(event);
     assert_eq!(world.join_reply(&machine, &effects), None);
-    assert!(world.event("MessageRefused").message.contains("sent before"));
+    assert!(
+        world
+            .event("MessageRefused")
+            .message
+            .contains("sent before")
+    );
     // The same key again: the same answer, nothing used up.
     let event = world.join_message(&mut machine, "amd64");
     let effects = world.say(event);
@@ -159,7 +164,10 @@ fn credentials_differ_and_stay() {
     let hub = KeyPair::generate(&mut random);
     let other = KeyPair::generate(&mut random);
     let device = KeyPair::generate(&mut random).public();
-    assert_eq!(device_password(&hub, &device), device_password(&hub, &device));
+    assert_eq!(
+        device_password(&hub, &device),
+        device_password(&hub, &device)
+    );
     assert_ne!(
         device_password(&hub, &device),
         device_password(&other, &device)

@@ -68,7 +68,10 @@ pub fn image(reference: &str, archs: &[&str]) -> Image {
         },
         manifest: Digest::of(format!("manifest {reference} {arch}").as_bytes()),
         manifest_size: 10,
-        blobs: vec![(Digest::of(format!("layer {reference} {arch}").as_bytes()), 100_000)],
+        blobs: vec![(
+            Digest::of(format!("layer {reference} {arch}").as_bytes()),
+            100_000,
+        )],
     };
     Image {
         reference: reference.into(),
@@ -313,7 +316,12 @@ impl World {
             connection: 1,
             generation,
         };
-        self.hear(machine, Lane::Presence, Purpose::Presence, &encode(&presence))
+        self.hear(
+            machine,
+            Lane::Presence,
+            Purpose::Presence,
+            &encode(&presence),
+        )
     }
 
     pub fn sealed(

@@ -77,7 +77,13 @@ fn exec_carries_both_ways_within_credit() {
     let input = Input::Data(vec![1; 1000]);
     let effects = world.say(Event::StreamInput { stream, input });
     assert!(frames(&world, &effects).is_empty());
-    let effects = frame(&mut world, &mut kiosk, stream, 0, FrameBody::Credit { bytes: 600 });
+    let effects = frame(
+        &mut world,
+        &mut kiosk,
+        stream,
+        0,
+        FrameBody::Credit { bytes: 600 },
+    );
     let sent = frames(&world, &effects);
     assert_eq!(sent[0].body, {
         FrameBody::Data {
@@ -86,13 +92,25 @@ fn exec_carries_both_ways_within_credit() {
         }
     });
     assert!(outputs(&effects).is_empty());
-    let effects = frame(&mut world, &mut kiosk, stream, 1, FrameBody::Credit { bytes: 600 });
+    let effects = frame(
+        &mut world,
+        &mut kiosk,
+        stream,
+        1,
+        FrameBody::Credit { bytes: 600 },
+    );
     assert_eq!(frames(&world, &effects)[0].number, 1);
     assert_eq!(outputs(&effects), vec![StreamOutput::InputTaken]);
 
     // Output uses up the window; consuming half of it gives it back.
     let piece = Frame::MAX_DATA_BYTES;
-    let effects = frame(&mut world, &mut kiosk, stream, 2, data(Channel::Error, piece));
+    let effects = frame(
+        &mut world,
+        &mut kiosk,
+        stream,
+        2,
+        data(Channel::Error, piece),
+    );
     assert!(matches!(
         outputs(&effects)[0],
         StreamOutput::Data(Channel::Error, _)
@@ -106,7 +124,13 @@ fn exec_carries_both_ways_within_credit() {
         frames(&world, &effects)[0].body,
         FrameBody::Credit { bytes: half }
     );
-    let effects = frame(&mut world, &mut kiosk, stream, 3, FrameBody::End(End::Exit(3)));
+    let effects = frame(
+        &mut world,
+        &mut kiosk,
+        stream,
+        3,
+        FrameBody::End(End::Exit(3)),
+    );
     assert_eq!(outputs(&effects), vec![StreamOutput::End(End::Exit(3))]);
     assert_eq!(world.fleet.open_streams(), 0);
 }
@@ -118,10 +142,17 @@ fn a_stream_ends_when_something_is_wrong_with_it() {
     let cases = [
         (vec![(1, FrameBody::Credit { bytes: 1 })], "Lost"),
         (
-            too_much.into_iter().enumerate().map(|(n, b)| (n as u32, b)).collect(),
+            too_much
+                .into_iter()
+                .enumerate()
+                .map(|(n, b)| (n as u32, b))
+                .collect(),
             "more than it may",
         ),
-        (vec![(0, data(Channel::Output, piece + 1))], "more than it may"),
+        (
+            vec![(0, data(Channel::Output, piece + 1))],
+            "more than it may",
+        ),
         (vec![(0, FrameBody::CloseInput)], "no sense"),
     ];
     for (sent, words) in cases {

@@ -1,4 +1,4 @@
-//! One MQTT 5 session over any bytes: the only file that knows rumqttc.
+//! One MQTT 5 session over any bytes: the only module that knows rumqttc.
 //!
 //! Of rumqttc it takes the codec and the client's state machine
 //! ([`MqttState`]), which are free of I/O, and not its event loop: that one
@@ -10,13 +10,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter,
     LastWill, LastWillProperties, Login, Packet, PubAckReason, Publish, Subscribe,
     SubscribeReasonCode,
 };
-use rumqttc::v5::mqttbytes::{Error as CodecError, QoS};
 use rumqttc::v5::{MqttState, Request, StateError};
+
+mod words;
+
+use words::{disconnect_in_words, puback_in_words, refusal_in_words, suback_in_words, with_words};
 
 use crate::outbox::Outgoing;
 use crate::{LinkConfig, Qos, Will};
@@ -181,24 +185,50 @@ impl Mqtt {
     /// The next packet out of the received bytes, or `None` when more bytes
     /// are needed. The error says why the session is over.
     pub fn next(&mut self) -> Result<Option<Incoming>, String> {
-        // The decoder takes the short form of DISCONNECT for an error.
-        if self.received.starts_with(&[0xe0, 0x00]) {
-            return Err("the broker ended the session".into());
-        }
-        let packet = match Packet::read(&mut self.received, Some(self.max_incoming)) {
-            Ok(packet) => packet,
-            Err(CodecError::InsufficientBytes(_)) => return Ok(None),
-            Err(CodecError::PayloadSizeLimitExceeded { pkt_size, max }) => {
-                return Err(format!(
-                    "the broker sent a packet of {pkt_size} bytes; we take at most {max}"
-                ));
-            }
-            Err(error) => return Err(format!("the broker sent bytes that are no MQTT: {error}")),
+        let Some(length) = self.frame_length()? else {
+            return Ok(None);
         };
+        let mut frame = self.received.split_to(length);
+        // The decoder takes DISCONNECT's short forms for errors.
+        if let [0xe0, 0 | 1, code @ ..] = &frame[..] {
+            let code = code
+                .first()
+                .and_then(|&code| DisconnectReasonCode::try_from(code).ok());
+            let code = code.unwrap_or(DisconnectReasonCode::NormalDisconnection);
+            return Err(disconnect_in_words(code).into());
+        }
+        // That it wants more bytes of a whole packet means a length within
+        // the packet that is wrong.
+        let packet = Packet::read(&mut frame, None)
+            .map_err(|error| format!("the broker sent bytes that are no MQTT: {error}"))?;
         if self.received.is_empty() && self.received.capacity() > KEEP_BUFFER_BYTES {
             self.received = BytesMut::new();
         }
         self.handle(packet).map(Some)
+    }
+
+    /// The length of the first packet, once all of it is there. Checked before
+    /// we wait for the rest.
+    fn frame_length(&self) -> Result<Option<usize>, String> {
+        let mut length = 0usize;
+        for (index, byte) in self.received.iter().skip(1).take(4).enumerate() {
+            length |= usize::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 != 0 {
+                continue;
+            }
+            let whole = 2 + index + length;
+            let max = self.max_incoming;
+            if whole > max as usize {
+                return Err(format!(
+                    "the broker sent a packet of {whole} bytes; we take at most {max}"
+                ));
+            }
+            return Ok((self.received.len() >= whole).then_some(whole));
+        }
+        if self.received.len() >= 5 {
+            return Err("the broker sent bytes that are no MQTT: bad packet length".into());
+        }
+        Ok(None)
     }
 
     fn handle(&mut self, packet: Packet) -> Result<Incoming, String> {
@@ -401,110 +431,128 @@ fn broken(error: StateError) -> String {
     }
 }
 
-fn with_words(ours: &str, broker_said: Option<&str>) -> String {
-    /// The most that we repeat of a broker's own words, in characters.
-    const MAX_QUOTED: usize = 200;
-    match broker_said {
-        None | Some("") => ours.to_owned(),
-        Some(said) => {
-            let said: String = said
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(MAX_QUOTED)
-                .collect();
-            format!("{ours} (it says: {said})")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNACK: &[u8] = b"\x20\x15\x00\x00\x12\x11\x00\x00\x0e\x10\x21\x00\x40\x24\x01\x27\x00\x03\x00\x00\x22\x00\x08";
+    /// What a broker may send.
+    const SEEDS: &[&[u8]] = &[
+        CONNACK,
+        b"\x90\x04\x00\x01\x00\x01",
+        b"\x30\x06\x00\x01a\x00hi",
+        b"\x32\x08\x00\x01a\x00\x07\x00hi",
+        b"\x32\x13\x00\x01a\x00\x07\x0b\x01\x01\x02\x00\x00\x00\x05\x26\x00\x00\x00\x00hi",
+        b"\x40\x02\x00\x02",
+        b"\x40\x04\x00\x03\x87\x00",
+        b"\x50\x02\x00\x02",
+        b"\x62\x02\x00\x02",
+        b"\x70\x02\x00\x02",
+        b"\xb0\x04\x00\x01\x00\x00",
+        b"\xd0\x00",
+        b"\xe0\x00",
+        b"\xe0\x02\x8e\x00",
+        b"\xf0\x00",
+    ];
+
+    fn config() -> LinkConfig {
+        let url = "mqtt://localhost".parse().expect("a URL");
+        let mut config = LinkConfig::new(url, "x");
+        config.subscriptions = vec!["a".into()];
+        config.max_packet_bytes = 1024;
+        config
+    }
+
+    fn message() -> Outgoing {
+        Outgoing {
+            topic: Bytes::from_static(b"t"),
+            payload: Bytes::from_static(b"p"),
+            qos: Qos::AtLeastOnce,
+            failures: 0,
         }
     }
-}
 
-fn refusal_in_words(code: ConnectReturnCode) -> &'static str {
-    use ConnectReturnCode as C;
-    match code {
-        C::Success => "the broker accepted the connection",
-        C::RefusedProtocolVersion | C::UnsupportedProtocolVersion => {
-            "the broker does not speak MQTT 5"
+    #[test]
+    fn a_hundred_thousand_mutated_packets() {
+        let mut seed = 0x5eed_u64;
+        let mut random = move |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % below as u64) as usize
+        };
+        let config = config();
+        let (mut handled, mut ended) = (0u32, 0u32);
+        let mut mqtt = Mqtt::connect(&config, None).expect("a CONNECT");
+        let mut fresh = true;
+        for _ in 0..100_000 {
+            let mut bytes = if fresh && random(10) > 0 {
+                CONNACK.to_vec()
+            } else {
+                let mut bytes = SEEDS[random(SEEDS.len())].to_vec();
+                for _ in 0..random(3) {
+                    let place = random(bytes.len());
+                    match random(4) {
+                        0 => bytes[place] = random(256) as u8,
+                        1 => bytes[place] ^= 1 << random(8),
+                        2 => bytes.truncate(place.max(2)),
+                        _ => bytes.insert(place, random(256) as u8),
+                    }
+                }
+                bytes
+            };
+            if random(4) > 0 {
+                bytes[1] = (bytes.len() - 2) as u8;
+            }
+            fresh = false;
+            mqtt.receive(&bytes);
+            let over = loop {
+                match mqtt.next() {
+                    Ok(None) => break false,
+                    Ok(Some(_)) => handled += 1,
+                    Err(_) => break true,
+                }
+            };
+            if mqtt.can_publish() && random(3) == 0 {
+                let _ = mqtt.publish(message());
+            }
+            let sent = mqtt.to_send().len();
+            mqtt.sent(sent);
+            assert!(mqtt.received.len() <= 1100 && mqtt.unacknowledged.len() <= 64);
+            if over {
+                ended += 1;
+                mqtt = Mqtt::connect(&config, None).expect("a CONNECT");
+                fresh = true;
+            }
         }
-        C::BadClientId | C::ClientIdentifierNotValid => "the broker refused the client id",
-        C::BadUserNamePassword => "the broker refused user name or password",
-        C::NotAuthorized => "the broker does not let this client in (not authorized)",
-        C::Banned => "the broker has banned this client",
-        C::ServiceUnavailable | C::ServerUnavailable => "the broker is not available just now",
-        C::ServerBusy => "the broker is busy",
-        C::ConnectionRateExceeded => "the broker has too many new connections just now",
-        C::QuotaExceeded => "the broker is full: a limit of its own is reached",
-        C::PacketTooLarge => "the broker refused the connection: CONNECT is too large for it",
-        C::UseAnotherServer | C::ServerMoved => "the broker has moved to another address",
-        C::TopicNameInvalid => "the broker refused the topic of the will",
-        C::BadAuthenticationMethod => "the broker wants another way of authentication",
-        C::RetainNotSupported | C::QoSNotSupported | C::PayloadFormatInvalid => {
-            "the broker refused the will"
-        }
-        C::MalformedPacket | C::ProtocolError => "the broker did not understand CONNECT",
-        C::UnspecifiedError | C::ImplementationSpecificError => "the broker refused the connection",
+        assert!(handled > 20_000 && ended > 10_000, "{handled} {ended}");
     }
-}
 
-fn disconnect_in_words(code: DisconnectReasonCode) -> &'static str {
-    use DisconnectReasonCode as D;
-    match code {
-        D::SessionTakenOver => "another client came with the same client id and took over",
-        D::KeepAliveTimeout => "the broker heard nothing from us for too long",
-        D::ServerShuttingDown => "the broker is shutting down",
-        D::ServerBusy => "the broker is busy",
-        D::NotAuthorized => "the broker no longer lets this client in (not authorized)",
-        D::AdministrativeAction => "an administrator ended the session",
-        D::PacketTooLarge => "the broker found a packet of ours too large",
-        D::MessageRateTooHigh => "the broker found that we send too fast",
-        D::QuotaExceeded => "a limit of the broker is reached",
-        D::ReceiveMaximumExceeded => "the broker found too many unacknowledged messages",
-        D::UseAnotherServer | D::ServerMoved => "the broker has moved to another address",
-        D::ConnectionRateExceeded => "the broker has too many new connections just now",
-        D::MaximumConnectTime => "the broker ends connections after a time",
-        D::TopicFilterInvalid | D::TopicNameInvalid => "the broker does not take one of our topics",
-        D::MalformedPacket | D::ProtocolError => "the broker did not understand a packet of ours",
-        D::NormalDisconnection
-        | D::DisconnectWithWillMessage
-        | D::UnspecifiedError
-        | D::ImplementationSpecificError => "the broker ended the session",
-        D::TopicAliasInvalid
-        | D::PayloadFormatInvalid
-        | D::RetainNotSupported
-        | D::QoSNotSupported
-        | D::SharedSubscriptionNotSupported
-        | D::SubscriptionIdentifiersNotSupported
-        | D::WildcardSubscriptionsNotSupported => "the broker lacks a feature that we used",
+    #[test]
+    fn what_is_not_acknowledged_comes_back_in_order() {
+        let mut mqtt = Mqtt::connect(&config(), None).expect("a CONNECT");
+        assert!(!mqtt.can_publish());
+        mqtt.receive(CONNACK);
+        assert!(matches!(mqtt.next(), Ok(Some(Incoming::Accepted { .. }))));
+        let sent: Vec<Outgoing> = (0..u8::MAX)
+            .map(|n| Outgoing {
+                payload: vec![n].into(),
+                ..message()
+            })
+            .take_while(|message| {
+                let room = mqtt.can_publish();
+                if room {
+                    assert!(matches!(mqtt.publish(message.clone()), Ok(None)));
+                }
+                room
+            })
+            .collect();
+        assert_eq!(sent.len(), 64);
+        // SUBSCRIBE took packet id 1, so the third message has id 4.
+        mqtt.receive(&[0x40, 2, 0, 4]);
+        let acknowledged = mqtt.next();
+        assert!(matches!(&acknowledged, Ok(Some(Incoming::Acknowledged(m))) if m == &sent[2]));
+        let rest: Vec<_> = mqtt.into_unacknowledged().collect();
+        assert_eq!(rest, [&sent[..2], &sent[3..]].concat());
     }
-}
-
-fn puback_in_words(reason: PubAckReason) -> &'static str {
-    use PubAckReason as P;
-    match reason {
-        P::Success | P::NoMatchingSubscribers => "accepted",
-        P::NotAuthorized => "this client may not publish there (not authorized)",
-        P::TopicNameInvalid => "the broker does not take this topic",
-        P::QuotaExceeded => "a limit of the broker is reached",
-        P::PayloadFormatInvalid => "the broker does not take this payload",
-        P::PacketIdentifierInUse | P::UnspecifiedError | P::ImplementationSpecificError => {
-            "the broker refused it"
-        }
-    }
-}
-
-/// `None` for a subscription that holds.
-fn suback_in_words(code: SubscribeReasonCode) -> Option<&'static str> {
-    use SubscribeReasonCode as S;
-    Some(match code {
-        S::Success(QoS::AtLeastOnce | QoS::ExactlyOnce) => return None,
-        S::Success(QoS::AtMostOnce) => "it grants only QoS 0 there",
-        S::NotAuthorized => "not authorized",
-        S::TopicFilterInvalid => "it does not take this filter",
-        S::QuotaExceeded => "a limit of the broker is reached",
-        S::SharedSubscriptionsNotSupported => "it has no shared subscriptions",
-        S::WildcardSubscriptionsNotSupported => "it has no wildcards",
-        S::Failure
-        | S::Unspecified
-        | S::ImplementationSpecific
-        | S::PkidInUse
-        | S::SubscriptionIdNotSupported => "no reason given",
-    })
 }

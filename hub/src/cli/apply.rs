@@ -1,0 +1,67 @@
+//! `apply`: the files become what the fleet runs.
+
+use super::args::ApplyArgs;
+use super::client::Client;
+use super::error::CliError;
+use super::files;
+use super::output::Out;
+use super::wait;
+use crate::api::types::{Action, Applied, List};
+use std::time::Instant;
+
+/// Sends the files, says what happened to each object, and waits if asked to.
+pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<(), CliError> {
+    let manifests = files::read(&args.files, args.dry_run)?;
+    let started = Instant::now();
+    // The hub may have to pull images first.
+    out.progress("applying...");
+    let answer: List<Applied> = client.post("/v1/apply", &manifests)?;
+    for item in &answer.items {
+        out.print(&applied_line(item, args.dry_run))?;
+    }
+    if args.wait {
+        wait::wait(out, client, &answer.items, started, args.timeout)?;
+    }
+    Ok(())
+}
+
+/// `app/web created`, with the namespace where it is not the usual one.
+pub(super) fn applied_line(item: &Applied, dry_run: bool) -> String {
+    let action = match item.action {
+        Action::Created => "created",
+        Action::Configured => "configured",
+        Action::Unchanged => "unchanged",
+        Action::Deleted => "deleted",
+        Action::Absent => "was not there",
+    };
+    let namespace = match item.namespace.as_str() {
+        "default" | "" => String::new(),
+        namespace => format!(" in namespace {namespace}"),
+    };
+    let dry = if dry_run { " (dry run)" } else { "" };
+    let kind = item.kind.to_lowercase();
+    format!("{kind}/{} {action}{namespace}{dry}\n", item.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_is_one_line() {
+        let mut item = Applied {
+            kind: "App".into(),
+            namespace: "default".into(),
+            name: "web".into(),
+            action: Action::Created,
+            revision: None,
+        };
+        assert_eq!(applied_line(&item, false), "app/web created\n");
+        item.namespace = "shop".into();
+        item.action = Action::Absent;
+        assert_eq!(
+            applied_line(&item, true),
+            "app/web was not there in namespace shop (dry run)\n"
+        );
+    }
+}

@@ -1,0 +1,377 @@
+//! `describe`: all about one device or app, for a person who looks for a
+//! reason.
+
+use super::args::{DescribeArgs, Resource};
+use super::client::{Client, with_query};
+use super::error::CliError;
+use super::get::{
+    app_is_ready, app_path, arch, clean, container_state, device_path, devices, exit_text, labels,
+    manifest_of, resource_and_names, short, state_text,
+};
+use super::human;
+use super::output::{Out, Style};
+use super::table::{Cell, Table};
+use crate::api::types::{App, ContainerState, Device, DeviceApp, Event};
+
+/// Events shown at the end.
+const EVENTS: u32 = 20;
+
+/// Shows each named thing.
+pub(super) fn describe(
+    out: &mut Out,
+    client: &Client,
+    args: &DescribeArgs,
+) -> Result<(), CliError> {
+    let (resource, names) = resource_and_names(&args.resource, &args.names)?;
+    if names.is_empty() {
+        let singular = resource.singular();
+        return Err(CliError::Usage(format!(
+            "which {singular}? write 'skerry describe {singular} NAME'"
+        )));
+    }
+    for (index, name) in names.iter().enumerate() {
+        let text = match resource {
+            Resource::Devices => device(out, client, name)?,
+            Resource::Apps => app(out, client, &args.namespace.namespace, name)?,
+            Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
+                return Err(CliError::Usage(
+                    "devices and apps can be described; use 'skerry get' for the others".into(),
+                ));
+            }
+        };
+        if index > 0 {
+            out.print("\n")?;
+        }
+        out.print(&text)?;
+    }
+    Ok(())
+}
+
+/// Lines of `name: value`, values aligned.
+struct Facts {
+    text: String,
+}
+
+impl Facts {
+    fn line(&mut self, name: &str, value: impl AsRef<str>) {
+        let value = match value.as_ref() {
+            "" => "-",
+            value => value,
+        };
+        let head = format!("{name}:");
+        self.text.push_str(&format!("{head:<14}{}\n", clean(value)));
+    }
+}
+
+fn moment(ms: Option<u64>) -> String {
+    match ms {
+        Some(ms) => format!(
+            "{} UTC ({} ago)",
+            human::moment(ms),
+            human::age(ms, human::now_ms())
+        ),
+        None => "never".into(),
+    }
+}
+
+fn device(out: &Out, client: &Client, name: &str) -> Result<String, CliError> {
+    let device: Device = client.get(&device_path(name))?;
+    let path = with_query(
+        "/v1/events",
+        &[
+            ("device", Some(device.name.clone())),
+            ("limit", Some(EVENTS.to_string())),
+        ],
+    );
+    let events: Vec<Event> = client.list(&path)?;
+    Ok(device_text(&device, &events, out.colour))
+}
+
+fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
+    let (state, style) = state_text(device.state);
+    let mut facts = Facts {
+        text: String::new(),
+    };
+    facts.line("Name", &device.name);
+    facts
+        .text
+        .push_str(&format!("{:<14}{}\n", "State:", style.paint(state, colour)));
+    facts.line("Labels", labels(&device.labels));
+    facts.line("Joined", moment(Some(device.joined_ms)));
+    facts.line("Last seen", moment(device.last_seen_ms));
+    facts.line("Key", &device.key);
+    let (desired, applied) = (device.generation_desired, device.generation_applied);
+    let generation = match desired == applied {
+        true => format!("{desired}"),
+        false => format!("{applied} applied, {desired} desired"),
+    };
+    facts.line("Generation", generation);
+    let machine = &device.facts;
+    facts.line("Machine", &machine.model);
+    facts.line("Host name", &machine.hostname);
+    facts.line("System", &machine.os);
+    facts.line("Kernel", &machine.kernel);
+    facts.line("Architecture", arch(machine));
+    facts.line("Cpus", machine.cpus.to_string());
+    facts.line("Memory", human::bytes(machine.memory_bytes));
+    facts.line("Cgroups", format!("v{}", machine.cgroup_version));
+    facts.line("Agent", &machine.agent_version);
+    let mut text = facts.text;
+    if !device.conditions.is_empty() {
+        text.push_str("\nConditions:\n");
+        let mut table = Table::new(&["KIND", "SO", "REASON", "MESSAGE"]);
+        for condition in &device.conditions {
+            let (so, style) = match condition.status {
+                true => ("yes", Style::Bad),
+                false => ("no", Style::Good),
+            };
+            table.row(vec![
+                condition.kind.as_str().into(),
+                Cell::new(so, style),
+                condition.reason.as_str().into(),
+                condition.message.as_str().into(),
+            ]);
+        }
+        text.push_str(&indented(&table.render(colour, true)));
+    }
+    text.push_str("\nApps:\n");
+    let mut table = Table::new(&[
+        "APP",
+        "CONTAINER",
+        "STATE",
+        "RESTARTS",
+        "REVISION",
+        "DETAIL",
+    ]);
+    for app in &device.apps {
+        app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
+    }
+    text.push_str(&or_none(&table, colour));
+    text.push_str(&events_text(events, colour));
+    text
+}
+
+/// A row for each container, or one that says why there is none.
+fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
+    let revision = match (&app.revision, &app.running_revision) {
+        (Some(wanted), Some(running)) if wanted != running => {
+            format!("{} -> {}", short(running), short(wanted))
+        }
+        (Some(revision), _) => short(revision),
+        (None, Some(running)) => format!("{} -> none", short(running)),
+        (None, None) => String::new(),
+    };
+    if app.containers.is_empty() {
+        let (state, style, detail) = match &app.problem {
+            Some(problem) => (
+                problem.reason.as_str(),
+                Style::Bad,
+                problem.message.as_str(),
+            ),
+            None => ("not reported yet", Style::Busy, ""),
+        };
+        table.row(vec![
+            name.into(),
+            "".into(),
+            Cell::new(state, style),
+            "".into(),
+            revision.clone().into(),
+            detail.into(),
+        ]);
+    }
+    for container in &app.containers {
+        let (state, style) = container_state(container);
+        table.row(vec![
+            name.into(),
+            container.name.as_str().into(),
+            Cell::new(state, style),
+            container.restarts.to_string().into(),
+            revision.clone().into(),
+            container_detail(app, container).into(),
+        ]);
+    }
+}
+
+fn container_detail(app: &DeviceApp, container: &crate::api::types::Container) -> String {
+    if let Some(problem) = &app.problem {
+        return format!("{}: {}", problem.reason, problem.message);
+    }
+    match (&container.state, container.last_exit) {
+        (ContainerState::Waiting { message, .. }, _) => message.clone(),
+        (
+            ContainerState::Fetching {
+                done_bytes,
+                total_bytes,
+            },
+            _,
+        ) => format!(
+            "{} of {}",
+            human::bytes(*done_bytes),
+            human::bytes(*total_bytes)
+        ),
+        (_, Some(exit)) => format!("last ended with {}", exit_text(exit)),
+        (_, None) => String::new(),
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+fn or_none(table: &Table, colour: bool) -> String {
+    match table.is_empty() {
+        true => "  none\n".into(),
+        false => indented(&table.render(colour, true)),
+    }
+}
+
+fn events_text(events: &[Event], colour: bool) -> String {
+    let now = human::now_ms();
+    let mut table = Table::new(&["AGE", "REASON", "DEVICE", "APP", "MESSAGE"]);
+    for event in events {
+        let style = match event.severity {
+            crate::api::types::Severity::Normal => Style::Plain,
+            crate::api::types::Severity::Warning => Style::Bad,
+        };
+        table.row(vec![
+            human::age(event.at_ms, now).into(),
+            Cell::new(&event.reason, style),
+            event.device.as_deref().unwrap_or_default().into(),
+            event.app.as_deref().unwrap_or_default().into(),
+            event.message.as_str().into(),
+        ]);
+    }
+    format!("\nEvents:\n{}", or_none(&table, colour))
+}
+
+fn app(out: &Out, client: &Client, namespace: &str, name: &str) -> Result<String, CliError> {
+    let app: App = client.get(&app_path(namespace, name))?;
+    let mut devices = devices(client, None)?;
+    devices.retain_mut(|device| {
+        device
+            .apps
+            .retain(|a| a.namespace == app.namespace && a.name == app.name);
+        !device.apps.is_empty()
+    });
+    let path = with_query(
+        "/v1/events",
+        &[
+            ("app", Some(format!("{namespace}/{name}"))),
+            ("limit", Some(EVENTS.to_string())),
+        ],
+    );
+    let events: Vec<Event> = client.list(&path)?;
+    Ok(app_text(&app, &devices, &events, out.colour))
+}
+
+fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> String {
+    let mut facts = Facts {
+        text: String::new(),
+    };
+    facts.line("Name", &app.name);
+    facts.line("Namespace", &app.namespace);
+    facts.line("Revision", short(&app.revision));
+    facts.line("Changed", moment(Some(app.changed_ms)));
+    let selector = match app.selector.is_empty() {
+        true => "every device",
+        false => &app.selector,
+    };
+    facts.line("Placement", selector);
+    let counts = app.devices;
+    facts.line(
+        "Devices",
+        format!(
+            "{} desired, {} updated, {} ready, {} blocked",
+            counts.desired, counts.updated, counts.ready, counts.blocked
+        ),
+    );
+    let mut text = facts.text;
+    text.push_str("\nImages:\n");
+    for image in &app.images {
+        let digest = image.digest.as_deref().unwrap_or("not resolved yet");
+        text.push_str(&format!("  {} = {digest}\n", image.reference));
+    }
+    text.push_str("\nDevices:\n");
+    let mut table = Table::new(&[
+        "DEVICE",
+        "CONTAINER",
+        "STATE",
+        "RESTARTS",
+        "REVISION",
+        "DETAIL",
+    ]);
+    // Those that need a look come first.
+    let mut rows: Vec<(&Device, &DeviceApp)> = devices
+        .iter()
+        .flat_map(|d| d.apps.iter().map(move |a| (d, a)))
+        .collect();
+    rows.sort_by_key(|(_, app)| app_is_ready(app));
+    for (device, app) in rows {
+        let (state, _) = state_text(device.state);
+        let name = match device.state {
+            crate::api::types::DeviceState::Online => device.name.clone(),
+            _ => format!("{} ({state})", device.name),
+        };
+        app_rows(&mut table, app, &name);
+    }
+    text.push_str(&or_none(&table, colour));
+    text.push_str("\nManifest:\n");
+    text.push_str(&indented(&manifest_of(app)));
+    text.push_str(&events_text(events, colour));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_device_is_described_with_its_reasons() {
+        let device: Device = serde_json::from_value(json!({
+            "name": "kiosk-7", "state": "online", "labels": {"site": "berlin"}, "key": "0123abcd",
+            "facts": {"arch": "arm64", "variant": "v8", "kernel": "6.1", "os": "Debian", "model": "Pi 4",
+                "hostname": "k7", "cpus": 4, "memory_bytes": 1073741824u64, "agent_version": "0.1.0",
+                "cgroup_version": 1, "boot_id": ""},
+            "conditions": [{"kind": "MemoryCgroupOff", "status": true, "reason": "Kernel",
+                "message": "memory limits do not hold: add cgroup_enable=memory to cmdline.txt"}],
+            "generation_desired": 4, "generation_applied": 3,
+            "last_seen_ms": null, "joined_ms": 0,
+            "apps": [
+              {"namespace": "default", "name": "web", "revision": "bbbbbbbbbbbbbbbb", "running_revision": "aaaaaaaaaaaaaaaa",
+               "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
+                 "restarts": 3, "last_exit": {"kind": "code", "code": 1}}]},
+              {"namespace": "default", "name": "cam", "revision": null, "running_revision": null,
+               "problem": {"reason": "NoImageForPlatform", "message": "cam:1 has no linux/arm64"}, "containers": []}]
+        }))
+        .unwrap();
+        let text = device_text(&device, &[], false);
+        let tail = text.split_once("Generation:").unwrap().1;
+        assert_eq!(
+            tail,
+            "   3 applied, 4 desired
+Machine:      Pi 4
+Host name:    k7
+System:       Debian
+Kernel:       6.1
+Architecture: arm64/v8
+Cpus:         4
+Memory:       1Gi
+Cgroups:      v1
+Agent:        0.1.0
+
+Conditions:
+  KIND              SO    REASON   MESSAGE
+  MemoryCgroupOff   yes   Kernel   memory limits do not hold: add cgroup_enable=memory to cmdline.txt
+
+Apps:
+  APP           CONTAINER   STATE                RESTARTS   REVISION                       DETAIL
+  default/web   web         back-off 10s         3          aaaaaaaaaaaa -> bbbbbbbbbbbb   last ended with code 1
+  default/cam   -           NoImageForPlatform   -          -                              cam:1 has no linux/arm64
+
+Events:
+  none
+"
+        );
+    }
+}
