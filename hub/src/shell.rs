@@ -174,6 +174,8 @@ pub struct Shell {
     next_request: u64,
     /// What broke the last time that the line was down, to say it once.
     line_trouble: Option<String>,
+    /// The line was up before.
+    was_up: bool,
 }
 
 struct Waiting {
@@ -244,6 +246,7 @@ impl Shell {
             watchers: Vec::new(),
             next_request: 0,
             line_trouble: None,
+            was_up: false,
         };
         (this, hub)
     }
@@ -303,9 +306,11 @@ impl Shell {
             LinkEvent::Up { .. } => {
                 tracing::info!("the line to the broker is up");
                 self.line_trouble = None;
+                // Nobody is on a broker of ours before we are; but when only our
+                // line to it broke, devices are still there.
+                let first = !std::mem::replace(&mut self.was_up, true);
                 Event::LinkUp {
-                    // Nobody is on a broker of ours before we are.
-                    fresh_broker: self.broker.is_some(),
+                    fresh_broker: self.broker.is_some() && first,
                 }
             }
             LinkEvent::Down { reason } => {
