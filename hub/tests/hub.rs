@@ -554,6 +554,16 @@ fn silent_and_slow_clients_of_the_api_harm_nobody() {
     });
 }
 
+/// A program that ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Another broker: Debian's Mosquitto, open to everybody.
 #[test]
 fn mosquitto_will_do() {
@@ -565,13 +575,13 @@ fn mosquitto_will_do() {
         let config = dir.path().join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
         std::fs::write(&config, text).unwrap();
-        let mut mosquitto = match std::process::Command::new("mosquitto")
+        let _mosquitto = match std::process::Command::new("mosquitto")
             .arg("-c")
             .arg(&config)
             .stderr(std::process::Stdio::null())
             .spawn()
         {
-            Ok(child) => child,
+            Ok(child) => Running(child),
             Err(error) if std::env::var_os("SKERRY_TESTS_MAY_SKIP").is_some() => {
                 eprintln!("SKIPPED: no mosquitto: {error}");
                 return;
@@ -625,8 +635,6 @@ fn mosquitto_will_do() {
         })
         .await;
         server.stop().await.unwrap();
-        mosquitto.kill().unwrap();
-        mosquitto.wait().unwrap();
     });
 }
 
