@@ -1,18 +1,390 @@
 //! Wires the agent together: the first argument says which process this is.
 
+mod show;
+
+use anyhow::{Context, bail};
+use skerry_agent::agent::{self, PROBE_LOCKED};
+use skerry_agent::clock::{Clock, FAKE_CLOCK};
+use skerry_agent::config::{Config, Overrides};
+use skerry_agent::control::{self, Answer, Request};
+use skerry_agent::runtime::{helper, keeper};
+use skerry_agent::store::{self, StoreDir, StoreError};
+use skerry_agent::{doctor, release};
+use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use skerry_agent::runtime::{helper, keeper};
+const USAGE: &str = "\
+skerry-agent: runs containers on one device
+
+usage: skerry-agent COMMAND [OPTIONS]
+
+  run                 run the agent
+  join TOKEN          join a fleet, with a token from 'skerry token create'
+  status              how this device stands
+  ps                  the containers
+  logs APP            a container's log; APP is NAME or NAMESPACE/NAME
+      -f, --follow        go on at the end
+      --tail N            only the last N lines
+      --since 10m         only what is newer (s, m, h, d)
+      -c, --container C   which container
+      --timestamps        the time before each line
+  doctor              what is wrong with this machine, and what mends it
+  reset               stop all apps, leave the fleet, remove everything
+      --yes               without asking
+  version
+
+options of every command:
+  --config FILE   default /etc/skerry/agent.yaml
+  --data DIR      default /var/lib/skerry-agent
+  --run DIR       default /run/skerry-agent
+  --cgroup PATH   parent of all cgroups, default skerry
+  --name NAME     the name wanted in the fleet
+  --token TOKEN   join with it (or SKERRY_JOIN_TOKEN)
+  --log LEVEL     error, warn, info, debug, trace (or SKERRY_LOG)
+  --fake-clock MS the wall clock at start, for tests (or SKERRY_FAKE_CLOCK)
+  -o json         for programs (status, ps, doctor)
+";
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    match args.next().as_deref() {
+    let mut args = std::env::args_os().skip(1);
+    let verb = args.next().unwrap_or_default();
+    let words = args.map(|arg| arg.to_string_lossy().into_owned());
+    match verb.to_str() {
         // The two processes of the container runtime, started by ourselves.
-        Some("keeper") => keeper::main(args),
-        Some("helper") => helper::main(),
-        _ => {
-            eprintln!("usage: skerry-agent COMMAND");
-            ExitCode::from(2)
+        Some("keeper") => return keeper::main(words),
+        Some("helper") => return helper::main(),
+        Some("probe-store") => return probe(words),
+        _ => {}
+    }
+    match command(verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("skerry-agent: {error:#}");
+            ExitCode::FAILURE
         }
     }
+}
+
+/// Opens a store where a crash does no harm.
+fn probe(mut args: impl Iterator<Item = String>) -> ExitCode {
+    let path = args.next().unwrap_or_default();
+    match store::probe(Path::new(&path)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StoreError::Locked) => ExitCode::from(PROBE_LOCKED),
+        Err(error) => {
+            eprintln!("{}", skerry_agent::machine::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    overrides: Overrides,
+    words: Vec<String>,
+    follow: bool,
+    timestamps: bool,
+    tail: Option<u32>,
+    since_secs: Option<u64>,
+    container: Option<String>,
+    yes: bool,
+    json: bool,
+    fake_clock: Option<u64>,
+}
+
+fn parse(verb: OsString) -> anyhow::Result<(String, Options)> {
+    use lexopt::prelude::*;
+    let mut options = Options::default();
+    let mut verb = verb.to_string_lossy().into_owned();
+    let mut parser = lexopt::Parser::from_args(std::env::args_os().skip(2));
+    if verb.starts_with('-') {
+        parser = lexopt::Parser::from_args(std::env::args_os().skip(1));
+        verb = String::new();
+    }
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("config") => options.overrides.file = Some(parser.value()?.into()),
+            Long("data") => options.overrides.data_dir = Some(parser.value()?.into()),
+            Long("run") => options.overrides.run_dir = Some(parser.value()?.into()),
+            Long("cgroup") => options.overrides.cgroup_parent = Some(parser.value()?.string()?),
+            Long("name") => options.overrides.name = Some(parser.value()?.string()?),
+            Long("token") => options.overrides.join_token = Some(parser.value()?.string()?),
+            Long("log") => options.overrides.log_level = Some(parser.value()?.string()?),
+            Long("fake-clock") => options.fake_clock = Some(parser.value()?.parse()?),
+            Short('f') | Long("follow") => options.follow = true,
+            Long("timestamps") => options.timestamps = true,
+            Long("tail") => options.tail = Some(parser.value()?.parse()?),
+            Long("since") => options.since_secs = Some(seconds(&parser.value()?.string()?)?),
+            Short('c') | Long("container") => options.container = Some(parser.value()?.string()?),
+            Long("yes") | Short('y') => options.yes = true,
+            Long("json") => options.json = true,
+            Short('o') | Long("output") => match parser.value()?.string()?.as_str() {
+                "json" => options.json = true,
+                other => bail!("-o {other}: only json is known"),
+            },
+            Short('h') | Long("help") => verb = "help".into(),
+            Short('V') | Long("version") => verb = "version".into(),
+            Value(word) => options.words.push(word.string()?),
+            _ => return Err(arg.unexpected().into()),
+        }
+    }
+    Ok((verb, options))
+}
+
+/// `90`, `90s`, `10m`, `2h`, `1d`.
+fn seconds(text: &str) -> anyhow::Result<u64> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => (&text[..at], unit),
+        _ => (text, 's'),
+    };
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => bail!("'{text}': a time is written as 90s, 10m, 2h or 1d"),
+    };
+    let number: u64 = number
+        .parse()
+        .with_context(|| format!("'{text}': a time is written as 90s, 10m, 2h or 1d"))?;
+    Ok(number.saturating_mul(factor))
+}
+
+fn command(verb: OsString) -> anyhow::Result<ExitCode> {
+    let (verb, options) = parse(verb)?;
+    let environment = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let mut overrides = options.overrides.clone();
+    overrides.join_token = overrides
+        .join_token
+        .or_else(|| environment("SKERRY_JOIN_TOKEN"));
+    overrides.log_level = overrides.log_level.or_else(|| environment("SKERRY_LOG"));
+    let fake_clock = match (options.fake_clock, environment(FAKE_CLOCK)) {
+        (Some(ms), _) => Some(ms),
+        (None, Some(text)) => Some(
+            text.parse()
+                .with_context(|| format!("{FAKE_CLOCK}={text}"))?,
+        ),
+        (None, None) => None,
+    };
+    let clock = fake_clock.map_or_else(Clock::machine, Clock::fake);
+    match verb.as_str() {
+        "version" => {
+            println!("skerry-agent {}", release());
+            return Ok(ExitCode::SUCCESS);
+        }
+        "help" => {
+            print!("{USAGE}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        "run" | "join" | "status" | "ps" | "logs" | "doctor" | "reset" => {}
+        "" => {
+            eprint!("{USAGE}");
+            return Ok(ExitCode::from(2));
+        }
+        other => bail!("'{other}' is no command; 'skerry-agent help' shows them"),
+    }
+    let config = Config::load(overrides)?;
+    let level = config.log_level;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let exe = std::env::current_exe().context("this program's own file cannot be found")?;
+    match verb.as_str() {
+        "run" => {
+            need_root()?;
+            agent::run(config, clock, exe)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        "join" => join(config, clock, exe, options),
+        "status" | "ps" => status(&config, &verb, options.json),
+        "logs" => logs(&config, options),
+        "doctor" => diagnose(&config, options.json),
+        _ => reset(&config, &exe, options.yes),
+    }
+}
+
+fn need_root() -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    bail!("the agent makes containers and must run as root: sudo skerry-agent run")
+}
+
+fn not_running(config: &Config) -> anyhow::Error {
+    anyhow::anyhow!(
+        "no agent runs with {}: systemctl start skerry-agent, or give the --run that it has",
+        config.run_dir.display()
+    )
+}
+
+fn join(config: Config, clock: Clock, exe: PathBuf, options: Options) -> anyhow::Result<ExitCode> {
+    let token = match options.words.first() {
+        Some(token) => token.clone(),
+        None => match &config.join_token {
+            Some(token) => token.clone(),
+            None => bail!("usage: skerry-agent join TOKEN (from 'skerry token create')"),
+        },
+    };
+    let request = Request::Join {
+        token: token.clone(),
+        name: config.name.as_ref().map(|name| name.to_string()),
+    };
+    let mut code = ExitCode::FAILURE;
+    let asked = control::ask(&config.run_dir, &request, |answer| match answer {
+        Answer::Note(text) => {
+            eprintln!("{text}");
+            true
+        }
+        Answer::Done(text) => {
+            println!("{text}");
+            code = ExitCode::SUCCESS;
+            false
+        }
+        Answer::Failed(text) => {
+            eprintln!("skerry-agent: {text}");
+            false
+        }
+        Answer::Status(_) | Answer::Log { .. } => true,
+    })?;
+    if asked.is_some() {
+        return Ok(code);
+    }
+    need_root()?;
+    let text = agent::join_alone(config, clock, exe, token)?;
+    println!("{text}; start it with: systemctl enable --now skerry-agent");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(config: &Config, verb: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let mut found = None;
+    let asked = control::ask(&config.run_dir, &Request::Status, |answer| {
+        if let Answer::Status(value) = answer {
+            found = Some(value);
+        }
+        true
+    })?;
+    let (Some(()), Some(value)) = (asked, found) else {
+        return Err(not_running(config));
+    };
+    let text = match (verb, json) {
+        ("ps", true) => show::json(&value["apps"])?,
+        (_, true) => show::json(&value)?,
+        ("ps", false) => show::containers(&value),
+        (_, false) => show::status(&value),
+    };
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has gone (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
+    let [app] = options.words.as_slice() else {
+        bail!("usage: skerry-agent logs APP [-f] [--tail N] [--since 10m]");
+    };
+    let request = Request::Logs {
+        app: app.clone(),
+        container: options.container,
+        tail: options.tail,
+        since_secs: options.since_secs,
+        follow: options.follow,
+        timestamps: options.timestamps,
+    };
+    let mut code = ExitCode::SUCCESS;
+    let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());
+    let asked = control::ask(&config.run_dir, &request, |answer| match answer {
+        Answer::Log { stderr: true, text } => stderr.write_all(text.as_bytes()).is_ok(),
+        Answer::Log {
+            stderr: false,
+            text,
+        } => stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .is_ok(),
+        Answer::Failed(text) => {
+            let _ = writeln!(stderr, "skerry-agent: {text}");
+            code = ExitCode::FAILURE;
+            false
+        }
+        Answer::Done(_) => false,
+        Answer::Note(_) | Answer::Status(_) => true,
+    })?;
+    match asked {
+        Some(()) => Ok(code),
+        None => Err(not_running(config)),
+    }
+}
+
+fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    // The agent that runs knows its broker; without one, its file does.
+    let mut broker = None;
+    let asked = control::ask(&config.run_dir, &Request::Status, |answer| {
+        if let Answer::Status(value) = answer {
+            broker = value["broker"].as_str().map(str::to_string);
+        }
+        true
+    });
+    if !matches!(asked, Ok(Some(()))) && config.data_dir.join("agent.redb").exists() {
+        let store = StoreDir::open(&config.data_dir, store::probe);
+        let identity = store.and_then(|store| store.store.identity());
+        broker = identity.ok().flatten().map(|identity| identity.broker);
+    }
+    let findings = doctor::findings(config, broker.as_deref());
+    if json {
+        print(&show::json(&doctor::to_json(&findings))?)?;
+    } else {
+        print(&doctor::text(&findings))?;
+    }
+    let bad = findings.iter().any(|f| f.verdict == doctor::Verdict::Bad);
+    Ok(if bad {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn reset(config: &Config, exe: &Path, yes: bool) -> anyhow::Result<ExitCode> {
+    if !yes {
+        if !std::io::stdin().is_terminal() {
+            bail!("reset stops all apps and removes their volumes; say so with --yes");
+        }
+        eprint!(
+            "This stops all apps and removes their images, logs and volumes. Type 'reset' to go on: "
+        );
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line)?;
+        if line.trim() != "reset" {
+            bail!("nothing was done");
+        }
+    }
+    let mut code = ExitCode::FAILURE;
+    let asked = control::ask(&config.run_dir, &Request::Reset, |answer| {
+        match answer {
+            Answer::Done(text) => {
+                println!("{text}");
+                code = ExitCode::SUCCESS;
+            }
+            Answer::Failed(text) => eprintln!("skerry-agent: {text}"),
+            Answer::Note(_) | Answer::Status(_) | Answer::Log { .. } => {}
+        }
+        true
+    })?;
+    if asked.is_none() {
+        need_root()?;
+        agent::reset_alone(config, exe).map_err(anyhow::Error::msg)?;
+        println!("this device is empty and has left its fleet");
+        code = ExitCode::SUCCESS;
+    }
+    Ok(code)
 }

@@ -1042,7 +1042,7 @@ fn a_cut_at_any_byte_is_continued() {
 #[test]
 fn torn_parts_and_documents_are_noticed_and_fetched_again() {
     let layer = Tar::default().file("f", "content").end();
-    let image = plain_image(&[layer.clone()]);
+    let image = plain_image(std::slice::from_ref(&layer));
     let device = Device::new();
     // The file has its length, but the disk never got the bytes.
     let part = device

@@ -3,6 +3,7 @@
 //! data directory, and only moves numbers forward: see
 //! [`crate::store::Store::mark_restored`].
 
+use crate::authority::now;
 use crate::images::BLOBS_DIR;
 use crate::keys::{KEYS_DIR, KeysError, make_private_dir};
 use crate::store::{Store, StoreError};
@@ -212,6 +213,6 @@ pub fn restore(backup: &Path, data: &Path) -> Result<(), BackupError> {
     if !has_store {
         return Err(not_a_backup("it has no store: it was cut short".into()));
     }
-    Store::open(&data.join(STORE_FILE))?.mark_restored()?;
+    Store::open(&data.join(STORE_FILE))?.mark_restored(now())?;
     Ok(())
 }

@@ -5,7 +5,7 @@
 use crate::core::{Change, HubRecord, Records};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
-use skerry_wire::{DecodeError, DeviceId, IdError, decode, encode};
+use skerry_wire::{DecodeError, DeviceId, IdError, Timestamp, decode, encode};
 use std::path::{Path, PathBuf};
 
 /// Before every value. A new version is read beside the old.
@@ -256,12 +256,10 @@ impl Store {
         write.commit().map_err(write_error)
     }
 
-    /// Says that this store came from a backup: the next start raises all
-    /// numbers.
-    pub fn mark_restored(&self) -> Result<(), StoreError> {
-        let mut hub = self.load()?.hub;
-        hub.restored = true;
-        self.commit(&[Change::PutHub(hub)])
+    /// Says that this store came from a backup: all numbers rise.
+    pub fn mark_restored(&self, at: Timestamp) -> Result<(), StoreError> {
+        let changes = self.load()?.mark_restored(at);
+        self.commit(&changes)
     }
 }
 
@@ -341,7 +339,7 @@ mod tests {
         assert_eq!(records.events, vec![event(2), event(300)]);
         let copy = Store::open(&copy).unwrap();
         assert_eq!(copy.load().unwrap(), records);
-        copy.mark_restored().unwrap();
+        copy.mark_restored(Timestamp(0)).unwrap();
         assert!(copy.load().unwrap().hub.restored);
     }
 

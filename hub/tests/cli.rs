@@ -11,7 +11,7 @@ use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, ExitStatus
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
 use skerry_wire::topic::Lane;
 use skerry_wire::{ContainerName, Desired, Generation, StreamId, Timestamp, encode, seal::Purpose};
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -619,6 +619,42 @@ fn exec_carries_input_output_and_the_exit_code() {
             .say(&["exec", "nowhere/web", "--", "true"])
             .await
             .fails(1, "nowhere");
+        fleet.server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn events_are_watched_as_they_happen() {
+    run(|executor| async move {
+        let fleet = Fleet::start(&executor).await;
+        let mut child = spawn(fleet.data(), &["events", "-w", "-o", "name"]);
+        let mut lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        // The past comes first; once it does, the watch is about to begin, and
+        // no event is lost in between: it asks for those after the last.
+        let (first, mut lines) = smol::unblock(move || {
+            let mut line = String::new();
+            lines.read_line(&mut line).unwrap();
+            (line, lines)
+        })
+        .await;
+        assert!(first.starts_with("event/"), "{first}");
+        let past = fleet.say(&["get", "events", "-o", "name"]).await.ok();
+        let last = past.lines().last().unwrap().to_string();
+        fleet.say(&["delete", "device", "kiosk-7"]).await.ok();
+        let after = smol::unblock(move || {
+            let mut line = String::new();
+            while line.trim_end() != last {
+                line.clear();
+                assert!(lines.read_line(&mut line).unwrap() > 0);
+            }
+            line.clear();
+            lines.read_line(&mut line).unwrap();
+            line
+        })
+        .await;
+        assert!(after.starts_with("event/"), "{after}");
+        child.kill().unwrap();
+        child.wait().unwrap();
         fleet.server.stop().await.unwrap();
     });
 }

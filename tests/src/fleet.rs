@@ -260,6 +260,7 @@ metadata: {{ name: {name} }}
 spec:
   template:
     spec:
+      terminationGracePeriodSeconds: 1
       containers:
         - name: {name}
           image: test/app:1

@@ -5,6 +5,7 @@
 pub mod attacker;
 pub mod fleet;
 pub mod mosquitto;
+pub mod sim;
 
 pub use fleet::{Agent, Hub, Scratch};
 pub use skerry_hub::demo::world::{http_get, until};

@@ -1,64 +1,46 @@
-//! Without its broker a device runs on, but nobody hears of it.
+//! Does somebody answer at the broker's address?
 
-use super::Finding;
+use super::{Finding, Verdict};
+use skerry_link::{BrokerAddress, BrokerUrl};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(3);
+const KIND: &str = "BrokerUnreachable";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) fn diagnose(broker: Option<&str>) -> Finding {
-    let Some(broker) = broker else {
-        return Finding::warning(
-            "broker",
-            "this device has not joined a fleet yet",
-            "skerry-agent join TOKEN, with the token from 'skerry token create' on the hub",
-        );
-    };
-    let addresses = match broker.to_socket_addrs() {
-        Ok(addresses) => addresses,
-        Err(e) => {
-            return Finding::warning(
-                "broker",
-                format!("the broker's name in {broker} cannot be resolved: {e}"),
-                format!("getent hosts {}\ncat /etc/resolv.conf", host(broker)),
+/// Looks the name up and connects, nothing more.
+pub fn find(address: &str) -> Finding {
+    let shown = crate::engine::shown_broker(address);
+    let bad = |text: String, remedy: &str| Finding::new(KIND, Verdict::Bad, text, remedy);
+    let (host, port) = match address.parse::<BrokerUrl>().map(|url| url.address) {
+        Ok(BrokerAddress::Plain { host, port } | BrokerAddress::Tls { host, port }) => (host, port),
+        Ok(BrokerAddress::Unix { .. }) => return Finding::good(KIND, format!("broker at {shown}")),
+        Err(error) => {
+            return bad(
+                error.to_string(),
+                "skerry-agent reset, then join with a fresh token",
             );
         }
     };
-    let mut last = "it has no address".to_string();
+    let addresses = match (host.as_str(), port).to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            let text = format!("the broker's name {host} cannot be looked up: {error}");
+            return bad(text, "check /etc/resolv.conf and the network");
+        }
+    };
+    let mut last = format!("{host} has no address");
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(_) => return Finding::good("broker", format!("{broker} answers")),
-            Err(e) => last = e.to_string(),
+            Ok(_) => return Finding::good(KIND, format!("the broker answers at {shown}")),
+            Err(error) => {
+                last = format!("the broker does not answer at {shown} ({address}): {error}")
+            }
         }
     }
-    Finding::warning(
-        "broker",
-        format!("cannot reach the broker at {broker}: {last}; apps run all the same"),
-        format!(
-            "ip route get {}\non the hub: skerry status, and a firewall that lets this port in",
-            host(broker)
-        ),
+    bad(
+        last,
+        "check that the hub runs, and that no firewall is in between",
     )
-}
-
-fn host(broker: &str) -> &str {
-    broker.rsplit_once(':').map_or(broker, |(host, _)| host)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Severity;
-    use super::*;
-    use std::net::TcpListener;
-
-    #[test]
-    fn a_listening_broker_is_good_and_a_silent_one_is_not() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        assert_eq!(diagnose(Some(&address)).severity, Severity::Good);
-        drop(listener);
-        let finding = diagnose(Some(&address));
-        assert_eq!(finding.severity, Severity::Warning);
-        assert!(finding.message.contains(&address), "{finding:?}");
-    }
 }

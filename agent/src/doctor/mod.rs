@@ -1,133 +1,126 @@
-//! `skerry-agent doctor`: what is wrong with this machine, and the line that
-//! mends it. One file for each diagnosis; each reads the machine and changes
-//! nothing.
+//! What is wrong with this machine, and the exact line that mends it. One file
+//! for each diagnosis.
 
 mod broker;
 mod cgroup;
 mod clock;
+mod data_dir;
 mod disk;
+mod memory_cgroup;
 mod overlay;
-mod user;
 
-use serde::Serialize;
-use std::path::PathBuf;
+use crate::config::Config;
+use serde_json::json;
+use skerry_wire::report::Condition;
 
-/// Where to look.
-#[derive(Debug, Clone)]
-pub struct Patient {
-    /// The agent's data directory.
-    pub data_dir: PathBuf,
-    /// `host:port` of the broker, once the device has joined.
-    pub broker: Option<String>,
-}
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
     /// As it should be.
     Good,
-    /// Works, but not as well as it could.
-    Warning,
-    /// Some apps, or all, cannot run.
-    Problem,
+    /// It works, but less well.
+    Poor,
+    /// It does not work.
+    Bad,
 }
 
-/// What one diagnosis found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The outcome of one diagnosis.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at, in one word.
-    pub check: &'static str,
+    /// Condition's name, CamelCase, said of the trouble: `NoMemoryLimits`.
+    pub kind: &'static str,
     /// How bad it is.
-    pub severity: Severity,
-    /// What was found, in a sentence.
-    pub message: String,
-    /// What to do, exactly; empty when all is good.
+    pub verdict: Verdict,
+    /// What was found, in words.
+    pub text: String,
+    /// What to do; empty when nothing.
     pub remedy: String,
 }
 
 impl Finding {
-    fn good(check: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            check,
-            severity: Severity::Good,
-            message: message.into(),
-            remedy: String::new(),
-        }
+    fn good(kind: &'static str, text: impl Into<String>) -> Self {
+        Self::new(kind, Verdict::Good, text, "")
     }
 
-    fn warning(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn new(
+        kind: &'static str,
+        verdict: Verdict,
+        text: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
-            check,
-            severity: Severity::Warning,
-            message: message.into(),
+            kind,
+            verdict,
+            text: text.into(),
             remedy: remedy.into(),
         }
     }
-
-    fn problem(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Problem,
-            ..Self::warning(check, message, remedy)
-        }
-    }
 }
 
-/// Makes every diagnosis. Takes up to a few seconds when the broker is silent.
-pub fn examine(patient: &Patient) -> Vec<Finding> {
-    let mut findings = vec![user::diagnose()];
-    findings.extend(cgroup::diagnose());
-    findings.push(overlay::diagnose());
-    findings.push(clock::diagnose());
-    findings.push(disk::diagnose(&patient.data_dir));
-    findings.push(broker::diagnose(patient.broker.as_deref()));
-    findings
+/// All diagnoses of the machine itself: quick, and no network.
+fn local(config: &Config) -> Vec<Finding> {
+    vec![
+        cgroup::find(),
+        memory_cgroup::find(),
+        overlay::find(),
+        data_dir::find(&config.data_dir),
+        disk::find(&config.data_dir),
+        clock::find(),
+    ]
 }
 
-/// The findings as lines for people, worst first.
-pub fn to_text(findings: &[Finding]) -> String {
-    let mut sorted: Vec<&Finding> = findings.iter().collect();
-    sorted.sort_by_key(|f| std::cmp::Reverse(f.severity));
+/// All of them. `address` is the broker's, if the device knows one.
+pub fn findings(config: &Config, address: Option<&str>) -> Vec<Finding> {
+    let mut all = local(config);
+    all.extend(address.map(broker::find));
+    all
+}
+
+/// The machine's troubles as the hub is told.
+pub fn conditions(config: &Config) -> Vec<Condition> {
+    local(config)
+        .into_iter()
+        .filter(|finding| finding.verdict != Verdict::Good)
+        .map(|finding| Condition {
+            kind: finding.kind.into(),
+            status: true,
+            reason: finding.kind.into(),
+            message: format!("{}; {}", finding.text, finding.remedy),
+        })
+        .collect()
+}
+
+/// For a person: one line for each, and what to do below it.
+pub fn text(findings: &[Finding]) -> String {
     let mut out = String::new();
-    for finding in sorted {
-        let word = match finding.severity {
-            Severity::Good => "ok",
-            Severity::Warning => "warning",
-            Severity::Problem => "PROBLEM",
+    for finding in findings {
+        let mark = match finding.verdict {
+            Verdict::Good => "ok  ",
+            Verdict::Poor => "warn",
+            Verdict::Bad => "FAIL",
         };
-        out += &format!("{word:<8} {:<9} {}\n", finding.check, finding.message);
+        out.push_str(&format!("{mark}  {}\n", finding.text));
         for line in finding.remedy.lines() {
-            out += &format!("{:<18} -> {line}\n", "");
+            out.push_str(&format!("      -> {line}\n"));
         }
     }
     out
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_worst_comes_first_with_its_remedy() {
-        let text = to_text(&[
-            Finding::good("clock", "the clock is set"),
-            Finding::problem("overlay", "no overlayfs", "modprobe overlay"),
-        ]);
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[0].starts_with("PROBLEM  overlay"), "{text}");
-        assert!(lines[1].ends_with("-> modprobe overlay"), "{text}");
-        assert!(lines[2].starts_with("ok"), "{text}");
-    }
-
-    #[test]
-    fn this_machine_is_examined_without_an_agent() {
-        let patient = Patient {
-            data_dir: std::env::temp_dir().join("not").join("there"),
-            broker: None,
+/// For a program.
+pub fn to_json(findings: &[Finding]) -> serde_json::Value {
+    let items = findings.iter().map(|finding| {
+        let verdict = match finding.verdict {
+            Verdict::Good => "good",
+            Verdict::Poor => "poor",
+            Verdict::Bad => "bad",
         };
-        let findings = examine(&patient);
-        assert!(findings.len() >= 6);
-        let remedied = |f: &Finding| (f.severity == Severity::Good) == f.remedy.is_empty();
-        assert!(findings.iter().all(remedied), "{findings:?}");
-    }
+        json!({
+            "kind": finding.kind,
+            "verdict": verdict,
+            "text": finding.text,
+            "remedy": finding.remedy,
+        })
+    });
+    json!({ "items": items.collect::<Vec<_>>() })
 }

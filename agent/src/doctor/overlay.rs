@@ -1,31 +1,23 @@
-//! Root file systems are overlays of image layers.
+//! Can image layers be stacked?
 
-use super::Finding;
+use super::{Finding, Verdict};
 use std::fs;
 
-pub(super) fn diagnose() -> Finding {
-    judge(&fs::read_to_string("/proc/filesystems").unwrap_or_default())
-}
+const KIND: &str = "NoOverlayfs";
 
-/// Judges the text of `/proc/filesystems`.
-fn judge(filesystems: &str) -> Finding {
-    if filesystems.split_whitespace().any(|word| word == "overlay") {
-        return Finding::good("overlay", "the kernel has overlayfs");
+/// Looks at the file systems that the kernel knows.
+pub fn find() -> Finding {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known
+        .lines()
+        .any(|line| line.trim_start_matches("nodev").trim() == "overlay")
+    {
+        return Finding::good(KIND, "overlayfs is there");
     }
-    Finding::problem(
-        "overlay",
-        "the kernel has no overlayfs loaded, so no container can start",
-        "modprobe overlay && echo overlay > /etc/modules-load.d/skerry.conf",
+    Finding::new(
+        KIND,
+        Verdict::Bad,
+        "the kernel does not know overlayfs: containers cannot run",
+        "modprobe overlay && echo overlay > /etc/modules-load.d/overlay.conf",
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlayfs_is_looked_for_by_its_whole_name() {
-        assert!(judge("nodev\ttmpfs\nnodev\toverlay\n").remedy.is_empty());
-        assert!(!judge("nodev\toverlayish\n").remedy.is_empty());
-    }
 }

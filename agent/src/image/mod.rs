@@ -14,6 +14,7 @@
 
 pub mod compression;
 mod dir;
+mod layer;
 pub mod manifest;
 pub mod store;
 pub mod tar;
@@ -21,6 +22,6 @@ pub mod unpack;
 
 pub use manifest::{ImageConfig, ManifestError};
 pub use store::{
-    BlobWriter, ImageStore, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
+    BlobWriter, ImageStore, LayerName, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
 };
 pub use unpack::{UnpackError, Unpacked};

@@ -16,6 +16,7 @@ use super::manifest::{Config, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, Manifes
 use super::unpack::{UnpackError, unpack};
 use sha2::{Digest as _, Sha256};
 use skerry_wire::{Digest, ImageRef};
+use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -61,6 +62,8 @@ pub enum NeedKind {
 }
 
 /// How far an image is.
+// There is one at a time, so its size does not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Status {
     /// These blobs must be fetched, in this order; others may follow then. One
@@ -132,37 +135,50 @@ pub enum StoreError {
         source: ManifestError,
     },
     /// A layer cannot be unpacked.
-    #[error("image {image}: layer {number} of {count} ({digest}) cannot be unpacked")]
+    #[error("{layer} cannot be unpacked")]
     Layer {
-        /// The image, as the manifest of the app names it.
-        image: String,
-        /// From 1, lowest first.
-        number: usize,
-        /// How many there are.
-        count: usize,
-        /// The layer as it travels.
-        digest: Digest,
+        /// Which one.
+        layer: Box<LayerName>,
         /// Why.
         source: UnpackError,
     },
     /// A layer unpacks to something else than the config says.
     #[error(
-        "image {image}: layer {number} of {count} ({digest}) unpacks to {got}, but the config says {wanted}; push or import the image again"
+        "{layer} unpacks to {got}, but the config says {wanted}; push or import the image again"
     )]
     DiffId {
-        /// The image, as the manifest of the app names it.
-        image: String,
-        /// From 1, lowest first.
-        number: usize,
-        /// How many there are.
-        count: usize,
-        /// The layer as it travels.
-        digest: Digest,
+        /// Which one.
+        layer: Box<LayerName>,
         /// What the config says.
         wanted: Digest,
         /// What it is.
         got: Digest,
     },
+}
+
+/// A layer, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerName {
+    /// The image, as the manifest of the app names it.
+    pub image: String,
+    /// From 1, lowest first.
+    pub number: usize,
+    /// How many there are.
+    pub count: usize,
+    /// The layer as it travels.
+    pub digest: Digest,
+}
+
+impl fmt::Display for LayerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            image,
+            number,
+            count,
+            digest,
+        } = self;
+        write!(f, "image {image}: layer {number} of {count} ({digest})")
+    }
 }
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -351,38 +367,26 @@ impl ImageStore {
         below: &[PathBuf],
         dir: &Path,
     ) -> Result<(), StoreError> {
-        let digest = plan.manifest.layers[index].digest;
-        let (number, count) = (index + 1, plan.manifest.layers.len());
-        let name = || image.reference.clone();
+        let layer = Box::new(LayerName {
+            image: image.reference.clone(),
+            number: index + 1,
+            count: plan.manifest.layers.len(),
+            digest: plan.manifest.layers[index].digest,
+        });
         let temp = self.root.join("tmp").join(plan.chain[index].hex());
         remove_dir(&temp)?;
-        fs::DirBuilder::new()
-            .mode(0o755)
-            .create(&temp)
-            .map_err(disk(&temp))?;
+        let made = fs::DirBuilder::new().mode(0o755).create(&temp);
+        made.map_err(disk(&temp))?;
         let source = File::open(blob).map_err(disk(blob))?;
-        let outcome = unpack(source, &temp, below, self.limits.layer_bytes)
-            .map_err(|source| StoreError::Layer {
-                image: name(),
-                number,
-                count,
-                digest,
-                source,
-            })
-            .and_then(|unpacked| match plan.config.diff_ids[index] {
-                wanted if wanted == unpacked.diff_id => Ok(()),
-                wanted => {
-                    let got = unpacked.diff_id;
-                    Err(StoreError::DiffId {
-                        image: name(),
-                        number,
-                        count,
-                        digest,
-                        wanted,
-                        got,
-                    })
-                }
-            });
+        let wanted = plan.config.diff_ids[index];
+        let outcome = match unpack(source, &temp, below, self.limits.layer_bytes) {
+            Err(source) => Err(StoreError::Layer { layer, source }),
+            Ok(unpacked) if unpacked.diff_id != wanted => {
+                let got = unpacked.diff_id;
+                Err(StoreError::DiffId { layer, wanted, got })
+            }
+            Ok(_) => Ok(()),
+        };
         if let Err(error) = outcome {
             // Full disks and broken ones may work later, with the same bytes.
             if !matches!(

@@ -1,12 +1,14 @@
 //! Records of how containers ended: one small file each, which survives the
-//! keeper, the agent and a power cut, until the engine has committed it.
+//! keeper, the agent and, once synced, a power cut, until the engine has
+//! committed it.
 //!
 //! A record is one line: `1 code 0 oom 0 at 1700000000000000000`. The first
-//! field is the format's version. It is written to a hidden file, synced,
-//! renamed, and the directory synced: there is the whole record or none.
+//! field is the format's version. A file without the whole line, as a power
+//! cut may leave it, is no record: so none is ever half there, and no rename is
+//! needed, which would cost one more commit of the file system's journal.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use super::spec::{ContainerId, Exit, ExitStatus, Timestamp};
@@ -14,15 +16,35 @@ use super::spec::{ContainerId, Exit, ExitStatus, Timestamp};
 /// Longest record that is read: more is damage, not a record.
 const MAX_RECORD: u64 = 256;
 
-/// Writes the record of one end. When this returns, it is on the disk.
+/// Writes the record of one end. From now on it survives this process, but not
+/// yet a power cut.
 pub fn write(dir: &Path, id: &ContainerId, exit: &Exit) -> io::Result<()> {
-    // A container id never starts with a dot.
-    let temporary = dir.join(format!(".{id}"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(format(exit).as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(id.as_str()))?;
+    fs::write(dir.join(id.as_str()), format(exit))
+}
+
+/// Brings records to the disk: when this returns, they survive a power cut.
+/// Those that have been forgotten meanwhile are fine.
+pub fn sync<'a>(dir: &Path, ids: impl Iterator<Item = &'a ContainerId>) -> io::Result<()> {
+    for id in ids {
+        match File::open(dir.join(id.as_str())) {
+            Ok(file) => file.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // The names. Where a file's own sync has carried its name along, as on
+    // ext4, this finds nothing to do.
     File::open(dir)?.sync_all()
+}
+
+/// Removes what a power cut has left half written.
+pub fn sweep(dir: &Path) -> io::Result<()> {
+    for id in list(dir)? {
+        if read(dir, &id).is_none() {
+            forget(dir, &id)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the record, if it is there. Not synced: a record that comes back
@@ -124,12 +146,30 @@ mod tests {
         };
         assert_eq!(read(dir.path(), &id), None);
         write(dir.path(), &id, &exit).expect("written");
+        let gone = ContainerId::new("gone").expect("valid");
+        sync(dir.path(), [&id, &gone].into_iter()).expect("synced");
         assert_eq!(read(dir.path(), &id), Some(exit));
         assert_eq!(list(dir.path()).expect("listed"), vec![id.clone()]);
         forget(dir.path(), &id).expect("forgotten");
         forget(dir.path(), &id).expect("forgotten twice");
         assert_eq!(read(dir.path(), &id), None);
         assert_eq!(list(&dir.path().join("absent")).expect("listed"), vec![]);
+    }
+
+    #[test]
+    fn half_a_record_is_swept_away() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let exit = Exit {
+            status: ExitStatus::Signal(9),
+            oom_killed: false,
+            at: Timestamp(12),
+        };
+        let [whole, half] = ["whole", "half"].map(|name| ContainerId::new(name).expect("valid"));
+        write(dir.path(), &whole, &exit).expect("written");
+        fs::write(dir.path().join("half"), "1 signal 9 oo").expect("written");
+        assert_eq!(read(dir.path(), &half), None);
+        sweep(dir.path()).expect("swept");
+        assert_eq!(list(dir.path()).expect("listed"), vec![whole]);
     }
 
     #[test]

@@ -102,7 +102,8 @@ pub struct Started {
 /// What happens without being asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// A container ended. The record stays until `forget_exit`.
+    /// A container ended. Commit it, then call `forget_exit`: until then it is
+    /// listed, and the keeper brings it to the disk itself a second from now.
     Exited {
         /// Which.
         id: ContainerId,

@@ -8,8 +8,9 @@
 //! - a [`helper`] (one per operation, short-lived, single-threaded) is where
 //!   libcontainer runs.
 //!
-//! What holds: a container's life depends on the keeper only. Its end is on
-//! the disk before anyone is told. Nothing of a container is left after
+//! What holds: a container's life depends on the keeper only. Its end is
+//! recorded in a file before anyone is told, and that file is on the disk at
+//! most a second later unless the engine has committed the end itself. Nothing of a container is left after
 //! [`Runtime::remove`], whoever crashed before; and nothing is ever mounted in
 //! the host's own mount namespace.
 //!

@@ -87,6 +87,7 @@ fn time_of_a_life_beside_runc() {
     run(async {
         let runtime = machine.connect().await;
         let (mut created, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for number in 0..ROUNDS {
             let name = format!("c{number}");
             let begin = Instant::now();
@@ -96,6 +97,7 @@ fn time_of_a_life_beside_runc() {
                 .expect("created");
             created.push(begin.elapsed());
             exit_of(&runtime, &name).await;
+            ended.push(begin.elapsed());
             runtime.forget_exit(&id(&name)).await.expect("forgotten");
             runtime.remove(&id(&name)).await.expect("removed");
             lived.push(begin.elapsed());
@@ -112,6 +114,7 @@ fn time_of_a_life_beside_runc() {
             runc.push(begin.elapsed());
         }
         print("create to started", created);
+        print("create to the end told", ended);
         print("create, start, exit, remove", lived);
         print("runc run", runc);
         runtime.shutdown().await.expect("ended");

@@ -250,7 +250,7 @@ fn flooder_is_slowed_down_and_nobody_else() {
         .collect();
     for _ in 0..200 {
         round(&mut good, &mut loaded);
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     for flooder in flooders {
         flooder.join().unwrap();
@@ -298,7 +298,7 @@ fn a_slow_hub_delays_publishers_and_loses_nothing() {
     // The hub reads nothing until the publisher stands still.
     let mut last = 0;
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        pause(Duration::from_millis(300));
         let published = broker.stats().published;
         if published == last && last > 0 {
             break;

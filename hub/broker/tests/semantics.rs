@@ -250,7 +250,7 @@ fn messages_expire_in_a_queue_and_tell_what_is_left() {
     broker.wait("gone", |s| s.connections == 1);
     hub.send(&publish_with("f/a/command", b"short", 1, &[2, 0, 0, 0, 1]));
     hub.send(&publish_with("f/a/command", b"long", 2, &[2, 0, 0, 1, 0]));
-    std::thread::sleep(Duration::from_millis(1100));
+    pause(Duration::from_millis(1100));
     let mut a = broker.client(&device("a").keeping(60));
     let message = a.message_acked();
     assert_eq!(message.payload, b"long");

@@ -5,7 +5,7 @@
 use super::args::{Cli, Connection, Resource, Shell};
 use super::client::{Client, Target};
 use super::error::CliError;
-use super::get::devices;
+use super::get::{devices, familiar_image};
 use super::output::Out;
 use crate::api::types::{App, DeviceState, Image, Token};
 use clap::CommandFactory;
@@ -69,7 +69,10 @@ impl Names for Live {
             }),
             Resource::Images => self.ask(|c| {
                 let images: Vec<Image> = c.list("/v1/images")?;
-                Ok(images.into_iter().map(|i| i.reference).collect())
+                Ok(images
+                    .iter()
+                    .map(|i| familiar_image(&i.reference))
+                    .collect())
             }),
             Resource::Tokens => self.ask(|c| {
                 let tokens: Vec<Token> = c.list("/v1/tokens")?;

@@ -11,6 +11,7 @@ use crate::api::types::{
     App, Approval, Container, ContainerState, Device, DeviceApp, DeviceState, Event, Exit, Image,
     List, Severity, Token,
 };
+use crate::image::reference::Reference;
 use crate::manifest;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -68,10 +69,13 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
         }
         Resource::Images => {
             refuse_selector(&args, "images are chosen by name")?;
+            let names: Vec<String> = names.iter().map(|n| full_image(n)).collect();
             let images = only(client.list("/v1/images")?, &names, resource, |i: &Image| {
                 &i.reference
             })?;
-            show.list(out, resource, &images, image_table, |i| i.reference.clone())
+            show.list(out, resource, &images, image_table, |i| {
+                familiar_image(&i.reference)
+            })
         }
         Resource::Events => {
             refuse_selector(&args, "choose with skerry events --device or --app")?;
@@ -443,6 +447,8 @@ fn apps_cell(device: &Device) -> Cell {
         .collect();
     let ready = placed.iter().filter(|a| app_is_ready(a)).count();
     let style = match placed.len() {
+        // What an unreachable device said last may no longer be so.
+        _ if device.state != DeviceState::Online => Style::Dim,
         0 => Style::Dim,
         all if all == ready => Style::Good,
         _ => Style::Busy,
@@ -622,6 +628,18 @@ pub(super) fn exit_text(exit: Exit) -> String {
     }
 }
 
+/// `docker.io/library/nginx:1` for `nginx:1`: the name on record.
+fn full_image(name: &str) -> String {
+    let parsed = name.parse::<Reference>();
+    parsed.map_or_else(|_| name.to_string(), |r| r.to_string())
+}
+
+/// `nginx:1` for `docker.io/library/nginx:1`: the name that people write.
+pub(super) fn familiar_image(name: &str) -> String {
+    let parsed = name.parse::<Reference>();
+    parsed.map_or_else(|_| name.to_string(), |r| r.familiar())
+}
+
 fn image_table(images: &[Image], show: &Show) -> Table {
     let now = human::now_ms();
     let mut head = vec!["NAME", "DIGEST", "PLATFORMS", "SIZE", "AGE"];
@@ -637,7 +655,7 @@ fn image_table(images: &[Image], show: &Show) -> Table {
             .collect();
         let size = image.platforms.iter().map(|p| p.size_bytes).sum();
         let mut row: Vec<Cell> = vec![
-            image.reference.as_str().into(),
+            familiar_image(&image.reference).into(),
             short(&image.digest).into(),
             platforms.join(",").into(),
             human::bytes(size).into(),
@@ -776,6 +794,13 @@ mod tests {
             wide,
             "kiosk-7   offline   1/2   role=kiosk,site=berlin   3d   0s   arm/v7   Debian 12   6.1.0   4   1Gi   0.1.0   0123abcd\n"
         );
+    }
+
+    #[test]
+    fn images_go_by_the_names_that_people_write() {
+        assert_eq!(familiar_image("docker.io/library/nginx:1"), "nginx:1");
+        assert_eq!(full_image("nginx:1"), "docker.io/library/nginx:1");
+        assert_eq!(full_image("Not An Image"), "Not An Image");
     }
 
     #[test]

@@ -301,7 +301,7 @@ fn imported(out: &mut Out, images: &[Image], verb: &str) -> Result<(), CliError>
             .collect();
         out.print(&format!(
             "image/{} {verb} ({}, {})\n",
-            image.reference,
+            get::familiar_image(&image.reference),
             short(&image.digest),
             platforms.join(" ")
         ))?;

@@ -149,6 +149,12 @@ impl Fleet {
         }
         let was_online = matches!(device.connection, Connection::Online { .. });
         let other_line = other_run || record.connection != message.connection;
+        // A report may have overtaken it, and then knows better.
+        let has = if seq > record.report_seq {
+            message.generation
+        } else {
+            record.applied
+        };
         record.presence_seq = seq;
         record.session = message.session;
         record.connection = message.connection;
@@ -164,7 +170,7 @@ impl Fleet {
         if !was_online {
             self.note(turn, Some(name), None, "Online", "is connected".into());
         }
-        self.has_generation(turn, name, message.generation, true);
+        self.has_generation(turn, name, has, true);
     }
 
     /// A device says what it has. Sends it something newer where there is.
@@ -254,6 +260,11 @@ impl Fleet {
             fresh.push(event);
         }
         device.record.events_seen = seen;
+        let has = if seq > device.record.presence_seq {
+            report.generation
+        } else {
+            device.record.applied
+        };
         device.record.report_seq = seq;
         let platform = platform_of(&report.facts);
         let moved = platform != device.record.platform;
@@ -281,7 +292,11 @@ impl Fleet {
         if moved {
             self.place(turn, name, true);
         }
-        self.has_generation(turn, name, report.generation, false);
+        self.has_generation(turn, name, has, false);
+        // It is there, and its presence was lost: ask for another.
+        if self.devices.get(name).is_some_and(|d| !d.is_online()) {
+            self.unasked.insert(name.clone());
+        }
         let body = CommandBody::Acknowledge {
             report: seq,
             events: seen,

@@ -182,3 +182,30 @@ pub struct Records {
     /// Images.
     pub images: Vec<Image>,
 }
+
+/// Generations of one second of restores: more than happen in it.
+const GENERATIONS_PER_SECOND: u64 = 1 << 28;
+
+impl Records {
+    /// What `skerry restore` changes in a store that came from a backup, at
+    /// this time: the hub's numbers go on from the clock. A fixed step would
+    /// give the same numbers whenever one backup is restored twice, and devices
+    /// that met the first hub would refuse the second. Only where the clock is
+    /// behind the numbers is it the step, which the next start takes.
+    pub fn mark_restored(&self, at: Timestamp) -> Vec<Change> {
+        // In 32 bits until 2106, and below 2^60 with its generations.
+        let second = u32::try_from(at.0 / 1_000).unwrap_or(u32::MAX);
+        let floor = Generation(u64::from(second) * GENERATIONS_PER_SECOND);
+        let behind = self.devices.iter().any(|d| d.generation >= floor);
+        let hub = HubRecord {
+            starts: self.hub.starts.max(second),
+            restored: behind || self.hub.starts >= second,
+        };
+        let raised = self.devices.iter().map(|device| {
+            let mut device = device.clone();
+            device.generation = device.generation.max(floor);
+            Change::PutDevice(Box::new(device))
+        });
+        raised.chain([Change::PutHub(hub)]).collect()
+    }
+}

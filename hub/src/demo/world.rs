@@ -346,6 +346,7 @@ spec:
     selector: site
   template:
     spec:
+      terminationGracePeriodSeconds: 1
       containers:
         - name: web
           image: {image}

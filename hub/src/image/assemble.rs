@@ -10,6 +10,7 @@ use super::document::{
 use super::{BlobError, Layer, Platform, PlatformImage};
 use sha2::{Digest as _, Sha256};
 use skerry_wire::Digest;
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -143,15 +144,15 @@ pub fn assemble<S: Source>(
     follow(root, None, &mut indexes, 0, source, &mut candidates)?;
     // An index says what is for whom, a lone manifest leaves it to its config.
     let mut known: Vec<(Platform, Descriptor, AnyManifest, Config)> = Vec::new();
-    let mut available: Vec<Platform> = Vec::new();
+    let mut available: Vec<Platform> = candidates
+        .iter()
+        .filter_map(|candidate| candidate.platform.clone())
+        .collect();
     let only_one = candidates.len() == 1;
-    for candidate in candidates {
-        if let Some(platform) = &candidate.platform {
-            available.push(platform.clone());
-            let asked = wanted.is_empty() || wanted.iter().any(|w| platform.suits(w).is_some());
-            if !asked {
-                continue;
-            }
+    let asked = best_for(wanted, candidates.iter().map(|c| c.platform.as_ref()));
+    for (at, candidate) in candidates.into_iter().enumerate() {
+        if !wanted.is_empty() && candidate.platform.is_some() && !asked.contains(&at) {
+            continue;
         }
         let Some((manifest, config)) = read_manifest(&candidate.manifest, source)? else {
             // Tools leave platforms out and the index as it was.
@@ -181,19 +182,10 @@ pub fn assemble<S: Source>(
             known.push((platform, candidate.manifest, manifest, config));
         }
     }
-    let best = |machine: &Platform| {
-        let scores = known.iter().enumerate();
-        let scores = scores.filter_map(|(at, (p, ..))| p.suits(machine).map(|score| (score, at)));
-        scores
-            .max_by_key(|(score, at)| (*score, std::cmp::Reverse(*at)))
-            .map(|(_, at)| at)
-    };
-    let mut chosen: Vec<usize> = match wanted {
+    let chosen: Vec<usize> = match wanted {
         [] => (0..known.len()).collect(),
-        wanted => wanted.iter().filter_map(best).collect(),
+        wanted => best_for(wanted, known.iter().map(|(platform, ..)| Some(platform))),
     };
-    chosen.sort_unstable();
-    chosen.dedup();
     if chosen.is_empty() {
         let list = |platforms: &[Platform], none: &str| match platforms {
             [] => none.to_owned(),
@@ -218,6 +210,23 @@ pub fn assemble<S: Source>(
         )?);
     }
     Ok(images)
+}
+
+/// Which of `images` suit the machines best: one for each, the first of equals;
+/// in order, each once.
+fn best_for<'a>(
+    machines: &[Platform],
+    images: impl Iterator<Item = Option<&'a Platform>> + Clone,
+) -> Vec<usize> {
+    let best = |machine: &Platform| {
+        let scores = images.clone().enumerate();
+        let scores = scores.filter_map(|(at, image)| Some((image?.suits(machine)?, Reverse(at))));
+        scores.max().map(|(_, Reverse(at))| at)
+    };
+    let mut out: Vec<usize> = machines.iter().filter_map(best).collect();
+    out.sort_unstable();
+    out.dedup();
+    out
 }
 
 fn is_index(media_type: &str) -> bool {

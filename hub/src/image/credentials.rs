@@ -139,7 +139,7 @@ mod tests {
         assert!(!format!("{credentials:?}").contains("b:c"));
         assert_eq!(credentials.get("R.example:5000").unwrap().user, "u");
         assert!(credentials.get("empty.example").is_none());
-        assert!(Credentials::from_docker_config("[]").is_err());
+        assert!(Credentials::from_docker_config("7").is_err());
         let broken = r#"{"auths":{"r":{"auth":"%%%"}}}"#;
         assert!(matches!(
             Credentials::from_docker_config(broken),

@@ -15,6 +15,7 @@ use super::document::{
     AnyManifest, CONTAINERD_NAME, Descriptor, MAX_DOCUMENT_BYTES, MAX_LAYERS, NewIndex,
     NewManifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME,
 };
+use super::member::{Budgeted, MAX_HEADER_BYTES, blob_name, clean, link_target};
 use super::{ImageRecord, Reference, ReferenceError};
 use serde::Deserialize;
 use skerry_wire::Digest;
@@ -29,8 +30,6 @@ use std::rc::Rc;
 const MAX_MEMBERS: usize = 20_000;
 /// Most images and names in one archive.
 const MAX_IMAGES: usize = 1000;
-/// Bytes that the headers before one member may have: long names, PAX.
-const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 /// How to import.
 #[derive(Debug, Clone)]
@@ -114,7 +113,7 @@ pub enum ImportError {
         /// Which one.
         image: String,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// The archive's name for an image.
     #[error("the archive's name for an image is not usable; name it with --name")]
@@ -136,7 +135,13 @@ pub enum ImportError {
     /// Used while images are looked at; becomes [`ImportError::Image`].
     #[doc(hidden)]
     #[error(transparent)]
-    Unnamed(#[from] ImageError),
+    Unnamed(Box<ImageError>),
+}
+
+impl From<ImageError> for ImportError {
+    fn from(error: ImageError) -> Self {
+        Self::Unnamed(Box::new(error))
+    }
 }
 
 /// Imports a file or a layout directory.
@@ -229,7 +234,11 @@ impl<'a> Import<'a> {
             let member = match entry.header().entry_type() {
                 T::Regular | T::Continuous => {
                     let name_digest = blob_name(&name);
+                    let size = entry.size();
                     let staged = self.stage(&mut entry, |e| broken(&shown, e))?;
+                    if staged.len() != size {
+                        return Err(broken(&shown, io::ErrorKind::UnexpectedEof.into()));
+                    }
                     match name_digest {
                         Some(wanted) if wanted != staged.digest() => {
                             return Err(ImportError::Damaged {
@@ -531,9 +540,9 @@ impl<'a> Import<'a> {
             let tags = entry.repo_tags.unwrap_or_default();
             let shown = tags.first().unwrap_or(&entry.config).clone();
             if entry.layers.len() > MAX_LAYERS {
-                let source = ImageError::Bound(
+                let source = Box::new(ImageError::Bound(
                     "it has more than 127 layers, which no device can mount; build it with fewer steps or squash it",
-                );
+                ));
                 return Err(ImportError::Image {
                     image: shown,
                     source,
@@ -669,69 +678,4 @@ fn layer_type(staged: &Staged) -> Result<&'static str, ImportError> {
         [0x28, 0xb5, 0x2f, 0xfd] => "application/vnd.oci.image.layer.v1.tar+zstd",
         _ => "application/vnd.oci.image.layer.v1.tar",
     })
-}
-
-/// `blobs/sha256/<hex>` as a digest.
-fn blob_name(name: &str) -> Option<Digest> {
-    format!("sha256:{}", name.strip_prefix("blobs/sha256/")?)
-        .parse()
-        .ok()
-}
-
-/// A member's name without `.` parts and leading slashes.
-fn clean(name: &[u8]) -> Result<String, &'static str> {
-    let text = std::str::from_utf8(name).map_err(|_| "has a name that is not UTF-8")?;
-    let mut parts = Vec::new();
-    for part in text.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => return Err("has '..' in its name"),
-            _ => parts.push(part),
-        }
-    }
-    Ok(parts.join("/"))
-}
-
-/// What a link member means; it may go up, but not out of the archive.
-fn link_target(name: &str, target: &[u8], hard: bool) -> Result<String, &'static str> {
-    let target =
-        std::str::from_utf8(target).map_err(|_| "is a link to a name that is not UTF-8")?;
-    let mut parts: Vec<&str> = match hard || target.starts_with('/') {
-        true => Vec::new(),
-        false => name.split('/').collect(),
-    };
-    parts.pop();
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts
-                    .pop()
-                    .ok_or("is a link that leads out of the archive")?;
-            }
-            _ => parts.push(part),
-        }
-    }
-    Ok(parts.join("/"))
-}
-
-/// Stops a reader that was given a budget and spent it: the crate `tar` reads
-/// long names and PAX headers of any size into memory.
-struct Budgeted<R> {
-    inner: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Budgeted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left.get() == 0 && !buffer.is_empty() {
-            return Err(io::Error::other("a member's header is longer than 1 MiB"));
-        }
-        let room = buffer
-            .len()
-            .min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
-        let count = self.inner.read(&mut buffer[..room])?;
-        self.left.set(self.left.get() - count as u64);
-        Ok(count)
-    }
 }

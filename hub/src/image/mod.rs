@@ -7,6 +7,7 @@
 //! verified and on the disk; every layer was also decompressed once and is what
 //! the config says, so that a broken image fails here and not on each device.
 
+mod address;
 pub mod assemble;
 pub mod blob;
 mod challenge;
@@ -14,6 +15,8 @@ pub mod compression;
 pub mod credentials;
 pub mod document;
 pub mod import;
+mod member;
+pub mod pull;
 pub mod reference;
 pub mod registry;
 
@@ -21,8 +24,9 @@ pub use assemble::ImageError;
 pub use blob::{BlobError, BlobStore};
 pub use credentials::Credentials;
 pub use import::{ImportError, ImportOptions, import_archive, import_path};
+pub use pull::{Progress, PullError};
 pub use reference::{Reference, ReferenceError};
-pub use registry::{Progress, PullError, Registry, RegistryOptions};
+pub use registry::{Registry, RegistryOptions};
 
 use serde::{Deserialize, Serialize};
 use skerry_wire::Digest;

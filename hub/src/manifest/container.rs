@@ -15,7 +15,7 @@ const MAX_ENV: usize = 512;
 /// Words of a command.
 const MAX_ARGS: usize = 1024;
 /// Longest name of a variable, in bytes.
-const MAX_ENV_NAME_BYTES: usize = 256;
+pub(super) const MAX_ENV_NAME_BYTES: usize = 256;
 /// The largest user or group number; the next one means "none" to Linux.
 const MAX_ID: u64 = u32::MAX as u64 - 1;
 /// Longest name of a user or group (useradd(8)).

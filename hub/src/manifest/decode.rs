@@ -78,6 +78,11 @@ impl<'f> Decoder<'f> {
         self.errors.len() + self.untold
     }
 
+    /// Whether further errors are only counted.
+    fn is_full(&self) -> bool {
+        self.errors.len() >= MAX_ERRORS
+    }
+
     /// Something is wrong with a field.
     pub fn error(
         &mut self,
@@ -86,7 +91,7 @@ impl<'f> Decoder<'f> {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        if self.errors.len() >= MAX_ERRORS {
+        if self.is_full() {
             self.untold += 1;
             return;
         }
@@ -378,6 +383,11 @@ impl<'n> Fields<'n> {
     /// to use instead, or that it is unknown.
     pub fn finish(self, decoder: &mut Decoder<'_>, path: &Path<'_>, place: unsupported::Place) {
         for entry in &self.left {
+            if decoder.is_full() {
+                // Not worth looking for what was meant.
+                decoder.untold += 1;
+                continue;
+            }
             let field = path.field(&entry.key);
             if let Some(remedy) = unsupported::remedy(place, &entry.key) {
                 decoder.error(entry.at, &field, "is not supported", remedy);

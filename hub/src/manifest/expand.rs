@@ -2,6 +2,7 @@
 //! of a variable that is declared before; `$$` is a `$`; a name that is not
 //! declared stays as written.
 
+use super::container::MAX_ENV_NAME_BYTES;
 use skerry_wire::EnvVar;
 use std::borrow::Cow;
 
@@ -55,9 +56,14 @@ pub(super) fn escape<'t>(text: &'t str, env: &[EnvVar]) -> Cow<'t, str> {
 /// What stands after a `$`, if it is `(NAME)` of a declared variable: its
 /// value, and what follows.
 fn reference<'a>(tail: &'a str, env: &'a [EnvVar]) -> Option<(&'a str, &'a str)> {
-    let (name, after) = tail.strip_prefix('(')?.split_once(')')?;
+    let tail = tail.strip_prefix('(')?;
+    // No name is longer, so no more is looked at: a text of `$(` alone would
+    // be searched to its end at each.
+    let mut near = tail.bytes().take(MAX_ENV_NAME_BYTES + 1);
+    let end = near.position(|b| b == b')')?;
+    let name = &tail[..end];
     let var = env.iter().rev().find(|var| var.name == name)?;
-    Some((&var.value, after))
+    Some((&var.value, &tail[end + 1..]))
 }
 
 #[cfg(test)]

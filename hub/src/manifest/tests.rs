@@ -566,6 +566,17 @@ fn sample_apps_are_sound() {
     assert!(count > 0);
 }
 
+#[test]
+fn examples_of_the_guide_are_sound() {
+    let guide = include_str!("../../../docs/manifest.md");
+    let examples: Vec<&str> = guide.split("```yaml\n").skip(1).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let text = example.split("```").next().unwrap_or_default();
+        assert_eq!(one(text).app.to_string(), "default/web");
+    }
+}
+
 fn label() -> impl Strategy<Value = String> {
     "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?"
 }

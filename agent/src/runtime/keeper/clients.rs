@@ -199,6 +199,11 @@ impl Keeper {
         }
     }
 
+    /// Whether an agent is connected.
+    pub(super) fn has_agent(&self) -> bool {
+        self.clients.values().any(|client| client.greeted)
+    }
+
     /// Tells every agent.
     pub(super) fn announce(&mut self, response: &Response) {
         let greeted = self.clients.iter().filter(|(_, client)| client.greeted);

@@ -18,6 +18,7 @@ use nix::unistd::{ForkResult, dup2, fork, pipe2, setsid};
 
 use super::super::cgroup::Hierarchies;
 use super::super::exe::ProtectedExe;
+use super::super::exits;
 use super::super::paths::Layout;
 use super::super::seqpacket;
 use super::book::LogBook;
@@ -187,6 +188,7 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
     let signals = own_signals().map_err(at("signals"))?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
         .map_err(|error| format!("poll set: {error}"))?;
+    exits::sweep(&layout.exits()).map_err(at("records of ends"))?;
     // We hold the lock: a socket that is there belongs to a dead keeper.
     match fs::remove_file(layout.socket()) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -210,6 +212,7 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
         execs: BTreeMap::new(),
         lists: Vec::new(),
         unwritten: BTreeMap::new(),
+        unsynced: BTreeMap::new(),
         logs: LogBook::default(),
         block: vec![0; READ_AT_ONCE].into(),
         ending: false,

@@ -33,7 +33,7 @@ pub use launch::{ALREADY_RUNS, main};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signalfd::SignalFd;
@@ -121,6 +121,9 @@ struct Keeper {
     lists: Vec<Asker>,
     /// Ends that could not be written to the disk.
     unwritten: BTreeMap<ContainerId, Exit>,
+    /// Ends that are written but may not be on the disk yet, and when they
+    /// must be.
+    unsynced: BTreeMap<ContainerId, Instant>,
     logs: LogBook,
     /// The one buffer that all output goes through.
     block: Box<[u8]>,
@@ -134,7 +137,7 @@ impl Keeper {
         self.watch(Token::Signals)?;
         let mut events = [EpollEvent::empty(); EVENTS];
         // The last helpers are still to be reaped when all their work is done.
-        while !(self.ending && self.jobs.is_empty()) {
+        while !(self.ending && self.jobs.is_empty() && self.unsynced.is_empty()) {
             let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => 0,
@@ -146,6 +149,7 @@ impl Keeper {
                 }
             }
             self.kill_late_helpers();
+            self.sync_late_records();
             self.start_waiting_jobs();
             self.answer_lists();
         }
@@ -173,15 +177,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Until the next helper is late; for ever if none runs.
+    /// Until the next thing is due; for ever if there is none, so that an idle
+    /// keeper costs nothing.
     fn timeout(&self) -> EpollTimeout {
-        let Some(next) = self.jobs.values().filter_map(|job| job.deadline()).min() else {
+        let helpers = self.jobs.values().filter_map(Job::deadline);
+        let Some(next) = helpers.chain(self.unsynced.values().copied()).min() else {
             return EpollTimeout::NONE;
         };
         let left = next.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return EpollTimeout::ZERO;
+        }
         // Rounded up, or the loop would spin through the last millisecond.
-        EpollTimeout::try_from(left + std::time::Duration::from_millis(1))
-            .unwrap_or(EpollTimeout::MAX)
+        EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
     }
 
     fn next_serial(&mut self) -> Serial {

@@ -78,6 +78,12 @@ impl Authority for TestAuthority {
     }
 }
 
+/// Lets time pass: between two looks at the broker's counts, which it does not
+/// announce, or where time itself is what is tested.
+pub fn pause(time: Duration) {
+    smol::block_on(smol::Timer::after(time));
+}
+
 /// A broker on threads of its own.
 pub struct TestBroker {
     pub handle: Option<BrokerHandle>,
@@ -151,7 +157,7 @@ impl TestBroker {
                 return stats;
             }
             assert!(start.elapsed() < PATIENCE, "never: {what}; {stats:?}");
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
     }
 

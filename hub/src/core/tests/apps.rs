@@ -282,6 +282,30 @@ fn a_restore_raises_every_number() {
 }
 
 #[test]
+fn a_backup_restored_twice_gives_other_numbers() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let kiosk = world.device("kiosk", "amd64");
+    world.apply(vec![app("web", "", "demo:1")]).0.unwrap();
+    let mut backup = world.stored.clone();
+    let mut numbers = Vec::new();
+    for second in [0, 1_790_000_000, 1_790_000_100, 1_790_000_200] {
+        world.stored = backup.clone();
+        for change in world.stored.mark_restored(Timestamp(second * 1_000)) {
+            world.store(&[change]);
+        }
+        world.restart();
+        numbers.push((world.generation(&kiosk), world.stored.hub.starts));
+        if second == 1_790_000_000 {
+            // A backup of what came from a backup.
+            backup = world.stored.clone();
+        }
+    }
+    let rises = |pair: &[(Generation, u32)]| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1;
+    assert!(numbers.windows(2).all(rises), "{numbers:?}");
+}
+
+#[test]
 fn many_states_leave_in_portions() {
     let mut world = World::new();
     world.add_image("demo:1", &["amd64"]);

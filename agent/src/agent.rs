@@ -1,0 +1,658 @@
+//! The agent's life: opens the store, becomes a device if it is none yet, then
+//! runs the engine; and what `reset` takes away.
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::{self, Answer, Ask, Request};
+use crate::core::join::{Join, JoinStep};
+use crate::core::{Event, Identity};
+use crate::doctor;
+use crate::engine::{Ending, Engine, EngineError, Setup};
+use crate::facts;
+use crate::line::{Line, LineError};
+use crate::machine::{Machine, Places, RealMachine, chain};
+use crate::notify;
+use crate::runtime::{RuntimeConfig, Status};
+use crate::store::{IdentityRecord, Standing, StoreDir, StoreError};
+use getrandom::SysRng;
+use rand_core::UnwrapErr;
+use serde_json::json;
+use skerry_link::LinkEvent;
+use skerry_wire::message::JoinRequest;
+use skerry_wire::seal::KeyPair;
+use skerry_wire::token::JoinToken;
+use skerry_wire::{DeviceId, FleetId, SessionId};
+use smol::channel::{Receiver, unbounded};
+use smol::{LocalExecutor, Timer, future};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long containers get to stop when everything is taken away.
+const RESET_GRACE: Duration = Duration::from_secs(10);
+/// What the child that opens the store says when another process holds it.
+pub const PROBE_LOCKED: u8 = 3;
+
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The line while joining.
+    #[error("no line to the broker")]
+    Line(#[from] LineError),
+    /// The image store.
+    #[error("the image store cannot be used")]
+    Images(#[from] crate::image::StoreError),
+    /// The control socket.
+    #[error("the control socket in {} cannot be made", dir.display())]
+    Control {
+        /// The run directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] skerry_wire::token::TokenError),
+    /// The hub said no.
+    #[error("the hub refused this device: {0}")]
+    Refused(String),
+    /// The stored key.
+    #[error("the stored identity is damaged: 'skerry-agent reset', then join again")]
+    Identity,
+}
+
+/// Opens the store, with another process looking at it first: redb may panic
+/// on a file that is damaged enough.
+pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
+    StoreDir::open(&config.data_dir, |path| {
+        let output = Command::new(exe)
+            .arg("probe-store")
+            .arg(path)
+            .stdin(Stdio::null())
+            .output();
+        let output = match output {
+            Ok(output) => output,
+            // Not the store's fault: open it without looking.
+            Err(_) => return Ok(()),
+        };
+        match output.status.code() {
+            Some(0) => Ok(()),
+            Some(code) if code == i32::from(PROBE_LOCKED) => Err(StoreError::Locked),
+            Some(_) | None => {
+                let text = String::from_utf8_lossy(&output.stderr);
+                let last = text.lines().next_back().unwrap_or("it crashed");
+                Err(StoreError::Damaged(last.to_string()))
+            }
+        }
+    })
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the kernel gives randomness");
+    bytes
+}
+
+/// A name from the host's own, where nobody said one.
+fn usual_name(facts: &skerry_wire::report::Facts) -> DeviceId {
+    let lower = facts.hostname.to_ascii_lowercase();
+    let first = lower.split('.').next().unwrap_or_default();
+    let plain: String = first
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
+    DeviceId::new(plain.trim_matches('-'))
+        .unwrap_or_else(|_| DeviceId::new("device").expect("a valid name"))
+}
+
+/// What every phase needs.
+struct Agent {
+    config: Config,
+    clock: Clock,
+    executor: Rc<LocalExecutor<'static>>,
+    exe: PathBuf,
+    asks: Receiver<Ask>,
+    session: SessionId,
+}
+
+/// Runs for ever. `exe` is this program's file.
+pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<(), AgentError> {
+    let store = open_store(&config, &exe)?;
+    let executor = Rc::new(LocalExecutor::new());
+    smol::block_on(executor.run(async {
+        let control_error = |source| AgentError::Control {
+            dir: config.run_dir.clone(),
+            source,
+        };
+        let listener = control::listen(&config.run_dir).map_err(control_error)?;
+        let (asks_in, asks) = unbounded();
+        let server = executor.clone();
+        executor
+            .spawn(async move { control::serve(&server, listener, asks_in).await })
+            .detach();
+        let agent = Agent {
+            config: config.clone(),
+            clock,
+            executor: executor.clone(),
+            exe,
+            asks,
+            session: SessionId(u64::from_le_bytes(random())),
+        };
+        agent.live(store).await
+    }))
+}
+
+impl Agent {
+    async fn live(&self, mut store: StoreDir) -> Result<(), AgentError> {
+        if let Some(broken) = &store.broken {
+            tracing::error!("the store was damaged and moved aside ({broken}); apps keep running");
+        }
+        let mut asked: Option<Ask> = None;
+        loop {
+            let starts = store.store.count_start()?;
+            let record = match (store.store.identity()?, &asked) {
+                (Some(record), None) if !self.has_another_token(&record) => record,
+                _ => self.new_identity(&store, &mut asked).await?,
+            };
+            let record = match &record.standing {
+                Standing::Joined { .. } => record,
+                Standing::Joining { .. } => {
+                    match self.join(&store, record, starts, &mut asked).await? {
+                        Some(record) => record,
+                        None => continue,
+                    }
+                }
+            };
+            let Standing::Joined { device, password } = record.standing.clone() else {
+                continue;
+            };
+            let key = record.key_pair().ok_or(AgentError::Identity)?;
+            let identity = Identity {
+                fleet: record.fleet.clone(),
+                device: device.clone(),
+                key,
+                hub: record.hub,
+            };
+            tracing::info!("device {device} of fleet {}", record.fleet);
+            let machine = Rc::new(self.machine(&device)?);
+            let setup = Setup {
+                record,
+                identity,
+                password,
+                facts: facts::read(),
+                session: self.session,
+                starts,
+                keep_alive: self.config.keep_alive,
+                clock: self.clock,
+            };
+            let broken = store.broken.take();
+            let mut engine =
+                Engine::new(self.executor.clone(), setup, store, machine.clone()).await?;
+            if let Some(broken) = broken {
+                let message = format!(
+                    "the agent's store was damaged and moved aside ({broken}); it gets everything from the hub again"
+                );
+                engine
+                    .tell(Event::Trouble {
+                        reason: "StoreDamaged",
+                        message,
+                    })
+                    .await;
+            }
+            let conditions = doctor::conditions(&self.config);
+            engine.tell(Event::Conditions(conditions)).await;
+            let (ending, given_back) = engine.run(&self.asks).await?;
+            store = match ending {
+                Ending::Rejoin(ask) => {
+                    asked = Some(ask);
+                    given_back
+                }
+                Ending::Reset(ask) => {
+                    let result = empty(machine.as_ref()).await;
+                    let store = self.erase(given_back)?;
+                    match result {
+                        Ok(()) => ask.finish(Answer::Done(
+                            "this device is empty and has left its fleet".into(),
+                        )),
+                        Err(reason) => ask.finish(Answer::Failed(reason)),
+                    }
+                    store
+                }
+            };
+        }
+    }
+
+    fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {
+        Ok(real_machine(&self.config, &self.exe, device.as_str())?)
+    }
+
+    /// Leaves nothing but an empty store.
+    fn erase(&self, store: StoreDir) -> Result<StoreDir, AgentError> {
+        store.erase()?;
+        remove_files(&self.config);
+        Ok(open_store(&self.config, &self.exe)?)
+    }
+
+    /// Waits for a token, makes keys, and stores both before anybody is asked.
+    async fn new_identity(
+        &self,
+        store: &StoreDir,
+        asked: &mut Option<Ask>,
+    ) -> Result<IdentityRecord, AgentError> {
+        let mut configured = match asked {
+            None => self.config.join_token.clone(),
+            Some(_) => None,
+        };
+        loop {
+            let text = match (configured.take(), asked.as_ref().map(|ask| &ask.request)) {
+                (Some(token), _) => token,
+                (None, Some(Request::Join { token, .. })) => token.clone(),
+                (None, _) => {
+                    *asked = None;
+                    tracing::info!("not joined yet: skerry-agent join TOKEN");
+                    notify::ready();
+                    *asked = self.wait_for_join().await;
+                    continue;
+                }
+            };
+            let token: JoinToken = match text.parse() {
+                Ok(token) => token,
+                Err(error) => {
+                    let error: skerry_wire::token::TokenError = error;
+                    tracing::error!("{error}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Failed(error.to_string()));
+                    }
+                    continue;
+                }
+            };
+            let key = KeyPair::generate(&mut UnwrapErr(SysRng));
+            let record = IdentityRecord {
+                key: key.secret_bytes(),
+                fleet: token.fleet,
+                broker: token.broker,
+                hub: token.hub_key,
+                tls_pin: token.tls_pin,
+                standing: Standing::Joining {
+                    token_id: token.secret.id,
+                    token_secret: token.secret.secret,
+                },
+            };
+            store.set_identity(&record, true)?;
+            return Ok(record);
+        }
+    }
+
+    /// Answers questions until one is a join.
+    async fn wait_for_join(&self) -> Option<Ask> {
+        loop {
+            let ask = self.asks.recv().await.ok()?;
+            match ask.request {
+                Request::Join { .. } => return Some(ask),
+                Request::Status | Request::Logs { .. } | Request::Reset => {
+                    unjoined(ask, "waiting for 'skerry-agent join TOKEN'");
+                }
+            }
+        }
+    }
+
+    /// Asks to join until there is an answer. `None` means to begin anew, with
+    /// another token.
+    async fn join(
+        &self,
+        store: &StoreDir,
+        record: IdentityRecord,
+        starts: u32,
+        asked: &mut Option<Ask>,
+    ) -> Result<Option<IdentityRecord>, AgentError> {
+        let token = record.token().ok_or(AgentError::Identity)?;
+        let key = record.key_pair().ok_or(AgentError::Identity)?;
+        let facts = facts::read();
+        let wanted = match asked.as_ref().map(|ask| &ask.request) {
+            Some(Request::Join {
+                name: Some(name), ..
+            }) => DeviceId::new(name.clone()).ok(),
+            _ => None,
+        };
+        let name = wanted
+            .or_else(|| self.config.name.clone())
+            .unwrap_or_else(|| usual_name(&facts));
+        let attempt: String = random::<16>().iter().map(|b| format!("{b:02x}")).collect();
+        let request = JoinRequest { name, facts };
+        let mut join = Join::new(
+            record.fleet.clone(),
+            attempt.clone(),
+            key,
+            record.hub,
+            request,
+            starts,
+        );
+        let mut line = Line::of_joiner(
+            &self.executor,
+            &record,
+            &token,
+            &attempt,
+            join.reply_topic(),
+        )?;
+        let tell = |asked: &Option<Ask>, text: String| {
+            tracing::info!("{text}");
+            if let Some(ask) = asked {
+                let _ = ask.answers.try_send(Answer::Note(text));
+            }
+        };
+        tell(
+            asked,
+            format!(
+                "joining fleet {} at {}",
+                record.fleet,
+                crate::engine::shown_broker(&record.broker)
+            ),
+        );
+        notify::ready();
+        let mut state = "asking the hub".to_string();
+        enum Turn {
+            Link(LinkEvent),
+            Ask(Ask),
+            Wake,
+        }
+        loop {
+            let link = async {
+                match line.events.recv().await {
+                    Ok(event) => Turn::Link(event),
+                    Err(_) => future::pending().await,
+                }
+            };
+            let ask = async {
+                match self.asks.recv().await {
+                    Ok(ask) => Turn::Ask(ask),
+                    Err(_) => future::pending().await,
+                }
+            };
+            let wake = async {
+                match join.wake_at() {
+                    Some(at) => {
+                        let now = self.clock.now().boot_ms;
+                        Timer::after(Duration::from_millis(at.saturating_sub(now))).await;
+                        Turn::Wake
+                    }
+                    None => future::pending().await,
+                }
+            };
+            let now = || self.clock.now();
+            let step = match future::or(link, future::or(ask, wake)).await {
+                Turn::Link(LinkEvent::Up { .. }) => join.link_up(now()),
+                Turn::Link(LinkEvent::Down { reason }) => {
+                    join.link_down();
+                    if state != reason {
+                        tell(asked, reason.clone());
+                        state = reason;
+                    }
+                    None
+                }
+                Turn::Link(LinkEvent::Message { topic, payload }) => {
+                    Some(join.heard(now(), &topic, &payload))
+                }
+                Turn::Link(LinkEvent::Refused { reason, .. }) => Some(JoinStep::Refused {
+                    reason: format!("the broker does not take the question: {reason}"),
+                }),
+                Turn::Link(LinkEvent::Room) => {
+                    line.flush();
+                    None
+                }
+                Turn::Wake => join.wake(now()),
+                Turn::Ask(ask) => match ask.request {
+                    Request::Join { .. } => {
+                        // Another token: begin anew with that.
+                        *asked = Some(ask);
+                        return Ok(None);
+                    }
+                    Request::Status | Request::Logs { .. } => {
+                        unjoined(ask, &state);
+                        None
+                    }
+                    Request::Reset => {
+                        unjoined(ask, &state);
+                        None
+                    }
+                },
+            };
+            match step {
+                None => {}
+                Some(JoinStep::Ask { seq, body }) => {
+                    line.ask_to_join(&record, &token, join.request_topic(), seq, &body)?;
+                }
+                Some(JoinStep::Waiting { device }) => {
+                    let text = format!("waiting for somebody to say: skerry approve {device}");
+                    if state != text {
+                        tell(asked, text.clone());
+                        state = text;
+                    }
+                }
+                Some(JoinStep::Accepted { device, password }) => {
+                    let joined = IdentityRecord {
+                        standing: Standing::Joined {
+                            device: device.clone(),
+                            password,
+                        },
+                        ..record
+                    };
+                    store.set_identity(&joined, true)?;
+                    line.close().await;
+                    let text = format!("joined fleet {} as {device}", joined.fleet);
+                    tracing::info!("{text}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Done(text));
+                    }
+                    return Ok(Some(joined));
+                }
+                Some(JoinStep::Refused { reason }) => {
+                    tracing::error!("the hub refused this device: {reason}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Failed(reason));
+                    }
+                    line.close().await;
+                    *asked = self.wait_for_join().await;
+                    return Ok(None);
+                }
+                Some(JoinStep::Unheard(refusal)) => {
+                    tracing::warn!("an answer that is not the hub's: {refusal}");
+                }
+            }
+        }
+    }
+
+    /// Whether the configuration now names another token than the one that
+    /// the device still asks with.
+    fn has_another_token(&self, record: &IdentityRecord) -> bool {
+        let configured = self.config.join_token.as_deref();
+        let configured = configured.and_then(|text| text.parse::<JoinToken>().ok());
+        match (configured, record.token()) {
+            (Some(configured), Some(stored)) => configured.secret.id != stored.id,
+            (Some(_) | None, Some(_) | None) => false,
+        }
+    }
+}
+
+/// What a device that is none can say.
+fn unjoined(ask: Ask, state: &str) {
+    let answer = match ask.request {
+        Request::Status => Answer::Status(json!({
+            "device": null,
+            "hub": {"kind": "joining", "reason": state},
+            "version": crate::release(),
+            "apps": [],
+        })),
+        Request::Reset | Request::Logs { .. } | Request::Join { .. } => {
+            Answer::Failed(format!("this device has not joined a fleet: {state}"))
+        }
+    };
+    ask.finish(answer);
+}
+
+fn real_machine(
+    config: &Config,
+    exe: &Path,
+    device: &str,
+) -> Result<RealMachine, crate::image::StoreError> {
+    let runtime = RuntimeConfig {
+        run_dir: config.run_dir.clone(),
+        data_dir: config.data_dir.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        exe: exe.to_owned(),
+    };
+    let places = Places {
+        data_dir: config.data_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        host_paths: config.host_paths.clone(),
+        log_max_bytes: config.log_max_bytes,
+        device: device.to_string(),
+    };
+    RealMachine::new(runtime, places)
+}
+
+/// Stops and removes every container, and ends the runtime. Does all it can,
+/// then says what could not be done.
+async fn empty(machine: &impl Machine) -> Result<(), String> {
+    let containers = machine.list().await?;
+    let mut running: Vec<_> = containers
+        .iter()
+        .filter(|(_, status)| matches!(status, Status::Running { .. }))
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in &running {
+        let _ = machine.stop(id).await;
+    }
+    let ended = async {
+        while !running.is_empty() {
+            match machine.next_event().await {
+                crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
+                crate::machine::MachineEvent::Lost => return,
+            }
+        }
+    };
+    let late = async {
+        Timer::after(RESET_GRACE).await;
+    };
+    future::or(ended, late).await;
+    let mut errors = Vec::new();
+    for (id, _) in containers {
+        if let Err(reason) = machine.remove(&id).await {
+            errors.push(format!("{id}: {reason}"));
+        }
+        let _ = machine.forget_exit(&id).await;
+    }
+    if let Err(reason) = machine.shut_down().await {
+        errors.push(reason);
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors.join("; "))
+    }
+}
+
+/// Removes what is ours in both directories; what cannot be removed is logged.
+fn remove_files(config: &Config) {
+    let data =
+        ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
+    let run = ["containers", "logs", "scratch"].map(|d| config.run_dir.join(d));
+    for dir in data.iter().chain(&run) {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("{}: {error}", dir.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `reset` without a running agent.
+pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
+    let store = open_store(config, exe).map_err(|e| chain(&e))?;
+    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    let result = smol::block_on(LocalExecutor::new().run(empty(&machine)));
+    store.erase().map_err(|e| chain(&e))?;
+    remove_files(config);
+    result
+}
+
+/// `join` without a running agent: joins, and leaves the rest to the next
+/// `run`.
+pub fn join_alone(
+    config: Config,
+    clock: Clock,
+    exe: PathBuf,
+    token: String,
+) -> Result<String, AgentError> {
+    let store = open_store(&config, &exe)?;
+    if let Some(IdentityRecord {
+        standing: Standing::Joined { device, .. },
+        fleet,
+        ..
+    }) = store.store.identity()?
+        && !store.store.records()?.revoked
+    {
+        return Err(AgentError::Refused(already(&device, &fleet)));
+    }
+    let executor = Rc::new(LocalExecutor::new());
+    let (_asks_in, asks) = unbounded();
+    let agent = Agent {
+        config: Config {
+            join_token: Some(token),
+            ..config
+        },
+        clock,
+        executor: executor.clone(),
+        exe,
+        asks,
+        session: SessionId(u64::from_le_bytes(random())),
+    };
+    smol::block_on(executor.run(async {
+        let starts = store.store.count_start()?;
+        // A wrong token must not wait for another one.
+        let token: JoinToken = agent
+            .config
+            .join_token
+            .clone()
+            .unwrap_or_default()
+            .parse()?;
+        drop(token);
+        let record = agent.new_identity(&store, &mut None).await?;
+        let (answers, heard) = smol::channel::bounded(64);
+        let request = Request::Join {
+            token: String::new(),
+            name: None,
+        };
+        let mut asked = Some(Ask { request, answers });
+        let joining = async {
+            let mut last = Ok(String::new());
+            while let Ok(answer) = heard.recv().await {
+                match answer {
+                    Answer::Note(text) => eprintln!("{text}"),
+                    Answer::Done(text) => last = Ok(text),
+                    Answer::Failed(text) => last = Err(AgentError::Refused(text)),
+                    Answer::Status(_) | Answer::Log { .. } => {}
+                }
+            }
+            last
+        };
+        let join = async {
+            agent.join(&store, record, starts, &mut asked).await?;
+            future::pending().await
+        };
+        // The question is dropped with its last answer, and that ends it.
+        future::or(joining, join).await
+    }))
+}
+
+fn already(device: &DeviceId, fleet: &FleetId) -> String {
+    format!("this device is {device} of fleet {fleet} already; 'skerry-agent reset' makes it leave")
+}

@@ -1,0 +1,252 @@
+//! What the agent is told: defaults, then the file, then the environment, then
+//! the command line.
+
+use serde::Deserialize;
+use skerry_wire::DeviceId;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the file is looked for.
+pub const FILE: &str = "/etc/skerry/agent.yaml";
+/// Longest file, in bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// Least log kept in all: four files of the least size.
+const MIN_LOG_BYTES: u64 = 256 * 1024;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {text}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        text: String,
+    },
+    /// A value cannot be used.
+    #[error("{field}: {text}")]
+    Value {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong, and the remedy.
+        text: String,
+    },
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct File {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    cgroup_parent: Option<String>,
+    name: Option<String>,
+    join_token: Option<String>,
+    keep_alive_secs: Option<u64>,
+    log_max_bytes: Option<u64>,
+    host_paths: Option<Vec<PathBuf>>,
+    log_level: Option<String>,
+}
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What must survive a power cut.
+    pub data_dir: PathBuf,
+    /// What must not.
+    pub run_dir: PathBuf,
+    /// Parent of all cgroups, relative to each hierarchy.
+    pub cgroup_parent: String,
+    /// The name wanted in the fleet; the host's own by default.
+    pub name: Option<DeviceId>,
+    /// Joins with it when the device has not joined.
+    pub join_token: Option<String>,
+    /// How long the line may be silent.
+    pub keep_alive: Duration,
+    /// Bytes of log kept for a container that says nothing else.
+    pub log_max_bytes: u64,
+    /// Host paths that apps may mount, with all below them; `None` is any.
+    pub host_paths: Option<Vec<PathBuf>>,
+    /// What is logged.
+    pub log_level: tracing::level_filters::LevelFilter,
+}
+
+/// What the command line and the environment say; goes before the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--data`
+    pub data_dir: Option<PathBuf>,
+    /// `--run`
+    pub run_dir: Option<PathBuf>,
+    /// `--cgroup`
+    pub cgroup_parent: Option<String>,
+    /// `--name`
+    pub name: Option<String>,
+    /// `--token` or `SKERRY_JOIN_TOKEN`
+    pub join_token: Option<String>,
+    /// `--log` or `SKERRY_LOG`
+    pub log_level: Option<String>,
+}
+
+impl Config {
+    /// Reads the file that `overrides` names, or the usual one if it is there.
+    pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
+        let file = match &overrides.file {
+            Some(path) => read(path)?,
+            None if Path::new(FILE).exists() => read(Path::new(FILE))?,
+            None => File::default(),
+        };
+        let merged = File {
+            data_dir: overrides.data_dir.or(file.data_dir),
+            run_dir: overrides.run_dir.or(file.run_dir),
+            cgroup_parent: overrides.cgroup_parent.or(file.cgroup_parent),
+            name: overrides.name.or(file.name),
+            join_token: overrides.join_token.or(file.join_token),
+            log_level: overrides.log_level.or(file.log_level),
+            keep_alive_secs: file.keep_alive_secs,
+            log_max_bytes: file.log_max_bytes,
+            host_paths: file.host_paths,
+        };
+        merged.try_into()
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    use std::io::Read;
+    let error = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(error)?;
+    file.take(MAX_FILE_BYTES)
+        .read_to_string(&mut text)
+        .map_err(error)?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
+    let file: Option<File> = serde_saphyr::from_str(text).map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        text: error.to_string(),
+    })?;
+    Ok(file.unwrap_or_default())
+}
+
+fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    std::path::absolute(&path).map_err(|error| ConfigError::Value {
+        field,
+        text: format!("{} is no path: {error}", path.display()),
+    })
+}
+
+impl TryFrom<File> for Config {
+    type Error = ConfigError;
+
+    fn try_from(file: File) -> Result<Self, ConfigError> {
+        let value = |field, text: String| ConfigError::Value { field, text };
+        let name = match file.name {
+            Some(name) => Some(DeviceId::new(name).map_err(|e| value("name", e.to_string()))?),
+            None => None,
+        };
+        let cgroup_parent = file.cgroup_parent.unwrap_or_else(|| "skerry".into());
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let part = |p: &str| !p.is_empty() && p != "." && p != ".." && p.chars().all(plain);
+        if !cgroup_parent.split('/').all(part) {
+            let text = format!("'{cgroup_parent}' must be a relative path such as skerry/agent");
+            return Err(value("cgroupParent", text));
+        }
+        let keep_alive_secs = file.keep_alive_secs.unwrap_or(15 * 60);
+        if !(10..=65_535).contains(&keep_alive_secs) {
+            let text = format!("{keep_alive_secs} must be 10 to 65535 seconds");
+            return Err(value("keepAliveSecs", text));
+        }
+        let log_max_bytes = file.log_max_bytes.unwrap_or(1 << 20);
+        if log_max_bytes < MIN_LOG_BYTES {
+            let text = format!("{log_max_bytes} must be at least {MIN_LOG_BYTES} bytes");
+            return Err(value("logMaxBytes", text));
+        }
+        let host_paths = file.host_paths;
+        if let Some(path) = host_paths.iter().flatten().find(|p| !p.is_absolute()) {
+            let text = format!("{} must be an absolute path", path.display());
+            return Err(value("hostPaths", text));
+        }
+        let level = file.log_level.unwrap_or_else(|| "info".into());
+        let log_level = level.parse().map_err(|_| {
+            value(
+                "logLevel",
+                format!("'{level}' must be error, warn, info, debug or trace"),
+            )
+        })?;
+        let path = |given: Option<PathBuf>, usual: &str| given.unwrap_or_else(|| usual.into());
+        Ok(Config {
+            data_dir: absolute("dataDir", path(file.data_dir, "/var/lib/skerry-agent"))?,
+            run_dir: absolute("runDir", path(file.run_dir, "/run/skerry-agent"))?,
+            cgroup_parent,
+            name,
+            join_token: file.join_token.filter(|t| !t.trim().is_empty()),
+            keep_alive: Duration::from_secs(keep_alive_secs),
+            log_max_bytes,
+            host_paths,
+            log_level,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commented_file_says_the_defaults() {
+        let text = include_str!("../../configs/agent.yaml");
+        let file = parse(Path::new("agent.yaml"), text).unwrap();
+        let defaults = Config::try_from(File::default()).unwrap();
+        assert_eq!(Config::try_from(file).unwrap(), defaults);
+        // And with its comments taken away, every field is known.
+        let bare: String = text
+            .lines()
+            .map(|l| {
+                l.strip_prefix("#")
+                    .filter(|l| !l.starts_with(' '))
+                    .unwrap_or("")
+            })
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let file = parse(Path::new("agent.yaml"), &bare).unwrap();
+        let config = Config::try_from(file).unwrap();
+        assert_eq!(config.data_dir, defaults.data_dir);
+        assert_eq!(config.keep_alive, defaults.keep_alive);
+        assert_eq!(config.host_paths, Some(vec!["/srv".into()]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let parse = |text: &str| parse(Path::new("f"), text).and_then(Config::try_from);
+        for (text, expected) in [
+            ("nmae: x", "nmae"),
+            ("name: Not A Name", "device 'Not A Name'"),
+            ("keepAliveSecs: 5", "10 to 65535"),
+            ("cgroupParent: ../x", "relative path"),
+            ("logLevel: loud", "logLevel"),
+            ("hostPaths: [srv]", "absolute"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the hub asks of this run of the agent.
+
+use super::event::{Effect, Now};
+use super::handle::Core;
+use super::name::{InstanceName, log_name};
+use super::streams::{Steps, StreamKind, Streams};
+use crate::runtime::{ContainerId, Status};
+use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
+use skerry_wire::report::Severity;
+use skerry_wire::{AppRef, Assignment, ContainerName, StreamId};
+
+impl Core {
+    pub(super) fn command(&mut self, now: Now, command: Command) {
+        if command.session != self.session() {
+            // The hub thinks of an earlier run.
+            self.refusal(
+                now,
+                "CommandRefused",
+                "a command was for an earlier run of the agent",
+            );
+            self.repeat_presence(now);
+            return;
+        }
+        match command.body {
+            CommandBody::Sync => {
+                // Also when it was said just now: the hub that asks may have
+                // started since then.
+                self.say_presence(now);
+                self.pace.asked(now.boot_ms);
+            }
+            CommandBody::Acknowledge { report, events } => {
+                self.pace.acknowledged(report);
+                self.journal.acknowledge(events);
+            }
+            CommandBody::Logs(request) => self.logs(request),
+            CommandBody::Exec(request) => self.exec(request),
+            CommandBody::Usage { request } => {
+                let containers = self.running();
+                self.effects.push(Effect::ReadUsage {
+                    request,
+                    containers,
+                });
+            }
+            CommandBody::Revoked => {
+                let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";
+                self.note(now, Severity::Warning, "Revoked", None, text);
+                self.revoke();
+            }
+        }
+    }
+
+    /// Containers that run and that the ledger knows.
+    pub fn running(&self) -> Vec<(ContainerId, AppRef, ContainerName)> {
+        let Some(containers) = &self.observed.containers else {
+            return Vec::new();
+        };
+        let named = self.ledger.iter().map(|(name, entry)| {
+            let id = name.incarnation(entry.incarnation);
+            (id, entry.app.clone(), entry.container.clone())
+        });
+        named
+            .filter(|(id, ..)| matches!(containers.get(id), Some(Status::Running { .. })))
+            .collect()
+    }
+
+    fn logs(&mut self, request: LogsRequest) {
+        let stream = request.stream;
+        match self.find_log(&request.app, request.container.as_ref()) {
+            Ok((log_name, persist)) => {
+                if self.open_stream(stream, StreamKind::Log) {
+                    self.effects.push(Effect::OpenLog {
+                        log_name,
+                        persist,
+                        request,
+                    });
+                }
+            }
+            Err(reason) => self.refuse_stream(stream, reason),
+        }
+    }
+
+    /// The log of a container, and whether it is on the disk. The error says
+    /// why there is none.
+    pub fn find_log(
+        &self,
+        app: &AppRef,
+        container: Option<&ContainerName>,
+    ) -> Result<(String, bool), String> {
+        let (assignment, index) = self.find(app, container)?;
+        let container = &assignment.pod.containers[index];
+        Ok((log_name(app, &container.name), container.log_persist))
+    }
+
+    fn exec(&mut self, request: ExecRequest) {
+        let stream = request.stream;
+        match self.find_running(&request.app, request.container.as_ref()) {
+            Ok(id) => {
+                if self.open_stream(stream, StreamKind::Exec) {
+                    self.effects.push(Effect::OpenExec { id, request });
+                }
+            }
+            Err(reason) => self.refuse_stream(stream, reason),
+        }
+    }
+
+    fn find_running(
+        &self,
+        app: &AppRef,
+        container: Option<&ContainerName>,
+    ) -> Result<ContainerId, String> {
+        let (assignment, index) = self.find(app, container)?;
+        let container = &assignment.pod.containers[index].name;
+        let name = InstanceName::new(app, assignment.revision, container);
+        let id = self
+            .ledger
+            .get(&name)
+            .map(|e| name.incarnation(e.incarnation));
+        let runs = |id: &ContainerId| {
+            let containers = self.observed.containers.as_ref();
+            matches!(
+                containers.and_then(|c| c.get(id)),
+                Some(Status::Running { .. })
+            )
+        };
+        id.filter(runs)
+            .ok_or_else(|| format!("container {container} of {app} does not run now"))
+    }
+
+    /// What runs, or shall run, under this name: the previous revision as long
+    /// as the new one's images are not here.
+    fn find(
+        &self,
+        app: &AppRef,
+        container: Option<&ContainerName>,
+    ) -> Result<(&Assignment, usize), String> {
+        let assigned = self.assignments().iter().find(|a| a.app == *app);
+        let assignment = match (assigned, self.previous().get(app)) {
+            (Some(_), Some(previous)) => previous,
+            (Some(assignment), None) => assignment,
+            (None, _) => return Err(format!("{app} is not assigned to this device")),
+        };
+        let containers = &assignment.pod.containers;
+        let names = || {
+            let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+            names.join(", ")
+        };
+        match container {
+            Some(name) => containers
+                .iter()
+                .position(|c| c.name == *name)
+                .map(|index| (assignment, index))
+                .ok_or_else(|| format!("{app} has no container {name}; it has {}", names())),
+            None if containers.len() == 1 => Ok((assignment, 0)),
+            None => Err(format!(
+                "{app} has several containers, name one: {}",
+                names()
+            )),
+        }
+    }
+
+    fn open_stream(&mut self, stream: StreamId, kind: StreamKind) -> bool {
+        if let Some(reason) = self.streams.refuse(stream) {
+            self.refuse_stream(stream, reason);
+            return false;
+        }
+        let steps = self.streams.open(stream, kind);
+        self.carry_out(steps);
+        true
+    }
+
+    fn refuse_stream(&mut self, stream: StreamId, reason: String) {
+        // One that is open would take this frame for its own.
+        if !self.streams.contains(stream) {
+            self.carry_out(Steps {
+                frames: vec![Streams::refused(stream, reason)],
+                effects: Vec::new(),
+            });
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What goes into the core and what comes out: closed enums of plain data.
+
+use super::ledger::Entry;
+use super::name::InstanceName;
+use crate::runtime::{ContainerId, Exit, Status};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::report::{Condition, Facts};
+use skerry_wire::seal::Purpose;
+use skerry_wire::stream::{Channel, End};
+use skerry_wire::topic::Lane;
+use skerry_wire::{
+    AppRef, Assignment, ContainerName, Digest, Generation, ImageRef, Seq, StreamId, Timestamp,
+};
+use std::collections::BTreeMap;
+
+/// When something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since the machine started, sleep included: what is decided
+    /// by.
+    pub boot_ms: u64,
+    /// The wall clock, right or wrong: what is shown.
+    pub wall: Timestamp,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Connected to the broker.
+    LinkUp {
+        /// Which connection of this run; rises.
+        connection: u32,
+    },
+    /// Not connected; comes again with each failed attempt.
+    LinkDown {
+        /// Why, in words.
+        reason: String,
+    },
+    /// A message came.
+    Message {
+        /// Its topic as MQTT has it.
+        topic: String,
+        /// Sealed.
+        payload: Vec<u8>,
+    },
+    /// [`Core::wake_at`](super::Core::wake_at) is reached.
+    Wake,
+
+    /// The runtime's whole list of containers. Must come once before anything
+    /// is planned, and again after the keeper was lost. No outcome of an older
+    /// action comes after it.
+    Listed(Vec<(ContainerId, Status)>),
+    /// The runtime cannot be reached: nothing is planned until the next
+    /// [`Event::Listed`].
+    RuntimeLost {
+        /// Why, in words.
+        reason: String,
+    },
+    /// Outcome of [`Effect::Create`].
+    Created {
+        /// Which container.
+        id: ContainerId,
+        /// Its first process; or why not, in words, and nothing of it is left.
+        result: Result<i32, String>,
+    },
+    /// A container ended. Its record stays until [`Effect::ForgetExit`].
+    Exited {
+        /// Which container.
+        id: ContainerId,
+        /// How.
+        exit: Exit,
+    },
+    /// Outcome of [`Effect::Remove`].
+    Removed {
+        /// Which container.
+        id: ContainerId,
+        /// Why not, in words.
+        result: Result<(), String>,
+    },
+
+    /// Outcome of [`Effect::PrepareImage`].
+    Image {
+        /// The image's manifest.
+        manifest: Digest,
+        /// How it stands.
+        result: Result<ImageStatus, String>,
+    },
+    /// Outcome of [`Effect::WriteBlob`] when it failed.
+    BlobFailed {
+        /// Which blob.
+        digest: Digest,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Outcome of [`Effect::FinishBlob`].
+    BlobFinished {
+        /// Which blob.
+        digest: Digest,
+        /// Why not, in words: the bytes are then gone.
+        result: Result<(), String>,
+    },
+
+    /// A log or process has output, within the credit that it was given.
+    StreamOutput {
+        /// Which stream.
+        stream: StreamId,
+        /// Which of its channels.
+        channel: Channel,
+        /// At most [`skerry_wire::stream::Frame::MAX_DATA_BYTES`].
+        bytes: Vec<u8>,
+    },
+    /// The process has taken so many bytes of input.
+    StreamInputTaken {
+        /// Which stream.
+        stream: StreamId,
+        /// How many.
+        bytes: u32,
+    },
+    /// The log or process has ended.
+    StreamEnded {
+        /// Which stream.
+        stream: StreamId,
+        /// How.
+        end: End,
+    },
+    /// Outcome of [`Effect::ReadUsage`].
+    Usage {
+        /// As asked.
+        request: u64,
+        /// What was read.
+        containers: Vec<ContainerUsage>,
+    },
+    /// The machine's lasting troubles, all of them.
+    Conditions(Vec<Condition>),
+    /// The machine's facts changed.
+    Facts(Facts),
+    /// The shell has something to tell the operator: CamelCase reason and a
+    /// sentence.
+    Trouble {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence with the remedy.
+        message: String,
+    },
+}
+
+/// How an image stands on this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageStatus {
+    /// All of it is here, verified and unpacked.
+    Ready,
+    /// These blobs are missing, as far as is known: with the manifest itself
+    /// missing it is the only one.
+    Missing(Vec<MissingBlob>),
+}
+
+/// A blob that is not here, or not all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingBlob {
+    /// Which.
+    pub digest: Digest,
+    /// Its bytes in all.
+    pub size: u64,
+    /// Bytes that are here.
+    pub have: u64,
+}
+
+/// What the shell shall do, in this order. Nothing behind a
+/// [`Effect::Commit`] is done before that is on the disk.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Commit all of these or none.
+    Commit(Vec<Change>),
+    /// Seal to the hub and publish.
+    Send(Outgoing),
+    /// Make and start a container, then say [`Event::Created`].
+    Create(Box<CreateContainer>),
+    /// Tell a container's first process to end: its end comes as
+    /// [`Event::Exited`].
+    Stop {
+        /// Which container.
+        id: ContainerId,
+    },
+    /// Kill every process of a container: its end comes as [`Event::Exited`].
+    Kill {
+        /// Which container.
+        id: ContainerId,
+    },
+    /// Take down what is left of a container, killing it if need be, then say
+    /// [`Event::Removed`].
+    Remove {
+        /// Which container.
+        id: ContainerId,
+    },
+    /// The end of this container is committed.
+    ForgetExit {
+        /// Which container.
+        id: ContainerId,
+    },
+    /// An app's revision is gone: its empty-dir volumes go too.
+    RemoveScratch {
+        /// Which app.
+        app: AppRef,
+        /// The revision's short name.
+        revision: String,
+    },
+    /// A container will not come back: its log goes.
+    RemoveLog {
+        /// The log's name.
+        log_name: String,
+    },
+    /// See how the image stands, unpacking it if all blobs are there, then say
+    /// [`Event::Image`].
+    PrepareImage(ImageRef),
+    /// Bytes of a blob that come behind the `offset` bytes that are here. Said
+    /// in order; a failure is told with [`Event::BlobFailed`].
+    WriteBlob {
+        /// Which blob.
+        digest: Digest,
+        /// Where they go.
+        offset: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// All bytes of the blob are here: verify it, then say
+    /// [`Event::BlobFinished`].
+    FinishBlob {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// Read a log into a stream.
+    OpenLog {
+        /// The log's name.
+        log_name: String,
+        /// Whether it is on the disk.
+        persist: bool,
+        /// How much of it, and the first credit.
+        request: LogsRequest,
+    },
+    /// Run a process wired to a stream.
+    OpenExec {
+        /// In which container.
+        id: ContainerId,
+        /// What, and the first credit.
+        request: ExecRequest,
+    },
+    /// The stream may say so many bytes more.
+    StreamCredit {
+        /// Which stream.
+        stream: StreamId,
+        /// How many.
+        bytes: u32,
+    },
+    /// Input of a process.
+    StreamInput {
+        /// Which stream.
+        stream: StreamId,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The terminal's new size.
+    StreamResize {
+        /// Which stream.
+        stream: StreamId,
+        /// Columns.
+        columns: u16,
+        /// Rows.
+        rows: u16,
+    },
+    /// No more input comes.
+    StreamCloseInput {
+        /// Which stream.
+        stream: StreamId,
+    },
+    /// The hub wants no more: end the log or process. Nothing is said of it
+    /// any more.
+    StreamClose {
+        /// Which stream.
+        stream: StreamId,
+    },
+    /// Read what these containers use, then say [`Event::Usage`].
+    ReadUsage {
+        /// Repeated in the answer.
+        request: u64,
+        /// The containers that run.
+        containers: Vec<(ContainerId, AppRef, ContainerName)>,
+    },
+    /// The device was shut out: close the line and stay away.
+    StopCalling,
+}
+
+/// A message to be sealed and published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgoing {
+    /// What for.
+    pub purpose: Purpose,
+    /// On which of the device's topics.
+    pub lane: Lane,
+    /// Its number: they leave in the order in which they came.
+    pub seq: Seq,
+    /// What is sealed.
+    pub body: Vec<u8>,
+}
+
+/// A container to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateContainer {
+    /// This incarnation.
+    pub id: ContainerId,
+    /// The log that its output goes to, the same over restarts and revisions.
+    pub log_name: String,
+    /// The app that it belongs to, whole.
+    pub assignment: Assignment,
+    /// Which container of its pod: an index that is valid.
+    pub container: usize,
+}
+
+/// All that survives the agent.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Records {
+    /// How often the agent was started, this time included: committed before
+    /// the core is restored.
+    pub starts: u32,
+    /// The boot that the ledger's times belong to; empty at first.
+    pub boot_id: String,
+    /// What shall run; `None` as long as the hub has not said.
+    pub desired: Option<DesiredRecord>,
+    /// The highest number seen in the hub's messages.
+    pub seen: Seq,
+    /// Revisions that still run because the images of what replaces them are
+    /// not here yet.
+    pub previous: BTreeMap<AppRef, Assignment>,
+    /// What we did.
+    pub ledger: BTreeMap<InstanceName, Entry>,
+    /// The device was shut out.
+    pub revoked: bool,
+}
+
+/// A desired state as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredRecord {
+    /// Its generation.
+    pub generation: Generation,
+    /// Its encoded bytes; they tell "the same" from "other content".
+    pub bytes: Vec<u8>,
+}
+
+/// One change of the [`Records`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// Numbers of this start are used up.
+    Starts(u32),
+    /// The ledger's times now belong to this boot.
+    Boot(String),
+    /// A newer desired state, and the number of the message that completed it.
+    Desired(DesiredRecord, Seq),
+    /// What an app runs until its new images are here; `None` takes it away.
+    Previous(AppRef, Option<Assignment>),
+    /// An entry of the ledger; `None` takes it away.
+    Ledger(InstanceName, Option<Entry>),
+    /// The device was shut out.
+    Revoked,
+}
+
+impl Records {
+    /// Makes one change: what a store does on the disk.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Starts(starts) => self.starts = starts,
+            Change::Boot(boot_id) => self.boot_id = boot_id,
+            Change::Desired(desired, seen) => {
+                self.desired = Some(desired);
+                self.seen = seen;
+            }
+            Change::Previous(app, Some(assignment)) => {
+                self.previous.insert(app, assignment);
+            }
+            Change::Previous(app, None) => {
+                self.previous.remove(&app);
+            }
+            Change::Ledger(name, Some(entry)) => {
+                self.ledger.insert(name, entry);
+            }
+            Change::Ledger(name, None) => {
+                self.ledger.remove(&name);
+            }
+            Change::Revoked => self.revoked = true,
+        }
+    }
+}

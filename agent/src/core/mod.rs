@@ -1,0 +1,28 @@
+//! The agent's brain: `Core::handle(now, event) -> effects`. Pure: no clock, no
+//! randomness, no log, no path, nothing asynchronous. The shell commits, seals,
+//! sends and acts; the simulation does the same on a virtual clock.
+//!
+//! Ledger (what we did) and observed (what the machine says) are kept apart,
+//! and [`plan`](plan::plan) settles between them. Every effect that changes the
+//! machine stands behind the commit of what it does to the ledger.
+
+pub mod event;
+pub mod fetch;
+pub mod inbox;
+pub mod join;
+pub mod journal;
+pub mod ledger;
+pub mod name;
+pub mod observed;
+pub mod plan;
+pub mod report;
+pub mod streams;
+
+mod command;
+mod handle;
+
+pub use event::{
+    Change, CreateContainer, DesiredRecord, Effect, Event, ImageStatus, MissingBlob, Now, Outgoing,
+    Records,
+};
+pub use handle::{Core, Identity, Start};

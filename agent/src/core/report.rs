@@ -1,0 +1,374 @@
+//! What the hub is told: whole, newest wins, only when something changed, and
+//! again until the hub has it.
+
+use super::ledger::{Entry, Phase, Setback};
+use super::name::InstanceName;
+use super::observed::{ImageState, Observed, Operation};
+use super::plan::Ledger;
+use crate::runtime::Status;
+use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::{AppRef, Assignment, ContainerSpec, Digest, RevisionId, Seq, Timestamp, encode};
+use std::collections::BTreeMap;
+
+/// Changes within so many milliseconds go into one report.
+pub const COALESCE_MS: u64 = 100;
+/// At least so many milliseconds between two reports.
+pub const GAP_MS: u64 = 1_000;
+/// The same for what nobody waits for: progress, repeated refusals.
+pub const SLOW_GAP_MS: u64 = 10_000;
+/// The wait for an acknowledgement before a report is sent again, in
+/// milliseconds; it doubles.
+pub const RESEND_FIRST_MS: u64 = 5_000;
+/// The longest such wait.
+pub const RESEND_CAP_MS: u64 = 5 * 60 * 1_000;
+/// Longest report, in bytes: what fits into a message, and some to spare.
+pub const MAX_REPORT_BYTES: usize = 120 * 1024;
+
+/// How much a change matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody may be waiting for it.
+    Soon,
+    /// Progress and repetitions.
+    Slow,
+}
+
+/// Decides when a report is sent.
+#[derive(Debug, Clone, Default)]
+pub struct Pace {
+    up: bool,
+    /// When the next one is due because something changed.
+    due_ms: Option<u64>,
+    /// The newest one that was sent.
+    sent: Option<Sent>,
+}
+
+#[derive(Debug, Clone)]
+struct Sent {
+    seq: Seq,
+    at_ms: u64,
+    content: Digest,
+    /// When it is sent again; `None` once it was acknowledged.
+    again_ms: Option<u64>,
+    tries: u32,
+}
+
+impl Pace {
+    /// Something changed.
+    pub fn changed(&mut self, now_ms: u64, urgency: Urgency) {
+        let gap_ms = match urgency {
+            Urgency::Soon => GAP_MS,
+            Urgency::Slow => SLOW_GAP_MS,
+        };
+        let mut due = now_ms.saturating_add(COALESCE_MS);
+        if let Some(sent) = &self.sent {
+            due = due.max(sent.at_ms.saturating_add(gap_ms));
+        }
+        self.due_ms = Some(self.due_ms.map_or(due, |now| now.min(due)));
+    }
+
+    /// The line is up: the hub is told anew, at once.
+    pub fn link_up(&mut self) {
+        self.up = true;
+        self.sent = None;
+        self.due_ms = Some(0);
+    }
+
+    /// The line is down: nothing is due until it is up.
+    pub fn link_down(&mut self) {
+        self.up = false;
+    }
+
+    /// The hub asked: it is told, changed or not.
+    pub fn asked(&mut self, now_ms: u64) {
+        if let Some(sent) = &mut self.sent {
+            sent.again_ms = Some(sent.at_ms.saturating_add(GAP_MS).max(now_ms));
+        }
+    }
+
+    /// The hub has this one.
+    pub fn acknowledged(&mut self, seq: Seq) {
+        if let Some(sent) = self.sent.as_mut().filter(|sent| sent.seq == seq) {
+            sent.again_ms = None;
+            sent.tries = 0;
+        }
+    }
+
+    /// When [`Pace::send`] may say yes, in milliseconds since boot.
+    pub fn wake_at_ms(&self) -> Option<u64> {
+        if !self.up {
+            return None;
+        }
+        let again = self.sent.as_ref().and_then(|sent| sent.again_ms);
+        self.due_ms.into_iter().chain(again).min()
+    }
+
+    /// Whether a report with this content is sent now, under `seq`. To be
+    /// asked when [`Pace::wake_at_ms`] is reached.
+    pub fn send(&mut self, now_ms: u64, content: Digest, seq: Seq) -> bool {
+        if self.wake_at_ms().is_none_or(|at| now_ms < at) {
+            return false;
+        }
+        let due = self.due_ms.is_some_and(|at| now_ms >= at);
+        if due {
+            self.due_ms = None;
+        }
+        let mut tries = 0;
+        if let Some(sent) = &self.sent {
+            let again = sent.again_ms.is_some_and(|at| now_ms >= at);
+            if sent.content == content {
+                if !again {
+                    return false;
+                }
+                tries = sent.tries;
+            }
+        }
+        let wait_ms = RESEND_FIRST_MS
+            .saturating_mul(1 << tries.min(20))
+            .min(RESEND_CAP_MS);
+        self.sent = Some(Sent {
+            seq,
+            at_ms: now_ms,
+            content,
+            again_ms: Some(now_ms.saturating_add(wait_ms)),
+            tries: tries.saturating_add(1),
+        });
+        true
+    }
+}
+
+/// What a report's content is, for telling whether it changed: all but its
+/// time.
+pub fn content(report: &Report) -> Digest {
+    let mut same = report.clone();
+    same.at = Timestamp(0);
+    Digest::of(&encode(&same))
+}
+
+/// Makes a report fit into a message: events go first, the oldest before the
+/// others, then the words of what containers wait for.
+pub fn fit(mut report: Report) -> Report {
+    while encode(&report).len() > MAX_REPORT_BYTES {
+        if report.events.is_empty() {
+            for container in report.apps.iter_mut().flat_map(|app| &mut app.containers) {
+                if let ContainerState::Waiting { message, .. } = &mut container.state {
+                    message.clear();
+                }
+            }
+            for condition in &mut report.conditions {
+                condition.message.clear();
+            }
+            break;
+        }
+        let half = report.events.len().div_ceil(2);
+        report.events.drain(..half);
+    }
+    report
+}
+
+/// How the apps fare: those that are assigned, then those that are still
+/// there.
+pub fn apps(
+    now_ms: u64,
+    assignments: &[Assignment],
+    previous: &BTreeMap<AppRef, Assignment>,
+    observed: &Observed,
+    ledger: &Ledger,
+) -> Vec<AppStatus> {
+    let mut all = Vec::new();
+    for assignment in assignments {
+        let held = previous.get(&assignment.app).map(|p| p.revision);
+        let held = held.filter(|revision| *revision != assignment.revision);
+        let leaving = ledger
+            .values()
+            .find(|e| e.app == assignment.app && e.revision != assignment.revision);
+        let older = held.or(leaving.map(|e| e.revision));
+        let containers = assignment.pod.containers.iter().map(|container| {
+            let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
+            let entry = ledger.get(&name);
+            ContainerStatus {
+                name: container.name.clone(),
+                state: state(now_ms, &name, entry, Some(container), older, observed),
+                restarts: entry.map_or(0, |e| e.starts.saturating_sub(1)),
+                last_exit: entry.and_then(|e| e.last_exit),
+            }
+        });
+        all.push(AppStatus {
+            app: assignment.app.clone(),
+            revision: assignment.revision,
+            containers: containers.collect(),
+        });
+    }
+    let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
+    let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
+    for (name, entry) in ledger.iter().filter(|(_, entry)| !assigned(&entry.app)) {
+        leaving
+            .entry((&entry.app, entry.revision))
+            .or_default()
+            .push(ContainerStatus {
+                name: entry.container.clone(),
+                state: state(now_ms, name, Some(entry), None, None, observed),
+                restarts: entry.starts.saturating_sub(1),
+                last_exit: entry.last_exit,
+            });
+    }
+    all.extend(
+        leaving
+            .into_iter()
+            .map(|((app, revision), containers)| AppStatus {
+                app: app.clone(),
+                revision,
+                containers,
+            }),
+    );
+    all
+}
+
+fn waiting(reason: &str, message: String) -> ContainerState {
+    ContainerState::Waiting {
+        reason: reason.into(),
+        message,
+    }
+}
+
+fn state(
+    now_ms: u64,
+    name: &InstanceName,
+    entry: Option<&Entry>,
+    container: Option<&ContainerSpec>,
+    older: Option<RevisionId>,
+    observed: &Observed,
+) -> ContainerState {
+    let Some(containers) = &observed.containers else {
+        return waiting(
+            "RuntimeUnavailable",
+            "the keeper of the containers cannot be reached".into(),
+        );
+    };
+    let number = entry.map_or(0, |e| e.incarnation);
+    let id = name.incarnation(number);
+    let phase = entry.map_or(&Phase::Ready, |e| &e.phase);
+    match phase {
+        Phase::Stopping { .. } => return ContainerState::Stopping,
+        Phase::Ended => return ContainerState::Ended,
+        Phase::BackOff {
+            delay_ms,
+            why: Setback::Exited,
+            until_ms,
+        } if now_ms < *until_ms => {
+            let delay_secs = u32::try_from(delay_ms.div_ceil(1_000)).unwrap_or(u32::MAX);
+            return ContainerState::BackOff { delay_secs };
+        }
+        Phase::BackOff {
+            why: Setback::CreateFailed(message),
+            ..
+        } => {
+            return waiting("CreateFailed", message.clone());
+        }
+        Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } => {}
+    }
+    match containers.get(&id) {
+        Some(Status::Running { started_at, .. }) => {
+            return ContainerState::Running {
+                since: Timestamp(started_at.0 / 1_000_000),
+            };
+        }
+        Some(Status::Exited(_) | Status::Lost) => {
+            return waiting(
+                "Cleanup",
+                "what is left of the last run is being taken down".into(),
+            );
+        }
+        None => {}
+    }
+    if observed.busy.get(&id) == Some(&Operation::Create) {
+        return waiting("Starting", "the container is being made".into());
+    }
+    let Some(container) = container else {
+        return ContainerState::Stopping;
+    };
+    let kept = match older {
+        Some(revision) => format!("; revision {revision} keeps running"),
+        None => String::new(),
+    };
+    match observed.images.get(&container.image.manifest) {
+        Some(ImageState::Fetching {
+            done_bytes,
+            total_bytes,
+        }) => ContainerState::Fetching {
+            done_bytes: *done_bytes,
+            total_bytes: *total_bytes,
+        },
+        Some(ImageState::Failed { reason, .. }) => {
+            let image = &container.image.reference;
+            waiting("ImageUnavailable", format!("image {image}: {reason}{kept}"))
+        }
+        Some(ImageState::Ready) | None => match older {
+            Some(revision) => waiting("Replacing", format!("revision {revision} is not gone yet")),
+            None => waiting("Starting", "it is about to start".into()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn up() -> Pace {
+        let mut pace = Pace::default();
+        pace.link_up();
+        pace
+    }
+
+    #[test]
+    fn a_report_goes_out_at_once_on_connect_and_again_until_acknowledged() {
+        let one = Digest::of(b"1");
+        let mut pace = up();
+        assert!(pace.send(10, one, Seq(1)));
+        let mut waits = Vec::new();
+        let mut at = 10;
+        for n in 2..10 {
+            let next = pace.wake_at_ms().unwrap();
+            assert!(!pace.send(next - 1, one, Seq(n)));
+            assert!(pace.send(next, one, Seq(n)));
+            waits.push(next - at);
+            at = next;
+        }
+        assert_eq!(waits[..3], [5_000, 10_000, 20_000]);
+        assert_eq!(*waits.last().unwrap(), RESEND_CAP_MS);
+        pace.acknowledged(Seq(8));
+        assert!(
+            pace.wake_at_ms().is_some(),
+            "an older one is not the newest"
+        );
+        pace.acknowledged(Seq(9));
+        assert_eq!(pace.wake_at_ms(), None);
+    }
+
+    #[test]
+    fn changes_are_gathered_and_nothing_new_is_not_sent() {
+        let mut pace = up();
+        assert!(pace.send(10, Digest::of(b"1"), Seq(1)));
+        pace.acknowledged(Seq(1));
+        for now in 20..120 {
+            pace.changed(now, Urgency::Soon);
+        }
+        assert_eq!(pace.wake_at_ms(), Some(10 + GAP_MS));
+        assert!(
+            !pace.send(1010, Digest::of(b"1"), Seq(2)),
+            "nothing changed"
+        );
+        assert_eq!(pace.wake_at_ms(), None);
+        pace.changed(5000, Urgency::Soon);
+        assert_eq!(pace.wake_at_ms(), Some(5000 + COALESCE_MS));
+        assert!(pace.send(5100, Digest::of(b"2"), Seq(3)));
+    }
+
+    #[test]
+    fn nothing_is_due_while_the_line_is_down() {
+        let mut pace = Pace::default();
+        pace.changed(0, Urgency::Soon);
+        assert_eq!(pace.wake_at_ms(), None);
+        assert!(!pace.send(u64::MAX, Digest::of(b"1"), Seq(1)));
+    }
+}

@@ -1,0 +1,151 @@
+//! A log as a stream.
+
+use super::StreamEnd;
+use crate::runtime::{LogItem, LogReader, LogStart, Runtime, Stream, Timestamp};
+use skerry_wire::message::LogsRequest;
+use skerry_wire::stream::{Channel, End};
+use std::time::Duration;
+
+/// Bytes gathered before they are said.
+const GATHER_BYTES: usize = 16 * 1024;
+
+/// Where to begin, given a request. Seconds count back from the device's
+/// clock, as the log's own times do.
+fn begin(request: &LogsRequest) -> LogStart {
+    match (request.tail, request.since_secs) {
+        (Some(lines), _) => LogStart::Tail(lines.into()),
+        (None, Some(secs)) => {
+            let back = u64::try_from(Duration::from_secs(secs).as_nanos()).unwrap_or(u64::MAX);
+            LogStart::Since(Timestamp(Timestamp::now().0.saturating_sub(back)))
+        }
+        (None, None) => LogStart::Beginning,
+    }
+}
+
+/// Reads until the end, or for ever when following.
+pub async fn run(
+    runtime: &Runtime,
+    log_name: &str,
+    persist: bool,
+    request: &LogsRequest,
+    stream: &StreamEnd,
+) -> End {
+    let mut reader = match runtime.log_reader(log_name, persist, begin(request)) {
+        Ok(reader) => reader,
+        Err(error) => return End::Failed(error.to_string()),
+    };
+    // Both limits: the tail is cut by time while reading.
+    let since = match (request.tail, request.since_secs) {
+        (Some(_), Some(_)) => match begin(&LogsRequest {
+            tail: None,
+            ..request.clone()
+        }) {
+            LogStart::Since(since) => Some(since),
+            LogStart::Beginning | LogStart::Tail(_) | LogStart::Cursor(_) => None,
+        },
+        _ => None,
+    };
+    let reads = read(&mut reader, request, since, stream);
+    match smol::future::or(reads, gone(stream)).await {
+        Ok(end) => end,
+        Err(text) => End::Failed(text),
+    }
+}
+
+/// Ends when nobody wants the stream any more.
+async fn gone(stream: &StreamEnd) -> Result<End, String> {
+    while stream.input().await.is_some() {}
+    Ok(End::Cancelled)
+}
+
+async fn read(
+    reader: &mut LogReader,
+    request: &LogsRequest,
+    since: Option<Timestamp>,
+    stream: &StreamEnd,
+) -> Result<End, String> {
+    let mut gathered: Vec<u8> = Vec::new();
+    let mut channel = Channel::Output;
+    // Whether the line before was whole, so that a time belongs in front.
+    let mut fresh = [true, true];
+    loop {
+        let item = match reader.try_next().map_err(|e| e.to_string())? {
+            Some(item) => item,
+            None => {
+                if !stream.say(channel, &std::mem::take(&mut gathered)).await {
+                    return Ok(End::Cancelled);
+                }
+                if !request.follow {
+                    return Ok(End::Done);
+                }
+                reader.next().await.map_err(|e| e.to_string())?
+            }
+        };
+        let LogItem::Entry(entry) = item else {
+            // Rotated away: what is left goes on.
+            continue;
+        };
+        if since.is_some_and(|since| entry.at < since) {
+            continue;
+        }
+        let (of, index) = match entry.stream {
+            Stream::Stdout => (Channel::Output, 0),
+            Stream::Stderr => (Channel::Error, 1),
+        };
+        if of != channel || gathered.len() >= GATHER_BYTES {
+            if !stream.say(channel, &std::mem::take(&mut gathered)).await {
+                return Ok(End::Cancelled);
+            }
+            channel = of;
+        }
+        if request.timestamps && fresh[index] {
+            gathered.extend_from_slice(rfc3339(entry.at).as_bytes());
+            gathered.push(b' ');
+        }
+        gathered.extend_from_slice(&entry.text);
+        fresh[index] = !entry.partial;
+        if !entry.partial {
+            gathered.push(b'\n');
+        }
+    }
+}
+
+/// `2026-11-21T02:42:35.123Z`. The calendar is Howard Hinnant's
+/// `civil_from_days`, with eras of 400 years.
+pub fn rfc3339(at: Timestamp) -> String {
+    let millis = at.0 / 1_000_000;
+    let (days, rest) = (millis / 86_400_000, millis % 86_400_000);
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hours, minutes) = (rest / 3_600_000, rest / 60_000 % 60);
+    let (seconds, millis) = (rest / 1_000 % 60, rest % 1_000);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right() {
+        for (secs, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_763_693_955, "2025-11-21T02:59:15.000Z"),
+            (4_102_444_799, "2099-12-31T23:59:59.000Z"),
+        ] {
+            assert_eq!(rfc3339(Timestamp(secs * 1_000_000_000)), text);
+        }
+    }
+}

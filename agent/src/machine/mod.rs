@@ -1,0 +1,93 @@
+//! All that the engine does to the machine, behind one trait: the real one
+//! drives the runtime and the image store, the pretended one lets a thousand
+//! devices live in one process.
+
+mod compose;
+mod exec;
+mod logs;
+mod pretended;
+mod real;
+mod stream;
+
+pub use compose::Places;
+pub use pretended::{PretendedContainer, PretendedMachine};
+pub use real::{RealMachine, chain};
+pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
+
+use crate::core::{CreateContainer, ImageStatus};
+use crate::runtime::{ContainerId, Exit, Status};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::stream::End;
+use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
+use std::future::Future;
+
+/// What the machine tells without being asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MachineEvent {
+    /// A container ended.
+    Exited(ContainerId, Exit),
+    /// The runtime is gone: list anew.
+    Lost,
+}
+
+/// The machine. Failures are words for the operator.
+pub trait Machine: 'static {
+    /// Every container of the runtime, which is connected to or started first.
+    fn list(&self) -> impl Future<Output = Result<Vec<(ContainerId, Status)>, String>>;
+    /// The next event since the last [`Machine::list`]. Safe to drop and call
+    /// again.
+    fn next_event(&self) -> impl Future<Output = MachineEvent>;
+    /// Makes and starts a container; its first process.
+    fn create(&self, container: CreateContainer) -> impl Future<Output = Result<i32, String>>;
+    /// Sends the stop signal.
+    fn stop(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
+    /// Kills all of it.
+    fn kill(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
+    /// Takes down what is left of it.
+    fn remove(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
+    /// Its end is committed.
+    fn forget_exit(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
+    /// Removes a log.
+    fn remove_log(&self, log_name: &str) -> impl Future<Output = Result<(), String>>;
+    /// Removes the empty-dir volumes of a revision.
+    fn remove_scratch(
+        &self,
+        app: &AppRef,
+        revision: &str,
+    ) -> impl Future<Output = Result<(), String>>;
+
+    /// See how an image stands; unpacks it if all of it is here.
+    fn prepare_image(&self, image: ImageRef) -> impl Future<Output = Result<ImageStatus, String>>;
+    /// Writes what follows `offset`.
+    fn write_blob(
+        &self,
+        digest: Digest,
+        offset: u64,
+        bytes: Vec<u8>,
+    ) -> impl Future<Output = Result<(), String>>;
+    /// Verifies and keeps a blob.
+    fn finish_blob(&self, digest: Digest) -> impl Future<Output = Result<(), String>>;
+
+    /// Reads a log into a stream until it ends.
+    fn run_log(
+        &self,
+        log_name: String,
+        persist: bool,
+        request: LogsRequest,
+        stream: StreamEnd,
+    ) -> impl Future<Output = End>;
+    /// Runs a process wired to a stream until it ends.
+    fn run_exec(
+        &self,
+        id: ContainerId,
+        request: ExecRequest,
+        stream: StreamEnd,
+    ) -> impl Future<Output = End>;
+    /// What these containers use now; those that are gone are left out.
+    fn usage(
+        &self,
+        containers: Vec<(ContainerId, AppRef, ContainerName)>,
+    ) -> impl Future<Output = Vec<ContainerUsage>>;
+    /// Ends the runtime, which has no container any more.
+    fn shut_down(&self) -> impl Future<Output = Result<(), String>>;
+}

@@ -1,0 +1,305 @@
+//! The real machine: the runtime's keeper and the image store.
+
+use super::compose::{Places, compose};
+use super::{Machine, MachineEvent, StreamEnd, exec, logs};
+use crate::core::{CreateContainer, ImageStatus, MissingBlob};
+use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
+use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::stream::End;
+use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The machine that this agent runs on.
+#[derive(Debug)]
+pub struct RealMachine {
+    config: RuntimeConfig,
+    places: Places,
+    connected: RefCell<Option<(Runtime, Events)>>,
+    images: Arc<ImageStore>,
+    /// How containers were told to stop: their image may want another signal.
+    signals: RefCell<BTreeMap<ContainerId, Signal>>,
+    /// Blobs that were found missing, and their bytes.
+    needs: RefCell<BTreeMap<Digest, Need>>,
+    /// Blobs that are being written.
+    writers: RefCell<BTreeMap<Digest, BlobWriter>>,
+}
+
+impl RealMachine {
+    /// Opens the image store. The runtime is reached by [`Machine::list`].
+    pub fn new(config: RuntimeConfig, places: Places) -> Result<Self, image::StoreError> {
+        let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
+        Ok(Self {
+            config,
+            places,
+            connected: RefCell::new(None),
+            images: Arc::new(images),
+            signals: RefCell::new(BTreeMap::new()),
+            needs: RefCell::new(BTreeMap::new()),
+            writers: RefCell::new(BTreeMap::new()),
+        })
+    }
+
+    fn runtime(&self) -> Result<Runtime, String> {
+        let connected = self.connected.borrow();
+        let runtime = connected.as_ref().map(|(runtime, _)| runtime.clone());
+        runtime.ok_or_else(|| "the keeper is not connected".into())
+    }
+
+    /// Takes the writer of a blob out; the caller puts it back. Looking at
+    /// what is here already reads all of it.
+    async fn writer(&self, need: Need) -> Result<BlobWriter, String> {
+        if let Some(writer) = self.writers.borrow_mut().remove(&need.digest) {
+            return Ok(writer);
+        }
+        let images = self.images.clone();
+        smol::unblock(move || images.begin(&need))
+            .await
+            .map_err(|e| chain(&e))
+    }
+
+    async fn image_status(&self, image: ImageRef) -> Result<image::Status, String> {
+        let images = self.images.clone();
+        smol::unblock(move || match images.status(&image) {
+            Ok(image::Status::Fetched) => images.unpack(&image),
+            other => other,
+        })
+        .await
+        .map_err(|e| chain(&e))
+    }
+
+    /// What is missing, with the bytes of the first that are here already: it
+    /// is the one that is fetched next.
+    async fn missing(&self, needs: Vec<Need>) -> Result<Vec<MissingBlob>, String> {
+        let mut missing = Vec::new();
+        for (index, need) in needs.into_iter().enumerate() {
+            self.needs.borrow_mut().insert(need.digest, need);
+            let mut have = 0;
+            if index == 0 {
+                let writer = self.writer(need).await?;
+                have = writer.offset();
+                self.writers.borrow_mut().insert(need.digest, writer);
+            }
+            missing.push(MissingBlob {
+                digest: need.digest,
+                size: need.size,
+                have,
+            });
+        }
+        Ok(missing)
+    }
+}
+
+fn stop_signal(image: &UnpackedImage) -> Signal {
+    let text = image.config.stop_signal.trim();
+    let named = text
+        .parse::<i32>()
+        .ok()
+        .and_then(|n| Signal::try_from(n).ok());
+    let full = if text.starts_with("SIG") {
+        text.to_string()
+    } else {
+        format!("SIG{text}")
+    };
+    named
+        .or_else(|| full.parse().ok())
+        .unwrap_or(Signal::SIGTERM)
+}
+
+impl Machine for RealMachine {
+    async fn list(&self) -> Result<Vec<(ContainerId, Status)>, String> {
+        *self.connected.borrow_mut() = None;
+        let runtime = Runtime::connect(self.config.clone()).await;
+        let runtime = runtime.map_err(|e| chain(&e))?;
+        let events = runtime.events();
+        let states = runtime.list().await.map_err(|e| chain(&e))?;
+        *self.connected.borrow_mut() = Some((runtime, events));
+        Ok(states.into_iter().map(|s| (s.id, s.status)).collect())
+    }
+
+    async fn next_event(&self) -> MachineEvent {
+        let events = self
+            .connected
+            .borrow()
+            .as_ref()
+            .map(|(_, events)| events.clone());
+        match events {
+            None => MachineEvent::Lost,
+            Some(events) => match events.next().await {
+                RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
+                RuntimeEvent::KeeperLost => MachineEvent::Lost,
+            },
+        }
+    }
+
+    async fn create(&self, create: CreateContainer) -> Result<i32, String> {
+        let image = create.assignment.pod.containers[create.container]
+            .image
+            .clone();
+        let image = match self.image_status(image).await? {
+            image::Status::Ready(image) => image,
+            image::Status::Missing(_) | image::Status::Fetched => {
+                return Err("its image is not complete on this device".into());
+            }
+        };
+        let signal = stop_signal(&image);
+        let id = create.id.clone();
+        let places = self.places.clone();
+        let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
+        let started = self.runtime()?.create(spec).await;
+        let started = started.map_err(|e| chain(&e))?;
+        if signal != Signal::SIGTERM {
+            self.signals.borrow_mut().insert(id, signal);
+        }
+        Ok(started.pid)
+    }
+
+    async fn stop(&self, id: &ContainerId) -> Result<(), String> {
+        let signal = self.signals.borrow().get(id).copied();
+        let signal = signal.unwrap_or(Signal::SIGTERM);
+        self.runtime()?
+            .signal(id, signal)
+            .await
+            .map_err(|e| chain(&e))
+    }
+
+    async fn kill(&self, id: &ContainerId) -> Result<(), String> {
+        self.runtime()?.kill(id).await.map_err(|e| chain(&e))
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), String> {
+        self.signals.borrow_mut().remove(id);
+        self.runtime()?.remove(id).await.map_err(|e| chain(&e))
+    }
+
+    async fn forget_exit(&self, id: &ContainerId) -> Result<(), String> {
+        self.runtime()?.forget_exit(id).await.map_err(|e| chain(&e))
+    }
+
+    async fn remove_log(&self, log_name: &str) -> Result<(), String> {
+        self.runtime()?
+            .remove_log(log_name)
+            .await
+            .map_err(|e| chain(&e))
+    }
+
+    async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
+        let dir = self.places.scratch(app, revision);
+        smol::unblock(move || match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", dir.display()))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn prepare_image(&self, image: ImageRef) -> Result<ImageStatus, String> {
+        match self.image_status(image).await? {
+            image::Status::Ready(_) => Ok(ImageStatus::Ready),
+            image::Status::Missing(needs) => self.missing(needs).await.map(ImageStatus::Missing),
+            image::Status::Fetched => Err("the image store did not unpack the image".into()),
+        }
+    }
+
+    async fn write_blob(&self, digest: Digest, offset: u64, bytes: Vec<u8>) -> Result<(), String> {
+        let need = self.needs.borrow().get(&digest).copied();
+        let need = need.ok_or("a blob that nobody misses")?;
+        let mut writer = self.writer(need).await?;
+        if writer.offset() != offset {
+            return Err(format!(
+                "blob {digest} has {} bytes, not {offset}",
+                writer.offset()
+            ));
+        }
+        let (writer, result) = smol::unblock(move || {
+            let result = writer.write(&bytes);
+            (writer, result)
+        })
+        .await;
+        result.map_err(|e| chain(&e))?;
+        self.writers.borrow_mut().insert(digest, writer);
+        Ok(())
+    }
+
+    async fn finish_blob(&self, digest: Digest) -> Result<(), String> {
+        let need = self.needs.borrow_mut().remove(&digest);
+        let need = need.ok_or("a blob that nobody misses")?;
+        let writer = self.writer(need).await?;
+        smol::unblock(move || writer.finish())
+            .await
+            .map_err(|e| chain(&e))
+    }
+
+    async fn run_log(
+        &self,
+        log_name: String,
+        persist: bool,
+        request: LogsRequest,
+        stream: StreamEnd,
+    ) -> End {
+        match self.runtime() {
+            Ok(runtime) => logs::run(&runtime, &log_name, persist, &request, &stream).await,
+            Err(reason) => End::Failed(reason),
+        }
+    }
+
+    async fn run_exec(&self, id: ContainerId, request: ExecRequest, stream: StreamEnd) -> End {
+        match self.runtime() {
+            Ok(runtime) => exec::run(&runtime, &id, &request, &stream).await,
+            Err(reason) => End::Failed(reason),
+        }
+    }
+
+    async fn usage(
+        &self,
+        containers: Vec<(ContainerId, AppRef, ContainerName)>,
+    ) -> Vec<ContainerUsage> {
+        let Ok(runtime) = self.runtime() else {
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (id, app, container) in containers {
+            if let Ok(usage) = runtime.usage(&id).await {
+                let at = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                all.push(ContainerUsage {
+                    app,
+                    container,
+                    cpu_usec: usage.cpu_usec,
+                    memory_bytes: usage.memory_bytes,
+                    pids: usage.pids,
+                    at: Timestamp(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+                });
+            }
+        }
+        all
+    }
+
+    async fn shut_down(&self) -> Result<(), String> {
+        let connected = self.connected.borrow_mut().take();
+        match connected {
+            Some((runtime, _)) => runtime.shutdown().await.map_err(|e| chain(&e)),
+            None => Ok(()),
+        }
+    }
+}

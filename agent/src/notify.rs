@@ -1,0 +1,37 @@
+//! Telling systemd that we are ready and alive: `sd_notify(3)`, by hand.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+fn send(text: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let bytes = path.as_encoded_bytes();
+    let address = match bytes.split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    // Nobody but systemd minds when this fails, and it has a time limit.
+    if let (Ok(address), Ok(socket)) = (address, UnixDatagram::unbound()) {
+        let _ = socket.send_to_addr(text.as_bytes(), &address);
+    }
+}
+
+/// Apps are planned and the control socket listens.
+pub fn ready() {
+    send("READY=1");
+}
+
+/// The loop still turns.
+pub fn alive() {
+    send("WATCHDOG=1");
+}
+
+/// How often [`alive`] is to be said; `None` if nobody asked.
+pub fn interval() -> Option<Duration> {
+    let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    std::env::var_os("NOTIFY_SOCKET")?;
+    Some(Duration::from_micros(micros / 2))
+}

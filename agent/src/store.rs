@@ -1,0 +1,573 @@
+//! What must survive: one redb file, one commit for each change, none when
+//! idle. The identity is also kept in a small file of its own, so that a broken
+//! store costs a resync and not a new join.
+//!
+//! ```text
+//! <data dir>/agent.redb      everything
+//! <data dir>/identity        the identity once more, for the day the above breaks
+//! <data dir>/agent.redb.broken-<n>   a store that could not be opened
+//! ```
+//!
+//! Values are a version byte and postcard. A released record type is frozen:
+//! growth is a new version.
+
+use crate::core::ledger::Entry;
+use crate::core::{Change, DesiredRecord, Records};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
+    WriteTransaction,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use skerry_wire::seal::{KeyPair, PublicKey, TokenSecret};
+use skerry_wire::{Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Memory for cached pages. The whole store of a device is smaller.
+const CACHE_BYTES: usize = 256 * 1024;
+/// The version of values that this program writes.
+const VERSION: u8 = 1;
+/// Starts that are skipped when their count was lost with the store: more than
+/// an agent makes in its life.
+const STARTS_SKIPPED: u32 = 1 << 20;
+/// Broken stores that are kept for whoever wants to look.
+const MAX_BROKEN: u32 = 3;
+
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
+const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
+
+const IDENTITY: &str = "identity";
+const STARTS: &str = "starts";
+const BOOT: &str = "boot";
+const DESIRED: &str = "desired";
+const SEEN: &str = "seen";
+const REVOKED: &str = "revoked";
+
+/// Why the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory.
+    #[error("{what} {} failed", path.display())]
+    File {
+        /// What was done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Opening, reading or writing the database.
+    #[error("the store failed while {what}")]
+    Database {
+        /// What was done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A value that this program cannot read.
+    #[error("the store holds a {what} that cannot be read: {text}")]
+    Value {
+        /// Which value.
+        what: &'static str,
+        /// Why.
+        text: String,
+    },
+    /// Another process has it open.
+    #[error("another agent uses this data directory: end it first, or give --data another one")]
+    Locked,
+    /// It was closed after an error and could not be opened again yet.
+    #[error("the store is closed after an earlier error")]
+    Closed,
+    /// The file breaks redb itself.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+}
+
+fn database<E: Into<redb::Error>>(what: &'static str) -> impl FnOnce(E) -> StoreError {
+    move |source| StoreError::Database {
+        what,
+        source: Box::new(source.into()),
+    }
+}
+
+fn file_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+    move |source| StoreError::File {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Who this device is, and how it reaches its hub.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct IdentityRecord {
+    /// The secret of its own key. Never leaves the device.
+    pub key: [u8; 32],
+    /// Its fleet.
+    pub fleet: FleetId,
+    /// The broker's address.
+    pub broker: String,
+    /// The hub's key.
+    pub hub: PublicKey,
+    /// The certificate that must be in the broker's chain.
+    pub tls_pin: Option<[u8; 32]>,
+    /// How far it is.
+    pub standing: Standing,
+}
+
+/// How far a device is with joining.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// It asks, with a token.
+    Joining {
+        /// The token's number.
+        token_id: [u8; 8],
+        /// Its secret.
+        token_secret: [u8; 32],
+    },
+    /// It is one.
+    Joined {
+        /// Its name.
+        device: DeviceId,
+        /// Its password at the broker.
+        password: String,
+    },
+}
+
+impl IdentityRecord {
+    /// The key, if its bytes are one.
+    pub fn key_pair(&self) -> Option<KeyPair> {
+        KeyPair::from_secret_bytes(&self.key)
+    }
+
+    /// The token's secret while joining.
+    pub fn token(&self) -> Option<TokenSecret> {
+        match &self.standing {
+            Standing::Joining {
+                token_id,
+                token_secret,
+            } => Some(TokenSecret {
+                id: *token_id,
+                secret: *token_secret,
+            }),
+            Standing::Joined { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for IdentityRecord {
+    /// Without secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdentityRecord")
+            .field("fleet", &self.fleet)
+            .field("broker", &self.broker)
+            .field("hub", &self.hub)
+            .finish_non_exhaustive()
+    }
+}
+
+fn value<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(encode(value));
+    bytes
+}
+
+fn read<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    match bytes.split_first() {
+        Some((&VERSION, body)) => decode(what, body).map_err(|error| StoreError::Value {
+            what,
+            text: error.to_string(),
+        }),
+        Some((version, _)) => Err(StoreError::Value {
+            what,
+            text: format!("it has version {version}, this program knows 1: update the agent"),
+        }),
+        None => Err(StoreError::Value {
+            what,
+            text: "it is empty".into(),
+        }),
+    }
+}
+
+/// The device's records on the disk.
+#[derive(Debug)]
+pub struct Store {
+    /// `None` after it could not be opened again.
+    database: Option<Database>,
+}
+
+impl Store {
+    /// Opens or makes the store on some backend: the only door to the disk.
+    pub fn on(backend: impl StorageBackend) -> Result<Self, StoreError> {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(database("opening"))?;
+        Ok(Self {
+            database: Some(database),
+        })
+    }
+
+    fn at(path: &Path) -> Result<Self, StoreError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(file_error("opening", path))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_file(file)
+            .map_err(|error| match error {
+                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked,
+                other => database("opening")(other),
+            })?;
+        Ok(Self {
+            database: Some(database),
+        })
+    }
+
+    fn database(&self) -> Result<&Database, StoreError> {
+        self.database.as_ref().ok_or(StoreError::Closed)
+    }
+
+    /// All that the core wants to know.
+    pub fn records(&self) -> Result<Records, StoreError> {
+        let read_only = self.database()?.begin_read().map_err(database("reading"))?;
+        let mut records = Records::default();
+        if let Some(meta) = table(read_only.open_table(META))? {
+            let get = |key: &str| -> Result<Option<Vec<u8>>, StoreError> {
+                let found = meta.get(key).map_err(database("reading"))?;
+                Ok(found.map(|guard| guard.value().to_vec()))
+            };
+            if let Some(bytes) = get(STARTS)? {
+                records.starts = read("count of starts", &bytes)?;
+            }
+            if let Some(bytes) = get(BOOT)? {
+                records.boot_id = read("boot id", &bytes)?;
+            }
+            if let Some(bytes) = get(DESIRED)? {
+                let (generation, bytes): (Generation, Vec<u8>) = read("desired state", &bytes)?;
+                records.desired = Some(DesiredRecord { generation, bytes });
+            }
+            if let Some(bytes) = get(SEEN)? {
+                records.seen = read("message number", &bytes)?;
+            }
+            if let Some(bytes) = get(REVOKED)? {
+                records.revoked = read("revocation", &bytes)?;
+            }
+        }
+        if let Some(ledger) = table(read_only.open_table(LEDGER))? {
+            for row in ledger.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let entry: Entry = read("ledger entry", bytes.value())?;
+                records.ledger.insert(entry.name(), entry);
+            }
+        }
+        if let Some(previous) = table(read_only.open_table(PREVIOUS))? {
+            for row in previous.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let assignment: Assignment = read("previous revision", bytes.value())?;
+                records.previous.insert(assignment.app.clone(), assignment);
+            }
+        }
+        Ok(records)
+    }
+
+    /// Who this device is; `None` before it asked to join.
+    pub fn identity(&self) -> Result<Option<IdentityRecord>, StoreError> {
+        let read_only = self.database()?.begin_read().map_err(database("reading"))?;
+        let Some(meta) = table(read_only.open_table(META))? else {
+            return Ok(None);
+        };
+        let found = meta.get(IDENTITY).map_err(database("reading"))?;
+        found
+            .map(|bytes| read("identity", bytes.value()))
+            .transpose()
+    }
+
+    fn write(
+        &self,
+        careful: bool,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self
+            .database()?
+            .begin_write()
+            .map_err(database("writing"))?;
+        // Two syncs instead of one: no forged page can pass for a commit.
+        transaction.set_two_phase_commit(careful);
+        work(&transaction)?;
+        transaction.commit().map_err(database("committing"))
+    }
+
+    /// Commits all of these or none; durable when it returns.
+    pub fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let only_ledger = |change: &Change| matches!(change, Change::Ledger(..));
+        let careful = !changes.iter().all(only_ledger);
+        self.write(careful, |transaction| {
+            for change in changes {
+                apply(transaction, change)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Counts a start of the agent and returns the new count.
+    pub fn count_start(&self) -> Result<u32, StoreError> {
+        let starts = self.records()?.starts.saturating_add(1);
+        self.commit(&[Change::Starts(starts)])?;
+        Ok(starts)
+    }
+
+    /// Stores who this device is. A new identity begins with nothing desired.
+    fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
+        self.write(true, |transaction| {
+            put(transaction, IDENTITY, &value(identity))?;
+            if anew {
+                for key in [DESIRED, SEEN, REVOKED] {
+                    remove(transaction, key)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn table<T>(opened: Result<T, TableError>) -> Result<Option<T>, StoreError> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(database("reading")(error)),
+    }
+}
+
+fn put(transaction: &WriteTransaction, key: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut meta = transaction.open_table(META).map_err(database("writing"))?;
+    meta.insert(key, bytes).map_err(database("writing"))?;
+    Ok(())
+}
+
+fn remove(transaction: &WriteTransaction, key: &str) -> Result<(), StoreError> {
+    let mut meta = transaction.open_table(META).map_err(database("writing"))?;
+    meta.remove(key).map_err(database("writing"))?;
+    Ok(())
+}
+
+fn row(
+    transaction: &WriteTransaction,
+    table: TableDefinition<&'static str, &'static [u8]>,
+    key: &str,
+    bytes: Option<Vec<u8>>,
+) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(table).map_err(database("writing"))?;
+    match bytes {
+        Some(bytes) => table.insert(key, bytes.as_slice()).map(drop),
+        None => table.remove(key).map(drop),
+    }
+    .map_err(database("writing"))
+}
+
+fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::Starts(starts) => put(transaction, STARTS, &value(starts)),
+        Change::Boot(boot_id) => put(transaction, BOOT, &value(boot_id)),
+        Change::Desired(desired, seen) => {
+            put(
+                transaction,
+                DESIRED,
+                &value(&(desired.generation, &desired.bytes)),
+            )?;
+            put(transaction, SEEN, &value::<Seq>(seen))
+        }
+        Change::Previous(app, assignment) => row(
+            transaction,
+            PREVIOUS,
+            &app.to_string(),
+            assignment.as_ref().map(value),
+        ),
+        Change::Ledger(name, entry) => row(
+            transaction,
+            LEDGER,
+            &name.to_string(),
+            entry.as_ref().map(value),
+        ),
+        Change::Revoked => put(transaction, REVOKED, &value(&true)),
+    }
+}
+
+/// The store of one data directory.
+#[derive(Debug)]
+pub struct StoreDir {
+    /// The records.
+    pub store: Store,
+    /// What was wrong with the store that was there, if something was.
+    pub broken: Option<String>,
+    dir: PathBuf,
+}
+
+/// What the small file holds.
+#[derive(Serialize, Deserialize)]
+struct Spare {
+    identity: IdentityRecord,
+    /// No less than the count of starts at the last rescue.
+    starts_floor: u32,
+}
+
+impl StoreDir {
+    /// Opens the store of a data directory, making both when they are not
+    /// there. `probe` opens the file somewhere where a crash does no harm; what
+    /// it refuses is moved aside, and the identity comes from the small file.
+    pub fn open(
+        dir: &Path,
+        probe: impl Fn(&Path) -> Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(file_error("making", dir))?;
+        let path = dir.join("agent.redb");
+        let fresh = !path.exists();
+        let mut broken = None;
+        if !fresh && let Err(error) = probe(&path) {
+            let text = match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            if is_locked(&error) {
+                return Err(error);
+            }
+            move_aside(dir, &path)?;
+            broken = Some(text);
+        }
+        let store = Store::at(&path)?;
+        let opened = Self {
+            store,
+            broken,
+            dir: dir.to_owned(),
+        };
+        if opened.store.identity()?.is_none()
+            && let Some(spare) = opened.spare()
+        {
+            // The count of starts is lost: begin far above it.
+            let starts = spare.starts_floor.saturating_add(STARTS_SKIPPED);
+            opened.store.set_identity(&spare.identity, false)?;
+            opened.store.commit(&[Change::Starts(starts)])?;
+            opened.write_spare(&Spare {
+                starts_floor: starts,
+                identity: spare.identity,
+            })?;
+        }
+        Ok(opened)
+    }
+
+    /// Stores who this device is, in both places.
+    pub fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
+        self.store.set_identity(identity, anew)?;
+        let starts_floor = self.spare().map_or(0, |spare| spare.starts_floor);
+        self.write_spare(&Spare {
+            identity: identity.clone(),
+            starts_floor,
+        })
+    }
+
+    /// Opens the file anew, after redb has met an error that it cannot get
+    /// over. Blocks. If that fails, nothing can be committed until it works.
+    pub fn reopen(mut self) -> (Self, Result<(), StoreError>) {
+        // The lock must go before it can be had again.
+        self.store.database = None;
+        let opened = Store::at(&self.dir.join("agent.redb")).map(|store| self.store = store);
+        (self, opened)
+    }
+
+    /// Removes store and identity for good.
+    pub fn erase(self) -> Result<(), StoreError> {
+        let dir = self.dir.clone();
+        drop(self);
+        for name in ["identity", "agent.redb"] {
+            let path = dir.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(file_error("removing", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn spare_path(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+
+    /// What the small file says, if it says something.
+    fn spare(&self) -> Option<Spare> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.spare_path()).ok()?;
+        file.take(64 * 1024).read_to_end(&mut bytes).ok()?;
+        let (body, check) = bytes.split_last_chunk::<4>()?;
+        if skerry_wire::Digest::of(body).as_bytes()[..4] != *check {
+            return None;
+        }
+        read("identity", body).ok()
+    }
+
+    fn write_spare(&self, spare: &Spare) -> Result<(), StoreError> {
+        let mut bytes = value(spare);
+        let check = skerry_wire::Digest::of(&bytes);
+        bytes.extend_from_slice(&check.as_bytes()[..4]);
+        let (path, new) = (self.spare_path(), self.dir.join("identity.new"));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .map_err(file_error("writing", &new))?;
+        file.write_all(&bytes)
+            .and_then(|()| file.sync_all())
+            .map_err(file_error("writing", &new))?;
+        fs::rename(&new, &path).map_err(file_error("renaming", &new))?;
+        let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
+        dir.map_err(file_error("syncing", &self.dir))
+    }
+}
+
+/// Whether the store itself is fine, and only cannot be had now.
+fn is_locked(error: &StoreError) -> bool {
+    match error {
+        StoreError::Locked | StoreError::File { .. } => true,
+        StoreError::Database { .. }
+        | StoreError::Value { .. }
+        | StoreError::Closed
+        | StoreError::Damaged(_) => false,
+    }
+}
+
+fn move_aside(dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let name = |n: u32| dir.join(format!("agent.redb.broken-{n}"));
+    // The oldest gives way.
+    for n in (1..MAX_BROKEN).rev() {
+        if name(n).exists() {
+            fs::rename(name(n), name(n + 1)).map_err(file_error("renaming", path))?;
+        }
+    }
+    fs::rename(path, name(1)).map_err(file_error("renaming", path))
+}
+
+/// Opens the store and reads all of it. To be called where a crash does no
+/// harm: redb may panic on a file that is damaged enough.
+pub fn probe(path: &Path) -> Result<(), StoreError> {
+    let store = Store::at(path)?;
+    store.identity()?;
+    store.records()?;
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! What there is to deploy: a few images with their blobs, and pods whose
+//! first argument says what their process does.
+
+use super::chance::Chance;
+use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_wire::{
+    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Timestamp,
+};
+use std::collections::BTreeMap;
+
+/// What no message may hold: begins each environment value. Its first byte is
+/// rare, so that looking for it is cheap.
+pub const SECRET: &str = "\u{10FFFF}secret-";
+/// Images of a world.
+const IMAGES: u64 = 4;
+/// Names that apps may have: few, so that they are changed and deleted often.
+const APPS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+
+/// An image that the hub holds.
+pub struct CatalogImage {
+    /// As the hub has it.
+    pub image: Image,
+    /// Its manifest and layers with their bytes.
+    pub blobs: Vec<(Digest, Vec<u8>)>,
+}
+
+/// All of it.
+pub struct Catalog {
+    /// The images.
+    pub images: Vec<CatalogImage>,
+    /// Every blob, for the hub's blob store.
+    pub blobs: BTreeMap<Digest, Vec<u8>>,
+}
+
+/// What the process of a container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// Runs until it is stopped.
+    Forever,
+    /// Runs until it is killed: it does not listen to signals.
+    Stubborn,
+    /// Ends by itself.
+    Ends {
+        /// After so many milliseconds.
+        after_ms: u64,
+        /// With this code.
+        code: i32,
+    },
+}
+
+impl Program {
+    /// What the argument of a container says.
+    pub fn of(args: &[String]) -> Self {
+        let mut words = args.first().map_or("", String::as_str).split(':');
+        match (words.next(), words.next(), words.next()) {
+            (Some("ends"), Some(after), Some(code)) => Program::Ends {
+                after_ms: after.parse().unwrap_or(1),
+                code: code.parse().unwrap_or(1),
+            },
+            (Some("stubborn"), ..) => Program::Stubborn,
+            _ => Program::Forever,
+        }
+    }
+}
+
+/// What every machine here is.
+pub fn platform() -> Platform {
+    Platform {
+        arch: "amd64".into(),
+        variant: String::new(),
+    }
+}
+
+impl Catalog {
+    /// Some images: most of one frame, one of several.
+    pub fn new(chance: &mut Chance) -> Self {
+        let mut images = Vec::new();
+        for number in 0..IMAGES {
+            let bytes = if number == 0 {
+                chance.between(50_000, 100_000)
+            } else {
+                chance.between(1, 400)
+            };
+            let layer: Vec<u8> = (0..bytes).map(|n| (n * 7 + number) as u8).collect();
+            let manifest = format!("manifest {number} {:x?}", chance.bytes::<8>()).into_bytes();
+            let layer_digest = Digest::of(&layer);
+            let digest = Digest::of(&manifest);
+            let image = Image {
+                reference: format!("image{number}:1"),
+                digest,
+                added: Timestamp(0),
+                platforms: vec![PlatformImage {
+                    platform: platform(),
+                    manifest: digest,
+                    manifest_size: manifest.len() as u64,
+                    blobs: vec![(layer_digest, layer.len() as u64)],
+                }],
+            };
+            let blobs = vec![(digest, manifest), (layer_digest, layer)];
+            images.push(CatalogImage { image, blobs });
+        }
+        let blobs = images.iter().flat_map(|i| i.blobs.clone()).collect();
+        Self { images, blobs }
+    }
+
+    /// The blobs of the image with this manifest, the manifest first.
+    pub fn blobs_of(&self, manifest: &Digest) -> &[(Digest, Vec<u8>)] {
+        let found = self.images.iter().find(|i| i.image.digest == *manifest);
+        found.map_or(&[], |image| &image.blobs)
+    }
+
+    /// A random app, perhaps another version of one that is there.
+    pub fn app(&self, chance: &mut Chance) -> (App, Revision) {
+        let name = app_name(chance);
+        let policies = [
+            RestartPolicy::Always,
+            RestartPolicy::Always,
+            RestartPolicy::OnFailure,
+            RestartPolicy::Never,
+        ];
+        let count = 1 + u64::from(chance.one_in(3));
+        let containers: Vec<ContainerSpec<PinnedImage>> =
+            (0..count).map(|n| self.container(chance, n)).collect();
+        let pod = PodSpec {
+            containers,
+            volumes: Vec::new(),
+            restart_policy: *chance.pick(&policies),
+            termination_grace_secs: chance.between(0, 3) as u32,
+            hostname: None,
+        };
+        let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
+        let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
+        let named: Result<PodSpec<String>, std::convert::Infallible> =
+            pod.clone().map_images(|image| Ok(image.reference));
+        let app = App {
+            app: name,
+            placement,
+            pod: named.expect("cannot fail"),
+        };
+        (app, Revision::of(pod))
+    }
+
+    fn container(&self, chance: &mut Chance, number: u64) -> ContainerSpec<PinnedImage> {
+        // The large image is rare: its bytes are what a run costs most.
+        let image = if chance.one_in(20) {
+            &self.images[0]
+        } else {
+            chance.pick(&self.images[1..])
+        };
+        let program = match chance.below(8) {
+            0 => "stubborn".to_string(),
+            1 => format!("ends:{}:0", chance.between(1, 5_000)),
+            2 => format!("ends:{}:3", chance.between(1, 20_000)),
+            _ => "forever".to_string(),
+        };
+        ContainerSpec {
+            name: format!("c{number}").parse().expect("a name"),
+            image: PinnedImage {
+                reference: image.image.reference.clone(),
+                digest: image.image.digest,
+            },
+            command: Vec::new(),
+            args: vec![program],
+            env: vec![EnvVar {
+                name: "PASSWORD".into(),
+                value: format!("{SECRET}{}", chance.below(3)),
+            }],
+            working_dir: None,
+            user: None,
+            resources: Resources::default(),
+            volume_mounts: Vec::new(),
+            read_only_root: false,
+            log_persist: false,
+            log_max_bytes: 0,
+        }
+    }
+}
+
+/// The name of some app.
+pub fn app_name(chance: &mut Chance) -> AppRef {
+    AppRef {
+        namespace: skerry_wire::Namespace::default_namespace(),
+        name: chance.pick(&APPS).parse().expect("a name"),
+    }
+}

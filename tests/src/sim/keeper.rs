@@ -1,0 +1,219 @@
+//! A fake keeper with its containers, and a fake image store: what the machine
+//! of a device does, on the virtual clock.
+
+use super::catalog::{Catalog, Program};
+use super::chance::Chance;
+use super::laws::{Lawful, broken};
+use skerry_agent::core::{CreateContainer, ImageStatus, MissingBlob};
+use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
+use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A container of the fake keeper.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Of which app.
+    pub app: AppRef,
+    /// Of which revision.
+    pub revision: RevisionId,
+    /// Which of the pod's.
+    pub container: ContainerName,
+    /// What its process does.
+    pub program: Program,
+    /// Where it is.
+    pub state: State,
+    /// Somebody told it to end.
+    pub signalled: bool,
+}
+
+/// Where a container is.
+#[derive(Debug, Clone, Copy)]
+pub enum State {
+    /// A helper is making it.
+    Starting,
+    /// Its process runs.
+    Running {
+        /// Its process.
+        pid: i32,
+        /// Since when, by the device's clock.
+        started_at: Timestamp,
+    },
+    /// Its process ended.
+    Exited(Exit),
+    /// Its keeper died; its process may still run.
+    Lost,
+}
+
+/// The containers of one machine.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    /// Counts keepers and boots: what an older one was doing is void.
+    pub serial: u64,
+    /// By id.
+    pub containers: BTreeMap<ContainerId, Container>,
+    last_pid: i32,
+}
+
+impl Keeper {
+    /// Begins to make a container.
+    pub fn create(&mut self, wanted: &CreateContainer) -> Lawful {
+        let spec = &wanted.assignment.pod.containers[wanted.container];
+        let container = Container {
+            app: wanted.assignment.app.clone(),
+            revision: wanted.assignment.revision,
+            container: spec.name.clone(),
+            program: Program::of(&spec.args),
+            state: State::Starting,
+            signalled: false,
+        };
+        if self.containers.contains_key(&wanted.id) {
+            return broken(
+                "no id is used twice",
+                format!("container {} is there already", wanted.id),
+            );
+        }
+        self.containers.insert(wanted.id.clone(), container);
+        self.check_single()
+    }
+
+    /// At no time are there two of one container.
+    pub fn check_single(&self) -> Lawful {
+        let mut seen: BTreeSet<(&AppRef, &ContainerName)> = BTreeSet::new();
+        for (id, one) in &self.containers {
+            let lives = match one.state {
+                State::Starting | State::Running { .. } | State::Lost => true,
+                State::Exited(_) => false,
+            };
+            if lives && !seen.insert((&one.app, &one.container)) {
+                return broken(
+                    "never two of one container",
+                    format!("{id} runs beside another: {:?}", self.containers),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The container runs now; its process.
+    pub fn started(&mut self, id: &ContainerId, started_at: Timestamp) -> i32 {
+        self.last_pid += 1;
+        let pid = self.last_pid;
+        if let Some(one) = self.containers.get_mut(id) {
+            one.state = State::Running { pid, started_at };
+        }
+        pid
+    }
+
+    /// Its process ends, if it runs.
+    pub fn ended(&mut self, id: &ContainerId, status: ExitStatus, at: Timestamp) -> Option<Exit> {
+        let one = self.containers.get_mut(id)?;
+        let State::Running { .. } = one.state else {
+            return None;
+        };
+        let exit = Exit {
+            status,
+            oom_killed: false,
+            at,
+        };
+        one.state = State::Exited(exit);
+        Some(exit)
+    }
+
+    /// Whether a helper is at work: then no list is given.
+    pub fn is_starting(&self) -> bool {
+        let mut all = self.containers.values();
+        all.any(|one| matches!(one.state, State::Starting))
+    }
+
+    /// The list. What is being made is not in it.
+    pub fn list(&self) -> Vec<(ContainerId, Status)> {
+        let status = |one: &Container| match one.state {
+            State::Starting => None,
+            State::Running { pid, started_at } => Some(Status::Running { pid, started_at }),
+            State::Exited(exit) => Some(Status::Exited(exit)),
+            State::Lost => Some(Status::Lost),
+        };
+        let all = self.containers.iter();
+        all.filter_map(|(id, one)| Some((id.clone(), status(one)?)))
+            .collect()
+    }
+
+    /// The keeper dies; what it owned is lost.
+    pub fn crash(&mut self) {
+        self.serial += 1;
+        // What was being made dies with its helper.
+        self.containers
+            .retain(|_, one| !matches!(one.state, State::Starting));
+        for one in self.containers.values_mut() {
+            if let State::Running { .. } = one.state {
+                one.state = State::Lost;
+            }
+        }
+    }
+
+    /// The power goes. Records of ends are on the disk; some come back.
+    pub fn power_cut(&mut self, chance: &mut Chance) {
+        self.serial += 1;
+        self.containers.retain(|_, one| match one.state {
+            State::Exited(_) => chance.one_in(2),
+            State::Starting | State::Running { .. } | State::Lost => false,
+        });
+    }
+}
+
+/// Blobs of one machine.
+#[derive(Debug, Default)]
+pub struct ImageStore {
+    whole: BTreeSet<Digest>,
+    partial: BTreeMap<Digest, Vec<u8>>,
+}
+
+impl ImageStore {
+    /// How an image stands.
+    pub fn status(&self, image: &ImageRef, catalog: &Catalog) -> ImageStatus {
+        let missing = |digest: Digest, size: u64| MissingBlob {
+            digest,
+            size,
+            have: self.partial.get(&digest).map_or(0, |b| b.len() as u64),
+        };
+        if !self.whole.contains(&image.manifest) {
+            return ImageStatus::Missing(vec![missing(image.manifest, image.manifest_size)]);
+        }
+        let blobs = catalog.blobs_of(&image.manifest).iter();
+        let missing: Vec<MissingBlob> = blobs
+            .filter(|(digest, _)| !self.whole.contains(digest))
+            .map(|(digest, bytes)| missing(*digest, bytes.len() as u64))
+            .collect();
+        match missing.is_empty() {
+            true => ImageStatus::Ready,
+            false => ImageStatus::Missing(missing),
+        }
+    }
+
+    /// Adds bytes behind those that are here.
+    pub fn write(&mut self, digest: Digest, offset: u64, bytes: &[u8]) -> Result<(), String> {
+        let partial = self.partial.entry(digest).or_default();
+        if partial.len() as u64 != offset {
+            return Err(format!("{} bytes are here, not {offset}", partial.len()));
+        }
+        partial.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// All bytes are here: verify them. From then on a power cut leaves them.
+    pub fn finish(&mut self, digest: Digest) -> Result<(), String> {
+        let bytes = self.partial.remove(&digest).unwrap_or_default();
+        if Digest::of(&bytes) != digest {
+            return Err("the bytes have another digest".into());
+        }
+        self.whole.insert(digest);
+        Ok(())
+    }
+
+    /// What was not synced may be there in part.
+    pub fn power_cut(&mut self, chance: &mut Chance) {
+        for bytes in self.partial.values_mut() {
+            bytes.truncate(chance.below(bytes.len() as u64 + 1) as usize);
+        }
+    }
+}
