@@ -449,10 +449,7 @@ fn a_backup_restores_into_a_hub_that_devices_believe() {
         (device.seq, device.session) = (seq, session);
         device.presence(after.generation);
         let restored = device.hear_desired().await;
-        assert_eq!(
-            restored.generation.0,
-            before.generation.0 + Generation::RESTORE_STEP
-        );
+        assert!(restored.generation > after.generation);
         assert_eq!(restored.assignments, before.assignments);
         server.stop().await.unwrap();
     });
