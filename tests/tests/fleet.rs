@@ -161,7 +161,7 @@ fn a_revoked_device_is_shut_out_at_once_and_keeps_its_apps() {
     // Its key is refused, also after a restart, with the token still good.
     one.kill();
     one.start_again();
-    let said = until(PATIENCE, || one.log().contains("revoked").then_some(()));
+    let said = until(PATIENCE, || one.log().contains("shut out").then_some(()));
     assert!(
         said.is_some(),
         "the agent says that it was shut out:\n{}",

@@ -198,7 +198,14 @@ pub struct BackupQuery {
 }
 
 /// A backup as a tar stream. Its snapshot is taken before the first byte.
-pub async fn backup(state: State, Query(query): Query<BackupQuery>) -> Result<Response, Failure> {
+pub async fn backup(
+    state: State,
+    Query(query): Query<BackupQuery>,
+    body: Body,
+) -> Result<Response, Failure> {
+    // Read even though nothing is in it: what is left unread when the
+    // connection closes takes the end of the answer with it.
+    body::json::<serde_json::Value>(body, true).await?;
     let (data, store, images) = (
         state.data.clone(),
         state.store.clone(),
