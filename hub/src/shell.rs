@@ -174,7 +174,7 @@ pub struct Shell {
     next_request: u64,
     /// What broke the last time that the line was down, to say it once.
     line_trouble: Option<String>,
-    /// The line was up before.
+    /// The line was up at least once.
     was_up: bool,
 }
 
@@ -306,12 +306,10 @@ impl Shell {
             LinkEvent::Up { .. } => {
                 tracing::info!("the line to the broker is up");
                 self.line_trouble = None;
-                // Nobody is on a broker of ours before we are; but when only our
-                // line to it broke, devices are still there.
-                let first = !std::mem::replace(&mut self.was_up, true);
-                Event::LinkUp {
-                    fresh_broker: self.broker.is_some() && first,
-                }
+                // Nobody is on a broker of ours before we are; later, they are.
+                let fresh_broker = self.broker.is_some() && !self.was_up;
+                self.was_up = true;
+                Event::LinkUp { fresh_broker }
             }
             LinkEvent::Down { reason } => {
                 if self.line_trouble.as_ref() != Some(&reason) {
