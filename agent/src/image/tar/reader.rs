@@ -91,19 +91,25 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
+    /// Leaves the current entry. A stream may end right behind its last
+    /// content: some tools leave the padding out, and others read that.
     fn skip_content(&mut self) -> Result<(), TarError> {
-        let left = self
-            .content
-            .checked_add(self.padding)
-            .ok_or(TarError::Number("size"))?;
+        let (content, padding) = (self.content, self.padding);
         (self.content, self.padding) = (0, 0);
-        let skipped = io::copy(&mut self.inner.by_ref().take(left), &mut io::sink())?;
-        self.position = self.position.saturating_add(skipped);
-        if skipped < left {
-            Err(TarError::Truncated)
-        } else {
-            Ok(())
+        if self.skip(content)? < content {
+            return Err(TarError::Truncated);
         }
+        match self.skip(padding)? {
+            skipped if skipped == padding || skipped == 0 => Ok(()),
+            _ => Err(TarError::Truncated),
+        }
+    }
+
+    /// Passes over `count` bytes, or over what is left.
+    fn skip(&mut self, count: u64) -> Result<u64, TarError> {
+        let skipped = io::copy(&mut self.inner.by_ref().take(count), &mut io::sink())?;
+        self.position = self.position.saturating_add(skipped);
+        Ok(skipped)
     }
 
     /// The next header block with a right checksum; `None` at the end.

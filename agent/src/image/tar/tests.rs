@@ -65,6 +65,15 @@ fn pax_records_win_over_the_header() {
 }
 
 #[test]
+fn the_last_padding_may_be_missing_but_no_content() {
+    let whole = file("bin/app", &[7; 700], &[]);
+    let content_end = 512 + 700;
+    assert_eq!(all(&whole[..content_end]).unwrap()[0].1, [7; 700]);
+    assert!(all(&whole[..content_end - 1]).is_err());
+    assert!(all(&whole[..content_end + 1]).is_err());
+}
+
+#[test]
 fn a_pax_size_is_the_size() {
     // The header says 5, PAX says 3: the rest of the block is padding.
     let entries = all(&file("a", b"hello", &[("size", b"3")])).unwrap();
