@@ -91,6 +91,8 @@ fn write_tar(
         .map_err(file_error("cannot make", &path))?;
     fs::remove_file(&path).map_err(file_error("cannot unlink", &path))?;
     let mut tar = tar::Builder::new(file);
+    // Holes as zeros: every tar reads that, and the store is small.
+    tar.sparse(false);
     let mut header = tar::Header::new_gnu();
     header.set_size(VERSION.len() as u64);
     header.set_mode(0o600);

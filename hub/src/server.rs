@@ -21,7 +21,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// The fleet's name unless the operator gives it one.
@@ -115,7 +115,8 @@ pub struct Server {
     pub operator_token: String,
     broker: Option<Arc<BrokerHandle>>,
     shell: smol::Task<Result<(), StoreError>>,
-    _serving: smol::Task<()>,
+    serving: smol::Task<()>,
+    store: Weak<Store>,
 }
 
 impl Server {
@@ -196,7 +197,7 @@ impl Server {
         let api = Arc::new(Api {
             hub: hub.clone(),
             images,
-            store,
+            store: store.clone(),
             data: data.clone(),
             operator_token: keys.operator_token.clone(),
             device_broker: device_broker.clone(),
@@ -216,7 +217,8 @@ impl Server {
             operator_token: keys.operator_token,
             broker,
             shell,
-            _serving: serving,
+            serving,
+            store: Arc::downgrade(&store),
         })
     }
 
@@ -225,14 +227,25 @@ impl Server {
         self.broker.as_ref()
     }
 
-    /// Ends what is under way, and everything.
+    /// Ends what is under way, and everything. When this returns, another hub
+    /// can start on the same data.
     pub async fn stop(self) -> Result<(), ServerError> {
+        self.serving.cancel().await;
         self.hub.stop().await;
         let ended = self.shell.await;
         // The loop held the other handles, and is gone.
         if let Some(broker) = self.broker.and_then(Arc::into_inner) {
             broker.shutdown().await;
         }
+        let closed = async {
+            while self.store.strong_count() > 0 {
+                smol::Timer::after(Duration::from_millis(2)).await;
+            }
+        };
+        let late = async {
+            smol::Timer::after(STOP_WITHIN).await;
+        };
+        closed.or(late).await;
         Ok(ended?)
     }
 

@@ -174,6 +174,8 @@ pub struct Shell {
     next_request: u64,
     /// What broke the last time that the line was down, to say it once.
     line_trouble: Option<String>,
+    /// The line was up at least once.
+    was_up: bool,
 }
 
 struct Waiting {
@@ -244,6 +246,7 @@ impl Shell {
             watchers: Vec::new(),
             next_request: 0,
             line_trouble: None,
+            was_up: false,
         };
         (this, hub)
     }
@@ -303,10 +306,10 @@ impl Shell {
             LinkEvent::Up { .. } => {
                 tracing::info!("the line to the broker is up");
                 self.line_trouble = None;
-                Event::LinkUp {
-                    // Nobody is on a broker of ours before we are.
-                    fresh_broker: self.broker.is_some(),
-                }
+                // Nobody is on a broker of ours before we are; later, they are.
+                let fresh_broker = self.broker.is_some() && !self.was_up;
+                self.was_up = true;
+                Event::LinkUp { fresh_broker }
             }
             LinkEvent::Down { reason } => {
                 if self.line_trouble.as_ref() != Some(&reason) {

@@ -199,10 +199,9 @@ impl Store {
             let table = "reports";
             let device =
                 DeviceId::new(key.value()).map_err(|source| StoreError::Key { table, source })?;
-            match value.value().split_first() {
-                Some((&RECORD_VERSION, bytes)) => reports.push((device, bytes.into())),
-                // What the device said last is said again.
-                Some(_) | None => {}
+            // Of another version: the device says it again.
+            if let Some((&RECORD_VERSION, bytes)) = value.value().split_first() {
+                reports.push((device, bytes.into()));
             }
         }
         let mut events = Vec::new();

@@ -449,10 +449,7 @@ fn a_backup_restores_into_a_hub_that_devices_believe() {
         (device.seq, device.session) = (seq, session);
         device.presence(after.generation);
         let restored = device.hear_desired().await;
-        assert_eq!(
-            restored.generation.0,
-            before.generation.0 + Generation::RESTORE_STEP
-        );
+        assert!(restored.generation > after.generation);
         assert_eq!(restored.assignments, before.assignments);
         server.stop().await.unwrap();
     });
@@ -554,6 +551,16 @@ fn silent_and_slow_clients_of_the_api_harm_nobody() {
     });
 }
 
+/// A program that ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Another broker: Debian's Mosquitto, open to everybody.
 #[test]
 fn mosquitto_will_do() {
@@ -565,13 +572,13 @@ fn mosquitto_will_do() {
         let config = dir.path().join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
         std::fs::write(&config, text).unwrap();
-        let mut mosquitto = match std::process::Command::new("mosquitto")
+        let _mosquitto = match std::process::Command::new("mosquitto")
             .arg("-c")
             .arg(&config)
             .stderr(std::process::Stdio::null())
             .spawn()
         {
-            Ok(child) => child,
+            Ok(child) => Running(child),
             Err(error) if std::env::var_os("SKERRY_TESTS_MAY_SKIP").is_some() => {
                 eprintln!("SKIPPED: no mosquitto: {error}");
                 return;
@@ -625,8 +632,6 @@ fn mosquitto_will_do() {
         })
         .await;
         server.stop().await.unwrap();
-        mosquitto.kill().unwrap();
-        mosquitto.wait().unwrap();
     });
 }
 

@@ -55,9 +55,11 @@ impl Listener {
     }
 }
 
-/// Serves until dropped.
+/// Serves until dropped; connections end then too.
 pub async fn serve(listener: Listener, router: Router, executor: Arc<smol::Executor<'static>>) {
     let open = Arc::new(AtomicUsize::new(0));
+    // Nothing is ever sent: it closes when this future is dropped.
+    let (_serving, ended) = async_channel::bounded::<()>(1);
     loop {
         let stream = match listener.tcp.accept().await {
             Ok((stream, _)) => stream,
@@ -73,9 +75,14 @@ pub async fn serve(listener: Listener, router: Router, executor: Arc<smol::Execu
             continue;
         }
         let (router, tls) = (router.clone(), listener.tls.clone());
+        let ended = ended.clone();
         let connection = async move {
             let _counted = counted;
-            if let Err(error) = connection(stream, tls, router).await {
+            let stopped = async {
+                let _ = ended.recv().await;
+                Ok(())
+            };
+            if let Err(error) = connection(stream, tls, router).or(stopped).await {
                 tracing::debug!("an API connection ended: {error}");
             }
         };

@@ -19,9 +19,7 @@ const ABSURD_GENERATION: u64 = 1 << 62;
 impl Fleet {
     pub(super) fn message(&mut self, turn: &mut Turn, topic: &str, payload: &[u8]) {
         match Topic::parse(&self.fleet, topic) {
-            Some(Topic::Device(device, lane)) => {
-                self.from_device(turn, device, lane, topic, payload)
-            }
+            Some(Topic::Device(device, lane)) => self.heard(turn, device, lane, topic, payload),
             Some(Topic::JoinRequest(attempt)) => self.join(turn, attempt, topic, payload),
             Some(Topic::JoinReply(_)) | None => {
                 let message = "a message came on a topic that is none of ours".to_string();
@@ -30,14 +28,7 @@ impl Fleet {
         }
     }
 
-    fn from_device(
-        &mut self,
-        turn: &mut Turn,
-        name: DeviceId,
-        lane: Lane,
-        topic: &str,
-        payload: &[u8],
-    ) {
+    fn heard(&mut self, turn: &mut Turn, name: DeviceId, lane: Lane, topic: &str, payload: &[u8]) {
         let purposes: &[Purpose] = match lane {
             Lane::Presence => &[Purpose::Presence, Purpose::Gone],
             Lane::Report => &[Purpose::Report],

@@ -8,6 +8,10 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
 
+/// Bytes of one device's assignments: with its generation and count they fit
+/// [`Desired::MAX_BYTES`].
+const MAX_ASSIGNED_BYTES: usize = Desired::MAX_BYTES - 64;
+
 /// Why a device does not get an app that is placed on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {
@@ -26,6 +30,7 @@ impl Fleet {
     pub fn assignments(&self, device: &Device) -> (Vec<Assignment>, Vec<Blocked>) {
         let mut assigned = Vec::new();
         let mut blocked = Vec::new();
+        let mut bytes = 0;
         if device.record.standing != Standing::Approved {
             return (assigned, blocked);
         }
@@ -46,8 +51,23 @@ impl Fleet {
                 continue;
             }
             match self.assignment(&record.app, &record.revision, &device.record.platform) {
-                Ok(assignment) => assigned.push(assignment),
-                Err(why) => blocked.push(why),
+                Ok(assignment) => {
+                    let size = encode(&assignment).len();
+                    if bytes + size > MAX_ASSIGNED_BYTES {
+                        blocked.push(Blocked {
+                            app: assignment.app,
+                            reason: "DesiredTooLarge",
+                            message: format!(
+                                "a device takes at most {MAX_ASSIGNED_BYTES} bytes of apps: narrow the selectors"
+                            ),
+                            lacks: None,
+                        });
+                        continue;
+                    }
+                    bytes += size;
+                    assigned.push(assignment);
+                }
+                Err(why) => blocked.push(*why),
             }
         }
         (assigned, blocked)
@@ -58,8 +78,8 @@ impl Fleet {
         app: &App,
         revision: &Revision,
         platform: &Platform,
-    ) -> Result<Assignment, Blocked> {
-        let pod = revision.pod.clone().map_images(|pinned| {
+    ) -> Result<Assignment, Box<Blocked>> {
+        let pod = revision.pod.clone().map_images(|pinned| -> Result<ImageRef, Box<Blocked>> {
             let found = self.platform_image(pinned.digest, platform);
             let found = found.ok_or_else(|| {
                 let shown = if platform.arch.is_empty() {
@@ -67,7 +87,7 @@ impl Fleet {
                 } else {
                     platform.to_string()
                 };
-                Blocked {
+                Box::new(Blocked {
                     app: app.app.clone(),
                     reason: "NoImageForPlatform",
                     message: format!(
@@ -75,7 +95,7 @@ impl Fleet {
                         pinned.reference, pinned.reference
                     ),
                     lacks: Some((pinned.reference.clone(), pinned.digest)),
-                }
+                })
             })?;
             Ok(ImageRef {
                 reference: pinned.reference,

@@ -153,12 +153,12 @@ impl Fleet {
                 self.send_waiting(turn, id);
             }
             Input::Resize { columns, rows } => {
-                self.to_operator_stream(turn, id, FrameBody::Resize { columns, rows });
+                self.frame_out(turn, id, FrameBody::Resize { columns, rows });
                 let taken = Effect::StreamOut(id, StreamOutput::InputTaken);
                 turn.effects.push(taken);
             }
             Input::Close => {
-                self.to_operator_stream(turn, id, FrameBody::CloseInput);
+                self.frame_out(turn, id, FrameBody::CloseInput);
                 let taken = Effect::StreamOut(id, StreamOutput::InputTaken);
                 turn.effects.push(taken);
             }
@@ -182,7 +182,7 @@ impl Fleet {
         }
         if now > 0 {
             let channel = Channel::Input;
-            self.to_operator_stream(turn, id, FrameBody::Data { channel, bytes });
+            self.frame_out(turn, id, FrameBody::Data { channel, bytes });
         }
         if done {
             let taken = Effect::StreamOut(id, StreamOutput::InputTaken);
@@ -201,17 +201,17 @@ impl Fleet {
         }
         let bytes = std::mem::take(&mut stream.consumed);
         stream.granted = stream.granted.saturating_add(bytes);
-        self.to_operator_stream(turn, id, FrameBody::Credit { bytes });
+        self.frame_out(turn, id, FrameBody::Credit { bytes });
     }
 
     pub(super) fn close_stream(&mut self, turn: &mut Turn, id: StreamId) {
         if self.streams.operator.contains_key(&id) {
-            self.to_operator_stream(turn, id, FrameBody::End(End::Cancelled));
+            self.frame_out(turn, id, FrameBody::End(End::Cancelled));
             self.streams.operator.remove(&id);
         }
     }
 
-    fn to_operator_stream(&mut self, turn: &mut Turn, id: StreamId, body: FrameBody) {
+    fn frame_out(&mut self, turn: &mut Turn, id: StreamId, body: FrameBody) {
         let Some(stream) = self.streams.operator.get_mut(&id) else {
             return;
         };
@@ -245,7 +245,7 @@ impl Fleet {
     /// know yet.
     fn end_operator_stream(&mut self, turn: &mut Turn, id: StreamId, end: End, tell: bool) {
         if tell {
-            self.to_operator_stream(turn, id, FrameBody::End(End::Cancelled));
+            self.frame_out(turn, id, FrameBody::End(End::Cancelled));
         }
         if self.streams.operator.remove(&id).is_some() {
             let end = StreamOutput::End(end);

@@ -349,3 +349,35 @@ fn a_status_of_an_unknown_app_is_shown_not_believed() {
     assert_eq!(device.report().unwrap().apps.len(), 1);
     assert!(world.fleet.assignments(device).0.is_empty());
 }
+
+#[test]
+fn a_device_never_gets_more_than_it_takes_and_the_rest_is_told() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let kiosk = world.device("kiosk", "amd64");
+    // Each fits, no device has them: the apply is taken.
+    let apps = (0..40).map(|n| {
+        let (mut app, revision) = app(&format!("app{n:02}"), "role=all", "demo:1");
+        app.pod.hostname = Some("x".repeat(60_000));
+        let mut pod = revision.pod;
+        pod.hostname = app.pod.hostname.clone();
+        (app, Revision::of(pod))
+    });
+    world.apply(apps.collect()).0.unwrap();
+    let (_, effects) = world.ask(|request| Event::Label {
+        request,
+        device: kiosk.name.clone(),
+        set: Labels::from([("role".into(), "all".into())]),
+        remove: Vec::new(),
+    });
+    let desired = world.desired(&kiosk, &effects).unwrap();
+    assert!(encode(&desired).len() <= Desired::MAX_BYTES);
+    let device = world.fleet.device(&kiosk.name).unwrap();
+    let (assigned, blocked) = world.fleet.assignments(device);
+    assert_eq!(assigned.len() + blocked.len(), 40);
+    assert!(blocked.iter().all(|b| b.reason == "DesiredTooLarge"));
+    assert!(world.reasons().contains(&"DesiredTooLarge".to_string()));
+    // One more for a device that is full is refused when it is applied.
+    let (answer, _) = world.apply(vec![app("zzz", "", "demo:1")]);
+    assert_eq!(answer.unwrap_err().reason, "DesiredTooLarge");
+}

@@ -119,7 +119,7 @@ proptest! {
             world.device("d1", "arm64"),
             world.device("d2", "riscv64"),
         ];
-        let mut generations = vec![Generation(0); 3];
+        let mut generations = [Generation(0); 3];
         let mut contents: BTreeMap<(DeviceId, Generation), Vec<skerry_wire::Assignment>> =
             BTreeMap::new();
         let mut seq = Seq(0);
