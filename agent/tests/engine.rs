@@ -78,7 +78,7 @@ struct Hub {
 
 enum Heard {
     Presence(Presence),
-    Report(Seq, Report),
+    Report(Seq, Box<Report>),
 }
 
 impl Hub {
@@ -141,7 +141,8 @@ impl Hub {
                     return Heard::Presence(decode("presence", &opened.body).unwrap());
                 }
                 Purpose::Report => {
-                    return Heard::Report(opened.seq, decode("report", &opened.body).unwrap());
+                    let report = Box::new(decode("report", &opened.body).unwrap());
+                    return Heard::Report(opened.seq, report);
                 }
                 _ => {}
             }
@@ -160,7 +161,7 @@ impl Hub {
                 let command = encode(&HubCommand { session, body });
                 self.say(Purpose::Command, Lane::Command, &command);
                 if wanted(&report) {
-                    return report;
+                    return *report;
                 }
             }
         }
