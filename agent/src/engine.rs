@@ -100,6 +100,8 @@ pub struct Engine<M: Machine> {
     /// Counts connections to the runtime.
     epoch: u64,
     list_pause: Duration,
+    /// Hands on what the machine tells; ends with the engine.
+    watch: Option<smol::Task<()>>,
     line: Option<Line>,
     turns: Receiver<Turn>,
     turns_in: Sender<Turn>,
@@ -136,6 +138,7 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             list_pause: LIST_AGAIN,
+            watch: None,
             line: None,
             turns,
             turns_in,
@@ -293,7 +296,7 @@ impl<M: Machine> Engine<M> {
                 self.list_pause = LIST_AGAIN;
                 let (epoch, machine) = (self.epoch, self.machine.clone());
                 let turns = self.turns_in.clone();
-                self.spawn(async move {
+                let watch = self.executor.spawn(async move {
                     loop {
                         let event = machine.next_event().await;
                         let last = event == MachineEvent::Lost;
@@ -302,6 +305,7 @@ impl<M: Machine> Engine<M> {
                         }
                     }
                 });
+                self.watch = Some(watch);
                 self.step(Event::Listed(containers)).await;
                 if !self.ready {
                     self.ready = true;

@@ -6,6 +6,8 @@
 //! and [`plan`](plan::plan) settles between them. Every effect that changes the
 //! machine stands behind the commit of what it does to the ledger.
 
+#![forbid(unsafe_code)]
+
 pub mod event;
 pub mod fetch;
 pub mod inbox;
