@@ -48,7 +48,7 @@ pub enum AgentError {
     Line(#[from] LineError),
     /// The image store.
     #[error("the image store cannot be used")]
-    Images(#[from] crate::image::StoreError),
+    Images(#[source] Box<crate::image::StoreError>),
     /// The control socket.
     #[error("the control socket in {} cannot be made", dir.display())]
     Control {
@@ -231,7 +231,7 @@ impl Agent {
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {
-        Ok(real_machine(&self.config, &self.exe, device.as_str())?)
+        real_machine(&self.config, &self.exe, device.as_str())
     }
 
     /// Leaves nothing but an empty store.
@@ -497,11 +497,7 @@ fn unjoined(ask: Ask, state: &str) {
     ask.finish(answer);
 }
 
-fn real_machine(
-    config: &Config,
-    exe: &Path,
-    device: &str,
-) -> Result<RealMachine, crate::image::StoreError> {
+fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
     let runtime = RuntimeConfig {
         run_dir: config.run_dir.clone(),
         data_dir: config.data_dir.clone(),
@@ -515,7 +511,7 @@ fn real_machine(
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };
-    RealMachine::new(runtime, places)
+    RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Stops and removes every container, and ends the runtime. Does all it can,

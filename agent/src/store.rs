@@ -492,7 +492,12 @@ impl StoreDir {
     pub fn erase(self) -> Result<(), StoreError> {
         let dir = self.dir.clone();
         drop(self);
-        for name in ["identity", "agent.redb"] {
+        let broken = (1..=MAX_BROKEN).map(|n| format!("agent.redb.broken-{n}"));
+        for name in ["identity", "agent.redb"]
+            .map(String::from)
+            .into_iter()
+            .chain(broken)
+        {
             let path = dir.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -55,6 +55,11 @@ impl Mosquitto {
         process.wait().expect("waited");
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("mosquitto runs").id()
+    }
+
     /// Its address as hub and agent want it.
     pub fn url(&self) -> String {
         format!("mqtt://{}", self.address)

@@ -1,7 +1,8 @@
 //! The simulation: see `tests/src/sim/mod.rs` for what a seed contains and
 //! which laws are checked.
 //!
-//! `SKERRY_SIM_SEED=7` plays one seed, `SKERRY_SIM_SEEDS=10000` plays more.
+//! `SKERRY_SIM_SEED=7` plays one seed, `SKERRY_SIM_SEEDS=10000` plays more;
+//! `SKERRY_SIM_STEPS=1000` shows more steps of a failure.
 
 use skerry_tests::sim::{Failure, Mutant, Options, Stats, play};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,14 +91,18 @@ fn play_all(seeds: u64, options: Options) -> Result<Stats, Box<Failure>> {
 
 #[test]
 fn the_laws_hold_in_every_seed() {
+    let options = Options {
+        steps_shown: number("SKERRY_SIM_STEPS").map(|steps| steps as usize),
+        ..Options::default()
+    };
     if let Some(seed) = number("SKERRY_SIM_SEED") {
-        match play(seed, Options::default()) {
+        match play(seed, options) {
             Ok(stats) => return println!("seed {seed} is fine: {stats:#?}"),
             Err(failure) => panic!("{failure}"),
         }
     }
     let seeds = number("SKERRY_SIM_SEEDS").unwrap_or(SEEDS);
-    match play_all(seeds, Options::default()) {
+    match play_all(seeds, options) {
         Ok(stats) => {
             println!("{seeds} seeds: {stats:#?}");
             if seeds >= SEEDS {
@@ -124,6 +129,7 @@ fn planted_bugs_are_caught() {
     for mutant in Mutant::ALL {
         let options = Options {
             mutant: Some(mutant),
+            ..Options::default()
         };
         match play_all(MUTANT_SEEDS, options) {
             Ok(_) => panic!("{mutant:?} was not caught within {MUTANT_SEEDS} seeds"),

@@ -149,7 +149,9 @@ impl ExitStatus {
 /// Something that happened on the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceEvent {
-    /// Rises by one for each event of the device's life, across restarts.
+    /// Rises for the device's life: the count of its agent's starts in the
+    /// upper 32 bits, in the lower the events of that start, from 1. So
+    /// numbering writes nothing, and gaps within a start can be told.
     pub id: u64,
     /// By the device's clock.
     pub at: Timestamp,

@@ -37,7 +37,7 @@ pub enum Unheard {
     #[error("a message came on a topic that is not ours")]
     Topic,
     /// The sealed line refused it.
-    #[error("refused on {lane:?}: {refusal}")]
+    #[error("refused on {lane:?}: {}", words(refusal))]
     Refused {
         /// Where it came.
         lane: Lane,
@@ -55,6 +55,21 @@ pub enum Unheard {
     /// A part that does not fit its whole.
     #[error("a part of a desired state does not fit: {0}")]
     Part(&'static str),
+}
+
+/// A refusal in words that hold nothing of the message: otherwise an attacker
+/// could write events at will.
+fn words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Version(_) => {
+            "the message has another wire version than this agent: update the older side".into()
+        }
+        Refusal::TooShort
+        | Refusal::TooLong
+        | Refusal::Purpose
+        | Refusal::Forged
+        | Refusal::Replayed => refusal.to_string(),
+    }
 }
 
 /// Parts of a desired state that is not complete.

@@ -498,3 +498,7 @@ pub fn apply(now_ms: u64, ledger: &mut Ledger, action: &Action) {
         | Action::DropPrevious { .. } => {}
     }
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

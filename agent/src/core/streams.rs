@@ -56,7 +56,7 @@ impl Streams {
 
     /// Why no further one may be opened under this number, if so.
     pub fn refuse(&self, id: StreamId) -> Option<String> {
-        if id.0 % 2 != 0 {
+        if !id.0.is_multiple_of(2) {
             return Some("the hub's streams have even numbers".into());
         }
         if self.open.contains_key(&id) {

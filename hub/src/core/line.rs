@@ -243,9 +243,12 @@ impl Fleet {
             if event.id <= seen {
                 continue;
             }
-            // The first one ever may have any number.
-            if seen != 0 {
+            // The first one ever may have any number, and a start of the agent
+            // begins with 1 in the lower half.
+            if seen >> 32 == event.id >> 32 {
                 missed += event.id - seen - 1;
+            } else if seen != 0 {
+                missed += (event.id & 0xffff_ffff).saturating_sub(1);
             }
             seen = event.id;
             fresh.push(event);

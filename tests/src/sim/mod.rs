@@ -88,6 +88,8 @@ impl Mutant {
 pub struct Options {
     /// The bug that is planted, if any.
     pub mutant: Option<Mutant>,
+    /// Steps that a failure shows; [`STEPS_SHOWN`] unless said.
+    pub steps_shown: Option<usize>,
 }
 
 /// A seed that broke a law.

@@ -199,7 +199,7 @@ impl World {
     /// Keeps a step, if they are kept.
     pub(super) fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(told) = &mut self.told {
-            if told.len() == STEPS_SHOWN && std::env::var("SIM_ALL").is_err() {
+            if told.len() >= self.options.steps_shown.unwrap_or(STEPS_SHOWN) {
                 told.pop_front();
             }
             told.push_back(format!("{:>8} {}", self.now_ms, what()));

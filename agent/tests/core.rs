@@ -1,0 +1,382 @@
+//! The core against a hub and an attacker on paper.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use skerry_agent::core::{
+    Core, Effect, Event, Identity, ImageStatus, Now, Outgoing, Records, Start,
+};
+use skerry_agent::runtime::{Exit, ExitStatus, Status};
+use skerry_wire::message::{Command, CommandBody, Presence};
+use skerry_wire::report::{ContainerState, Facts, Report};
+use skerry_wire::seal::{KeyPair, Purpose, seal};
+use skerry_wire::topic::{Lane, Topic};
+use skerry_wire::*;
+
+struct World {
+    rng: ChaCha20Rng,
+    hub: KeyPair,
+    device: KeyPair,
+    hub_seq: u64,
+    now_ms: u64,
+    boot: u32,
+    records: Records,
+    core: Core,
+    sent: Vec<Outgoing>,
+    created: usize,
+}
+
+fn identity(hub: &KeyPair, device: &KeyPair) -> Identity {
+    Identity {
+        fleet: "acme".parse().unwrap(),
+        device: "kiosk".parse().unwrap(),
+        key: device.clone(),
+        hub: hub.public(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let (hub, device) = (KeyPair::generate(&mut rng), KeyPair::generate(&mut rng));
+        let records = Records::default();
+        let (core, _) = Self::restore(&hub, &device, records.clone(), 1, 0);
+        let mut world = World {
+            rng,
+            hub,
+            device,
+            hub_seq: 0,
+            now_ms: 0,
+            boot: 1,
+            records,
+            core,
+            sent: vec![],
+            created: 0,
+        };
+        world.start_again();
+        world
+    }
+
+    fn restore(
+        hub: &KeyPair,
+        device: &KeyPair,
+        records: Records,
+        boot: u32,
+        now_ms: u64,
+    ) -> (Core, Vec<Effect>) {
+        let facts = Facts {
+            boot_id: format!("boot-{boot}"),
+            ..Facts::default()
+        };
+        let start = Start {
+            session: SessionId(u64::from(records.starts) * 1000),
+            facts,
+        };
+        let wall = Timestamp(0); // 1970, always
+        let now = Now {
+            boot_ms: now_ms,
+            wall,
+        };
+        Core::restore(identity(hub, device), start, records, now)
+    }
+
+    fn start_again(&mut self) {
+        self.records.starts += 1;
+        let records = self.records.clone();
+        let (core, effects) =
+            Self::restore(&self.hub, &self.device, records, self.boot, self.now_ms);
+        self.core = core;
+        self.carry_out(effects);
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            boot_ms: self.now_ms,
+            wall: Timestamp(0),
+        }
+    }
+
+    fn say(&mut self, event: Event) {
+        let effects = self.core.handle(self.now(), event);
+        self.carry_out(effects);
+    }
+
+    /// A machine that does all at once; every image is here.
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Commit(changes) => {
+                    changes.into_iter().for_each(|c| self.records.apply(c));
+                }
+                Effect::Send(message) => self.sent.push(message),
+                Effect::Create(create) => {
+                    // Commit before act.
+                    let known = self.records.ledger.values();
+                    let ids: Vec<_> = known.map(|e| e.name().incarnation(e.incarnation)).collect();
+                    assert!(ids.contains(&create.id), "started before it was committed");
+                    self.created += 1;
+                    let result = Ok(7);
+                    self.say(Event::Created {
+                        id: create.id,
+                        result,
+                    });
+                }
+                Effect::Stop { id } | Effect::Kill { id } => {
+                    let exit = Exit {
+                        status: ExitStatus::Signal(15),
+                        oom_killed: false,
+                        at: skerry_agent::runtime::Timestamp(0),
+                    };
+                    self.say(Event::Exited { id, exit });
+                }
+                Effect::Remove { id } => {
+                    let result = Ok(());
+                    self.say(Event::Removed { id, result });
+                }
+                Effect::PrepareImage(image) => self.say(Event::Image {
+                    manifest: image.manifest,
+                    result: Ok(ImageStatus::Ready),
+                }),
+                _ => {}
+            }
+        }
+    }
+
+    fn sealed(&mut self, purpose: Purpose, lane: Lane, body: &[u8]) -> Event {
+        self.hub_seq += 1;
+        let topic = Topic::Device("kiosk".parse().unwrap(), lane);
+        let topic = topic.in_fleet(&"acme".parse().unwrap());
+        let (hub, to) = (self.hub.clone(), self.device.public());
+        let seq = Seq(self.hub_seq);
+        let payload = seal(purpose, seq, &topic, &hub, &to, body, &mut self.rng).unwrap();
+        Event::Message { topic, payload }
+    }
+
+    fn desired(&mut self, generation: u64, apps: &[(&str, &str)]) -> Vec<Event> {
+        let desired = Desired {
+            generation: Generation(generation),
+            assignments: apps
+                .iter()
+                .map(|(app, revision)| assignment(app, revision))
+                .collect(),
+        };
+        DesiredPart::split(desired.generation, &encode(&desired))
+            .into_iter()
+            .map(|part| self.sealed(Purpose::Desired, Lane::Desired, &encode(&part)))
+            .collect()
+    }
+
+    fn tell_desired(&mut self, generation: u64, apps: &[(&str, &str)]) {
+        for event in self.desired(generation, apps) {
+            self.say(event);
+        }
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let report = self.core.report(self.now());
+        report.events.into_iter().map(|e| e.reason).collect()
+    }
+}
+
+fn assignment(app: &str, revision: &str) -> Assignment {
+    Assignment {
+        app: AppRef {
+            namespace: "default".parse().unwrap(),
+            name: app.parse().unwrap(),
+        },
+        revision: RevisionId(Digest::of(revision.as_bytes())),
+        pod: PodSpec {
+            containers: vec![ContainerSpec {
+                name: "main".parse().unwrap(),
+                image: ImageRef {
+                    reference: "busybox:1".into(),
+                    manifest: Digest::of(revision.as_bytes()),
+                    manifest_size: 10,
+                },
+                command: vec![],
+                args: vec![],
+                env: vec![],
+                working_dir: None,
+                user: None,
+                resources: Resources::default(),
+                volume_mounts: vec![],
+                read_only_root: false,
+                log_persist: false,
+                log_max_bytes: 0,
+            }],
+            volumes: vec![],
+            restart_policy: RestartPolicy::Always,
+            termination_grace_secs: 10,
+            hostname: None,
+        },
+    }
+}
+
+fn running(core: &Core) -> usize {
+    let containers = core.observed().containers.as_ref().unwrap();
+    let runs = |s: &&Status| matches!(s, Status::Running { .. });
+    containers.values().filter(runs).count()
+}
+
+#[test]
+fn desired_state_becomes_containers_and_reports_that_are_repeated_until_acknowledged() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    let presence: Presence = decode("presence", &world.sent[0].body).unwrap();
+    assert_eq!(presence.generation, Generation(0));
+    assert_eq!(world.sent[1].purpose, Purpose::Report);
+    world.tell_desired(1, &[("a", "1"), ("b", "1")]);
+    assert_eq!((world.created, running(&world.core)), (2, 2));
+    world.sent.clear();
+    for _ in 0..3 {
+        world.now_ms = world.core.wake_at().expect("a report is due");
+        world.say(Event::Wake);
+    }
+    assert_eq!(world.sent.len(), 3);
+    let last = world.sent.last().unwrap();
+    let report: Report = decode("report", &last.body).unwrap();
+    assert_eq!(report.generation, Generation(1));
+    assert_eq!(report.apps.len(), 2);
+    let state = &report.apps[0].containers[0].state;
+    assert!(matches!(state, ContainerState::Running { .. }));
+    let events = report.events.last().unwrap().id;
+    let command = Command {
+        session: world.core.session(),
+        body: CommandBody::Acknowledge {
+            report: last.seq,
+            events,
+        },
+    };
+    let event = world.sealed(Purpose::Command, Lane::Command, &encode(&command));
+    world.say(event);
+    // What is left is that its events are gone now, which is a change.
+    world.sent.clear();
+    while let Some(at) = world.core.wake_at() {
+        world.now_ms = at;
+        world.say(Event::Wake);
+        assert!(world.sent.len() < 20);
+        if let Some(sent) = world.sent.last() {
+            let report: Report = decode("report", &sent.body).unwrap();
+            assert!(report.events.is_empty());
+            let body = CommandBody::Acknowledge {
+                report: sent.seq,
+                events,
+            };
+            let session = world.core.session();
+            let command = encode(&Command { session, body });
+            let event = world.sealed(Purpose::Command, Lane::Command, &command);
+            world.say(event);
+        }
+    }
+    assert_eq!(
+        world.core.wake_at(),
+        None,
+        "an idle device has nothing to do"
+    );
+}
+
+#[test]
+fn generations_only_rise_and_the_same_bytes_are_fine() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.tell_desired(5, &[("a", "1")]);
+    let stored = world.records.desired.clone();
+    world.tell_desired(5, &[("a", "1")]);
+    assert!(!world.reasons().contains(&"DesiredRefused".to_string()));
+    world.tell_desired(4, &[]);
+    world.tell_desired(5, &[]);
+    assert_eq!(world.records.desired, stored);
+    assert_eq!(running(&world.core), 1);
+    let refused = world
+        .reasons()
+        .iter()
+        .filter(|r| *r == "DesiredRefused")
+        .count();
+    assert_eq!(refused, 2);
+    world.tell_desired(6, &[]);
+    assert_eq!(running(&world.core), 0);
+    assert!(world.records.ledger.is_empty());
+}
+
+#[test]
+fn replayed_forged_and_stale_messages_change_nothing_across_restarts() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    let recorded = world.desired(1, &[]);
+    recorded.iter().cloned().for_each(|e| world.say(e));
+    world.tell_desired(2, &[("a", "1")]);
+    let session = world.core.session();
+    let body = CommandBody::Revoked;
+    let revoke = world.sealed(
+        Purpose::Command,
+        Lane::Command,
+        &encode(&Command { session, body }),
+    );
+    for restart in [false, true] {
+        if restart {
+            let listed: Vec<_> = world
+                .core
+                .observed()
+                .containers
+                .clone()
+                .unwrap()
+                .into_iter()
+                .collect();
+            world.start_again();
+            world.say(Event::Listed(listed));
+            // A command of the run before.
+            world.say(revoke.clone());
+            assert!(!world.records.revoked);
+        }
+        recorded.iter().cloned().for_each(|e| world.say(e));
+        let Event::Message { topic, mut payload } = recorded[0].clone() else {
+            unreachable!()
+        };
+        let last = payload.len() - 1;
+        payload[last] ^= 1;
+        world.say(Event::Message { topic, payload });
+        assert_eq!(world.core.generation(), Generation(2));
+        assert_eq!(running(&world.core), 1);
+        assert!(world.reasons().contains(&"MessageRefused".to_string()));
+    }
+    assert!(world.reasons().contains(&"CommandRefused".to_string()));
+    assert_eq!(world.created, 1, "the container lived through it all");
+}
+
+#[test]
+fn after_a_reboot_everything_starts_at_once_from_the_store_alone() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.tell_desired(1, &[("a", "1"), ("b", "1"), ("c", "1")]);
+    world.boot += 1;
+    world.now_ms = 100;
+    world.created = 0;
+    world.start_again();
+    world.say(Event::Listed(vec![]));
+    assert_eq!((world.created, running(&world.core)), (3, 3));
+    assert_eq!(world.core.generation(), Generation(1));
+}
+
+#[test]
+fn a_flood_of_refusals_neither_writes_nor_speaks_much() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    world.sent.clear();
+    let stored = world.records.clone();
+    for n in 0..10_000u64 {
+        world.now_ms = n;
+        let topic = "skerry/v1/acme/kiosk/desired".into();
+        let payload = n.to_le_bytes().repeat(20);
+        world.say(Event::Message { topic, payload });
+        if world.core.wake_at().is_some_and(|at| at <= n) {
+            world.say(Event::Wake);
+        }
+    }
+    assert_eq!(world.records, stored, "an attacker wears out the flash");
+    assert!(
+        world.sent.len() <= 4,
+        "{} reports in 10 seconds",
+        world.sent.len()
+    );
+}

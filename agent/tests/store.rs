@@ -1,0 +1,78 @@
+//! The store's files: a damaged one costs a resync, not the identity.
+
+use skerry_agent::core::Change;
+use skerry_agent::store::{IdentityRecord, Standing, StoreDir, StoreError, probe};
+use skerry_wire::seal::PublicKey;
+
+fn identity() -> IdentityRecord {
+    IdentityRecord {
+        key: [1; 32],
+        fleet: "acme".parse().unwrap(),
+        broker: "mqtts://hub.example".into(),
+        hub: PublicKey::from_bytes([2; 32]),
+        tls_pin: None,
+        standing: Standing::Joined {
+            device: "kiosk".parse().unwrap(),
+            password: "secret".into(),
+        },
+    }
+}
+
+#[test]
+fn a_damaged_store_is_moved_aside_and_the_identity_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreDir::open(dir.path(), probe).unwrap();
+    store.set_identity(&identity(), true).unwrap();
+    let mut last = 0;
+    for _ in 0..3 {
+        last = store.store.count_start().unwrap();
+    }
+    drop(store);
+    let path = dir.path().join("agent.redb");
+    for round in 1..6 {
+        let whole = std::fs::read(&path).unwrap();
+        let broken = match round {
+            1 => vec![],
+            2 => vec![0xff; 5000],
+            3 => whole[..whole.len() / 2].to_vec(),
+            4 => vec![0; whole.len()],
+            _ => b"redb".to_vec(),
+        };
+        std::fs::write(&path, broken).unwrap();
+        let store = StoreDir::open(dir.path(), |path| {
+            // As in a child process.
+            std::panic::catch_unwind(|| probe(path))
+                .unwrap_or_else(|_| Err(StoreError::Damaged("it crashed".into())))
+        });
+        let store = store.unwrap();
+        let found = store.store.identity().unwrap().expect("kept");
+        assert!(found.standing == identity().standing && found.key == [1; 32]);
+        let starts = store.store.count_start().unwrap();
+        assert!(
+            starts > last,
+            "round {round}: numbers would repeat: {starts}, {last}"
+        );
+        last = starts;
+        assert!(store.store.records().unwrap().desired.is_none());
+    }
+    assert!(dir.path().join("agent.redb.broken-1").exists());
+    assert!(!dir.path().join("agent.redb.broken-4").exists());
+}
+
+#[test]
+fn two_agents_do_not_share_a_store_and_nobody_moves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = StoreDir::open(dir.path(), probe).unwrap();
+    let two = StoreDir::open(dir.path(), probe);
+    assert!(matches!(two, Err(StoreError::Locked)), "{two:?}");
+    one.store.commit(&[Change::Boot("b".into())]).unwrap();
+}
+
+#[test]
+fn erasing_leaves_no_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreDir::open(dir.path(), probe).unwrap();
+    store.set_identity(&identity(), true).unwrap();
+    store.erase().unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
