@@ -10,6 +10,7 @@ use skerry_wire::topic::{ATTEMPT_DIGITS, Lane, Topic};
 use skerry_wire::{DeviceId, FleetId, Timestamp};
 use std::collections::HashMap;
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the hub's own client is called; no device's name has a dot.
@@ -20,6 +21,8 @@ pub struct Roster {
     fleet: FleetId,
     key: KeyPair,
     known: RwLock<Known>,
+    /// The hub listens: what devices say is heard.
+    is_open: AtomicBool,
 }
 
 #[derive(Default)]
@@ -56,7 +59,19 @@ impl Roster {
             fleet,
             key,
             known: RwLock::new(known),
+            is_open: AtomicBool::new(false),
         }
+    }
+
+    /// From now on devices may come. Before the hub's own line is up, nobody
+    /// would hear their presence, and the broker would drop it.
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// Whether devices may come.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
     }
 
     /// Takes over what was committed.
@@ -180,6 +195,10 @@ impl Authority for Roster {
                 subscribe: vec![filter("#")],
                 class: Class::hub(),
             }),
+            _ if !self.is_open() => {
+                let words = "the hub is starting: try again in a moment";
+                Err(Refusal::new(RefusalKind::Busy, words))
+            }
             (_, Some(user)) if user.starts_with(JOINING_PREFIX) => self.joining(who, user),
             (_, Some(user)) => self.device(who, user),
             (_, None) => Err(Refusal::new(

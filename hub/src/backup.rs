@@ -9,6 +9,7 @@ use crate::keys::{KEYS_DIR, KeysError, make_private_dir};
 use crate::store::{Store, StoreError};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 /// The store's file inside the data directory.
@@ -87,6 +88,7 @@ fn write_tar(
         .write(true)
         .create(true)
         .truncate(true)
+        .mode(0o600)
         .open(&path)
         .map_err(file_error("cannot make", &path))?;
     fs::remove_file(&path).map_err(file_error("cannot unlink", &path))?;
@@ -200,7 +202,6 @@ pub fn restore(backup: &Path, data: &Path) -> Result<(), BackupError> {
         };
         let parent = to.parent().unwrap_or(data);
         make_private_dir(parent)?;
-        use std::os::unix::fs::OpenOptionsExt;
         let mut out = File::options()
             .write(true)
             .create_new(true)

@@ -38,6 +38,8 @@ const LINE_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LINE_SESSION: Duration = Duration::from_secs(24 * 3600);
 /// How long what is under way may take at the end.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a start waits for the hub's own line to its own broker.
+const LINE_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Threads that serve devices and operators at most.
 const MAX_THREADS: usize = 4;
 
@@ -180,11 +182,26 @@ impl Server {
             link,
             link_events,
             broker: broker.clone(),
-            roster,
+            roster: roster.clone(),
             executor: executor.clone(),
             images: images.clone(),
         });
         let shell = executor.spawn(shell.run());
+
+        if broker.is_some() {
+            let up = async {
+                while !roster.is_open() {
+                    smol::Timer::after(Duration::from_millis(1)).await;
+                }
+            };
+            // Not reached on any machine that works; devices would then be
+            // told to try again.
+            let late = async {
+                smol::Timer::after(LINE_UP_WITHIN).await;
+                tracing::warn!("the hub's own line to its broker is not up yet");
+            };
+            up.or(late).await;
+        }
 
         let api_tls = (!options.api.ip().is_loopback()).then_some(tls);
         let failed = |source| ServerError::Listen {

@@ -309,6 +309,7 @@ impl Shell {
                 // Nobody is on a broker of ours before we are; later, they are.
                 let fresh_broker = self.broker.is_some() && !self.was_up;
                 self.was_up = true;
+                self.roster.open();
                 Event::LinkUp { fresh_broker }
             }
             LinkEvent::Down { reason } => {

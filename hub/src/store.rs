@@ -6,6 +6,7 @@ use crate::core::{Change, HubRecord, Records};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
 use skerry_wire::{DecodeError, DeviceId, IdError, Timestamp, decode, encode};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Before every value. A new version is read beside the old.
@@ -100,13 +101,24 @@ pub struct Store {
 impl Store {
     /// Opens the file, or makes it. A hub that was killed leaves it whole.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Open {
+            path: path.into(),
+            source,
+        };
+        // Tokens' secrets are in it: for its owner only, from the first byte.
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| failed(redb::StorageError::from(error).into()))?;
+        drop(file);
         let db = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create(path)
-            .map_err(|source| StoreError::Open {
-                path: path.into(),
-                source,
-            })?;
+            .map_err(failed)?;
         let this = Self { db };
         this.make_tables()?;
         Ok(this)
@@ -329,6 +341,11 @@ mod tests {
         let copy = dir.path().join("copy.redb");
         store.snapshot(&copy).unwrap();
         let before = store.load().unwrap();
+        for file in [&path, &copy] {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
         drop(store);
         let store = Store::open(&path).unwrap();
         let records = store.load().unwrap();

@@ -206,13 +206,20 @@ fn reports_are_committed_then_acknowledged_and_events_merge_by_id() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(acknowledged(&mut world, vec![5, 6]), 6);
-    assert_eq!(acknowledged(&mut world, vec![5, 6, 7]), 7);
-    assert_eq!(acknowledged(&mut world, vec![10]), 10);
-    let of_device = |reason: &str| world.reasons().iter().filter(|r| *r == reason).count();
-    for reason in ["Event5", "Event6", "Event7", "Event10", "EventsDropped"] {
-        assert_eq!(of_device(reason), 1, "{reason}");
+    // Numbered from 1 in each start of the agent, which is the upper half.
+    let id = |start: u64, number: u64| start << 32 | number;
+    for (events, seen) in [
+        (vec![id(1, 5), id(1, 6)], id(1, 6)),
+        (vec![id(1, 5), id(1, 6), id(1, 7)], id(1, 7)),
+        (vec![id(1, 10), id(2, 1)], id(2, 1)),
+    ] {
+        assert_eq!(acknowledged(&mut world, events), seen);
     }
+    let of_device = |reason: &str| world.reasons().iter().filter(|r| *r == reason).count();
+    for (start, number) in [(1, 5), (1, 6), (1, 7), (1, 10), (2, 1)] {
+        assert_eq!(of_device(&format!("Event{}", id(start, number))), 1);
+    }
+    assert_eq!(of_device("EventsDropped"), 1);
     assert!(world.event("EventsDropped").message.starts_with('2'));
     let stored = world.fleet.device(&name("kiosk")).unwrap().report();
     assert_eq!(stored, Some(report(Generation(1), vec![])));
