@@ -105,7 +105,9 @@ fn applies(scratch: &Scratch, hub: &Hub, crowd: &Crowd) -> Result<(), String> {
         let mut command = hub.command(&["apply", "-f", &file]);
         let cpu_before = cpu_millis(hub.pid());
         let started = Instant::now();
-        let output = crowd.live_while(move || command.output()).expect("skerry runs");
+        let output = crowd
+            .live_while(move || command.output())
+            .expect("skerry runs");
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into());
         }
@@ -143,13 +145,20 @@ fn storm(hub: &mut Hub, crowd: &Crowd) -> Result<(), String> {
     let all = millis(&crowd.seats(), killed, back);
     row("hub started again to back and heard, each", &all, "ms");
     row("hub, after the storm: PSS", &[pss(hub.pid())], "KiB");
-    row("hub's cpu for start and storm", &[cpu_millis(hub.pid())], "ms");
+    row(
+        "hub's cpu for start and storm",
+        &[cpu_millis(hub.pid())],
+        "ms",
+    );
     let shown = hub.get(&["devices"]);
     let items = shown["items"].as_array().cloned().unwrap_or_default();
     let online = items.iter().filter(|d| d["state"] == "online").count();
     match online == crowd.seats().len() {
         true => Ok(()),
-        false => Err(format!("the hub shows {online} of {} online", crowd.seats().len())),
+        false => Err(format!(
+            "the hub shows {online} of {} online",
+            crowd.seats().len()
+        )),
     }
 }
 
@@ -180,7 +189,11 @@ fn mosquitto_beside(mosquitto: &Mosquitto, devices: usize) -> Result<(), String>
         return Err("not all bare lines reached Mosquitto".into());
     }
     let each = (pss(mosquitto.pid()) - empty) / devices as f64;
-    row("beside it: Mosquitto without TLS: PSS each line", &[each], "KiB");
+    row(
+        "beside it: Mosquitto without TLS: PSS each line",
+        &[each],
+        "KiB",
+    );
     Ok(())
 }
 
@@ -213,7 +226,9 @@ fn missing(crowd: &Crowd, what: &str) -> String {
 
 fn millis(seats: &[Seat], from: Instant, at: impl Fn(&Seat) -> Option<Instant>) -> Vec<f64> {
     let times = seats.iter().filter_map(at);
-    times.map(|at| at.duration_since(from).as_secs_f64() * 1e3).collect()
+    times
+        .map(|at| at.duration_since(from).as_secs_f64() * 1e3)
+        .collect()
 }
 
 fn row(what: &str, values: &[f64], unit: &str) {
@@ -224,7 +239,13 @@ fn row(what: &str, values: &[f64], unit: &str) {
     };
     let at = |part: f64| sorted[(last as f64 * part).round() as usize];
     match last {
-        0 => println!("{what:<48} {:>9} {:>9.1} {:>9} {:>9}  {unit}", "", at(0.5), "", ""),
+        0 => println!(
+            "{what:<48} {:>9} {:>9.1} {:>9} {:>9}  {unit}",
+            "",
+            at(0.5),
+            "",
+            ""
+        ),
         _ => println!(
             "{what:<48} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {unit}",
             at(0.0),

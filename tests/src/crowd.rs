@@ -75,7 +75,10 @@ impl Crowd {
 
     /// How they stand.
     pub fn seats(&self) -> Vec<Seat> {
-        self.seats.iter().map(|seat| seat.borrow().clone()).collect()
+        self.seats
+            .iter()
+            .map(|seat| seat.borrow().clone())
+            .collect()
     }
 
     /// Lets them live until this holds of all, or for so long. Whether it
@@ -177,11 +180,8 @@ impl Device {
         let mut line = line.expect("the hub's own address");
         loop {
             let wake_at = join.wake_at();
-            let event = future::or(
-                async { line.events.recv().await.ok() },
-                self.wake(wake_at),
-            )
-            .await;
+            let event =
+                future::or(async { line.events.recv().await.ok() }, self.wake(wake_at)).await;
             let now = self.clock.now();
             let step = match event {
                 None => join.wake(now),

@@ -35,7 +35,9 @@ fn a_hundred_devices_join_run_report_and_come_back() {
     fs::write(&manifest, app_manifest("app", &[], "")).expect("written");
     let file = manifest.display().to_string();
     let mut apply = hub.command(&["apply", "--wait", "-f", &file]);
-    let output = crowd.live_while(move || apply.output()).expect("skerry runs");
+    let output = crowd
+        .live_while(move || apply.output())
+        .expect("skerry runs");
     assert!(output.status.success(), "{output:?}\n{}", hub.log());
     let runs = |seat: &Seat| seat.running.contains_key("default/app");
     assert!(crowd.live_until(PATIENCE, |seat| runs(seat) && seat.quiet.is_some()));

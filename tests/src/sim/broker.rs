@@ -61,9 +61,9 @@ pub struct Broker {
     tape: VecDeque<Message>,
 }
 
-impl Broker {
-    /// Nobody is there yet.
-    pub fn new() -> Self {
+/// One on which nobody is yet.
+impl Default for Broker {
+    fn default() -> Self {
         Self {
             up: true,
             clients: BTreeMap::new(),
@@ -72,7 +72,9 @@ impl Broker {
             tape: VecDeque::new(),
         }
     }
+}
 
+impl Broker {
     /// Takes a message. Fails when it holds what nobody may read, or is longer
     /// than brokers allow.
     pub fn take(&mut self, message: &Message) -> Lawful {

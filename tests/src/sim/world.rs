@@ -125,7 +125,7 @@ impl World {
             order: 0,
             messages: 0,
             calm: false,
-            broker: Broker::new(),
+            broker: Broker::default(),
             hub,
             devices,
             catalog,
