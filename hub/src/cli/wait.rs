@@ -15,6 +15,12 @@ const POLL: Duration = Duration::from_millis(300);
 /// A look that takes long is followed by a pause so many times as long: a big
 /// fleet's hub has other things to do than to list it.
 const PAUSES_PER_LOOK: u32 = 4;
+/// Everything must be well for so long: a process that ends at once also runs
+/// for a moment, and what a device says of it is a moment old.
+const STEADY: Duration = Duration::from_secs(1);
+/// The same where a container has started again already: it must outlast its
+/// first backoffs.
+const STEADY_AFTER_RESTARTS: Duration = Duration::from_secs(10);
 /// Reasons told; the others are counted.
 const MAX_REASONS: usize = 20;
 
@@ -32,6 +38,31 @@ struct Progress {
     away: usize,
 }
 
+impl Progress {
+    /// How long it must stay as it is to be believed.
+    fn steady(&self) -> Duration {
+        if self.ready.is_empty() {
+            Duration::ZERO
+        } else if self.ready.iter().any(|(_, restarts)| *restarts > 0) {
+            STEADY_AFTER_RESTARTS
+        } else {
+            STEADY
+        }
+    }
+
+    /// What started again and has not run for long counts as not ready.
+    fn without_the_unsteady(mut self) -> Self {
+        let (unsteady, ready) = self.ready.into_iter().partition(|(_, n)| *n > 0);
+        self.ready = ready;
+        let unsteady: Vec<(String, u32)> = unsteady;
+        let reason = |(name, restarts)| {
+            format!("{name}: started again {restarts} times and has not run for long since")
+        };
+        self.unready.extend(unsteady.into_iter().map(reason));
+        self
+    }
+}
+
 /// Waits; fails at `timeout` after `started`, or when it cannot succeed.
 pub(super) fn wait(
     out: &mut Out,
@@ -41,6 +72,7 @@ pub(super) fn wait(
     timeout: Duration,
 ) -> Result<(), CliError> {
     let mut before: Option<Vec<(String, u32)>> = None;
+    let mut unchanged_since = started;
     loop {
         let look = Instant::now();
         let progress = progress(applied, &devices(client, None)?);
@@ -57,13 +89,15 @@ pub(super) fn wait(
         if !progress.failed.is_empty() {
             return Err(failed(out, &progress, "the apply failed on"));
         }
-        // Seen well twice with no restart between: a process that ends at once
-        // also runs for a moment.
-        if progress.unready.is_empty() && before.as_ref() == Some(&progress.ready) {
+        if before.as_ref() != Some(&progress.ready) {
+            unchanged_since = look;
+        }
+        if progress.unready.is_empty() && unchanged_since.elapsed() >= progress.steady() {
             out.note(&done(&progress, started.elapsed()));
             return Ok(());
         }
         if started.elapsed() >= timeout {
+            let progress = progress.without_the_unsteady();
             let within = format!("not ready after {}:", human::span(timeout));
             return Err(failed(out, &progress, &within));
         }
