@@ -452,6 +452,12 @@ impl World {
                 format!("{:?}", message.to),
             );
         };
+        if device.record.standing != Standing::Approved {
+            return broken(
+                "only who was let in gets desired states",
+                format!("{}", device.record.device),
+            );
+        }
         let said = desired.assignments.iter().map(|a| (&a.app, a.revision));
         let said: BTreeSet<(&AppRef, RevisionId)> = said.collect();
         let wanted = intent.placed_on(&device.record.labels);
@@ -494,7 +500,7 @@ impl World {
             let Some(host) = host else {
                 return broken("only who has a token joins", format!("{}", record.device));
             };
-            let has = host.generation();
+            let has = host.said();
             if record.applied > has {
                 return broken(
                     "applied means committed by the device",

@@ -89,6 +89,11 @@ impl World {
             let stuck = host.name.is_some() || host.core().is_some();
             return (!stuck).then(|| format!("machine {who} has not joined"));
         };
+        if host.name.as_ref().is_some_and(|n| *n != device.record.device) {
+            // The hub went back to before it joined, and then got its old
+            // question once more: it has to join anew.
+            return None;
+        }
         match device.record.standing {
             Standing::Revoked => return None,
             Standing::Pending => {
