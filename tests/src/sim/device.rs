@@ -435,6 +435,10 @@ impl World {
             return true;
         }
         let known = &self.hub.store.devices;
+        // Nobody is on the hub's own broker before the hub is.
+        if !self.hub.connected_before {
+            return false;
+        }
         match (&self.hub.fleet, &host.agent) {
             (None, _) => false,
             (Some(_), AgentRun::Running(_)) => known.values().any(|d| {
