@@ -5,6 +5,7 @@
 //! --release` has built; `-- --short` takes a minute instead of ten.
 
 use skerry_tests::fleet::{app_manifest, free_address};
+use skerry_tests::tap::Tap;
 use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, need_root, until};
 use std::fs;
 use std::path::Path;
@@ -20,12 +21,16 @@ fn main() {
     );
     sizes();
     let scratch = Scratch::new("figures");
-    let hub = Hub::start(&scratch);
+    // All that device and broker say to each other goes through a tap.
+    let broker = free_address();
+    let tap = Tap::before(broker);
+    let device_broker = format!("mqtts://{}", tap.address);
+    let hub = Hub::start_behind(&scratch, broker, &["--device-broker", &device_broker]);
     row("hub, no device: PSS", &[pss(hub.pid())], "KiB");
     let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
     hub.wait_online("one");
     hub.import_test_image(&scratch);
-    applies(&scratch, &hub, if short { 5 } else { 20 });
+    applies(&scratch, &hub, &one, &tap, if short { 5 } else { 20 });
     memory(
         &scratch,
         &hub,
@@ -35,9 +40,11 @@ fn main() {
     idle(
         &hub,
         &one,
+        &tap,
         Duration::from_secs(if short { 20 } else { 120 }),
     );
     starts(&scratch, &hub, &mut one, if short { 5 } else { 20 });
+    pings(&scratch, &mut one, &hub, &tap);
     runc_beside(&scratch, if short { 10 } else { 50 });
 }
 
@@ -112,13 +119,16 @@ fn ours(agent: &Agent) -> Vec<u32> {
     rest.map(|pid| pid as u32).chain([agent.pid()]).collect()
 }
 
-fn applies(scratch: &Scratch, hub: &Hub, rounds: u32) {
+fn applies(scratch: &Scratch, hub: &Hub, one: &Agent, tap: &Tap, rounds: u32) {
     let port = free_address().port();
     let path = scratch.path().join("web.yaml");
     let apply = |text: &str| {
         let port = port.to_string();
         let env = format!("          env: [{{ name: TEXT, value: {text} }}]\n");
-        fs::write(&path, app_manifest("web", &["serve", &port], &env)).expect("written");
+        // The app does not hear the stop signal; waiting for it is not ours.
+        let manifest = app_manifest("web", &["serve", &port], &env)
+            .replace("PeriodSeconds: 1", "PeriodSeconds: 0");
+        fs::write(&path, manifest).expect("written");
         hub.skerry(&["apply", "-f", &path.display().to_string()]);
     };
     let answers = |text: &str| {
@@ -126,16 +136,22 @@ fn applies(scratch: &Scratch, hub: &Hub, rounds: u32) {
         until(PATIENCE, || get().filter(|a| a.starts_with(text))).expect("an answer")
     };
     let (mut first, mut update) = (Vec::new(), Vec::new());
-    for round in 0..rounds {
+    let (mut wire, mut disk) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
         let started = Instant::now();
         apply("one");
         answers("one ");
         first.push(started.elapsed().as_secs_f64() * 1e3);
+        tap.wait_for_silence();
+        let written = || ours(one).into_iter().map(bytes_written).sum::<f64>();
+        let before = (tap.bytes(), written());
         let started = Instant::now();
         apply("two");
         answers("two ");
         update.push(started.elapsed().as_secs_f64() * 1e3);
-        let _ = round;
+        tap.wait_for_silence();
+        wire.push((tap.bytes() - before.0) as f64);
+        disk.push((written() - before.1) / 1024.0);
         hub.skerry(&["delete", "app", "web"]);
         hub.wait_for_device("one", "empty", |d| {
             d["apps"].as_array().is_some_and(Vec::is_empty)
@@ -150,6 +166,16 @@ fn applies(scratch: &Scratch, hub: &Hub, rounds: u32) {
         "apply to HTTP 200, new revision (peers: 1455, 2101)",
         &update,
         "ms",
+    );
+    row(
+        "a new revision on the wire, reports, TCP and TLS too",
+        &wire,
+        "bytes",
+    );
+    row(
+        "a new revision on the device's disk (budget 64)",
+        &disk,
+        "KiB",
     );
 }
 
@@ -187,11 +213,11 @@ fn memory(scratch: &Scratch, hub: &Hub, one: &Agent, counts: &[usize]) {
     }
 }
 
-fn idle(hub: &Hub, one: &Agent, span: Duration) {
+fn idle(hub: &Hub, one: &Agent, tap: &Tap, span: Duration) {
     let pids = ours(one);
     let total = |of: fn(u32) -> f64| pids.iter().map(|&p| of(p)).sum::<f64>();
     // Reports of the last applies are out first.
-    until(Duration::from_secs(5), || None::<()>);
+    tap.wait_for_silence();
     let before = (
         total(cpu_millis),
         total(bytes_written),
@@ -216,6 +242,33 @@ fn idle(hub: &Hub, one: &Agent, span: Duration) {
         "KiB",
     );
     row("hub, idle: cpu", &[share(after.2 - before.2)], "%");
+}
+
+/// What the line costs when nobody says anything: one ping for each keep-alive.
+fn pings(scratch: &Scratch, one: &mut Agent, hub: &Hub, tap: &Tap) {
+    const CYCLES: u64 = 5;
+    let config = scratch.path().join("agent.yaml");
+    fs::write(&config, "keepAliveSecs: 10\n").expect("written");
+    one.kill();
+    one.start_with(&["--config", &config.display().to_string()], &[]);
+    hub.wait_online("one");
+    // The first pings end the silence of the start.
+    until(Duration::from_secs(12), || None::<()>);
+    let before = tap.bytes();
+    until(Duration::from_secs(10 * CYCLES), || None::<()>);
+    let ping = (tap.bytes() - before) as f64 / CYCLES as f64;
+    row("one keep-alive, TCP and TLS too", &[ping], "bytes");
+    row(
+        "an idle hour at 15 minutes' keep-alive",
+        &[ping * 4.0],
+        "bytes",
+    );
+    let month = ping * 4.0 * 24.0 * 30.0 / 1e6;
+    row(
+        "an idle month of that (budget 0.7, balena 1)",
+        &[month],
+        "MB",
+    );
 }
 
 fn starts(scratch: &Scratch, hub: &Hub, one: &mut Agent, rounds: u32) {

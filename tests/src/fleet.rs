@@ -69,11 +69,16 @@ impl Hub {
 
     /// Starts one with more options, `--broker URL` for example.
     pub fn start_with(scratch: &Scratch, extra: &[&str]) -> Self {
+        Self::start_behind(scratch, free_address(), extra)
+    }
+
+    /// Starts one whose broker listens there.
+    pub fn start_behind(scratch: &Scratch, broker: SocketAddr, extra: &[&str]) -> Self {
         let mut hub = Self {
             data: scratch.path().join("hub"),
             log: scratch.path().join("hub.log"),
             api: free_address(),
-            broker: free_address(),
+            broker,
             extra: extra.iter().map(|s| s.to_string()).collect(),
             process: None,
         };
@@ -106,7 +111,9 @@ impl Hub {
         command.args(["--api", &self.api.to_string()]);
         if !self.extra.iter().any(|a| a == "--broker") {
             command.args(["--listen", &self.broker.to_string()]);
-            command.args(["--advertise", &self.broker.to_string()]);
+            if !self.extra.iter().any(|a| a == "--device-broker") {
+                command.args(["--advertise", &self.broker.to_string()]);
+            }
         }
         command.args(&self.extra);
         self.process = Some(spawn(command, log));

@@ -7,6 +7,7 @@ pub mod crowd;
 pub mod fleet;
 pub mod mosquitto;
 pub mod sim;
+pub mod tap;
 
 pub use fleet::{Agent, Hub, Scratch};
 pub use skerry_hub::demo::world::{http_get, until};
@@ -18,17 +19,19 @@ use std::time::Duration;
 /// more than it needs on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A program that `./check` has built.
+/// A program that `./check` has built, or one of SKERRY_PROGRAMS, a directory
+/// of releases.
 pub fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a file");
     // target/debug/deps/test-1234
     let debug = test.ancestors().nth(2).expect("target/debug");
-    let path = match name {
-        "skerry-demo-app" => {
+    let path = match (name, std::env::var_os("SKERRY_PROGRAMS")) {
+        ("skerry-demo-app", _) => {
             let target = debug.parent().expect("target");
             target.join("static/debug").join(name)
         }
-        other => debug.join(other),
+        (other, Some(programs)) => PathBuf::from(programs).join(other),
+        (other, None) => debug.join(other),
     };
     assert!(
         path.is_file(),
