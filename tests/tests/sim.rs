@@ -13,7 +13,7 @@ const SEEDS: u64 = 1_000;
 /// A mutant is caught within so many.
 const MUTANT_SEEDS: u64 = 200;
 /// What an ordinary run must have met; otherwise it tests nothing.
-const MUST_HAPPEN: [&str; 26] = [
+const MUST_HAPPEN: [&str; 27] = [
     "agent crash",
     "agent start",
     "apply",
@@ -39,6 +39,7 @@ const MUST_HAPPEN: [&str; 26] = [
     "lost",
     "power cut",
     "restore",
+    "store lost",
     "will",
 ];
 

@@ -300,9 +300,10 @@ impl Planner<'_> {
         }
     }
 
-    /// A container that the ledger does not know. True while it runs.
+    /// A container that the ledger does not know. True while it may run, which
+    /// a lost one may until it is taken down.
     fn stray(&mut self, id: &ContainerId, status: Status) -> bool {
-        let runs = matches!(status, Status::Running { .. });
+        let runs = matches!(status, Status::Running { .. } | Status::Lost);
         if self.hands_off(id) {
             return runs;
         }

@@ -43,6 +43,9 @@ impl Fleet {
         self.note(turn, Some(&name), None, "Approved", message);
         self.place(turn, &name, true);
         self.accept(turn, &name);
+        // A hub that was restored may have one in its lobby that has long been
+        // a device, and said so when nobody listened.
+        self.unasked.insert(name);
         turn.answer(request, Ok(Answer::Done));
     }
 

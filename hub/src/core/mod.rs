@@ -54,6 +54,9 @@ const SENDS_PER_EVENT: usize = 64;
 const RESEND_AFTER_MS: u64 = 30_000;
 /// The resend time doubles so often: half an hour at most.
 const MAX_RESEND_DOUBLINGS: u8 = 6;
+/// A device that did not answer a sync within this time is asked once more:
+/// the question may be lost.
+const SYNC_AGAIN_MS: u64 = 20_000;
 /// A device that does not answer a sync within this time is offline.
 const SYNC_ANSWER_MS: u64 = 60_000;
 /// A usage question is given up after this time.
@@ -94,6 +97,8 @@ enum HubLine {
     Down,
     Up {
         since: Timestamp,
+        /// When devices that nobody can tell of were last asked.
+        asked: Timestamp,
         /// The queue was full, and there was no room since.
         full: bool,
     },
@@ -372,7 +377,11 @@ impl Fleet {
 
     fn link_up(&mut self, turn: &mut Turn, fresh_broker: bool) {
         let since = turn.now;
-        self.line = HubLine::Up { since, full: false };
+        self.line = HubLine::Up {
+            since,
+            asked: since,
+            full: false,
+        };
         for (name, device) in &mut self.devices {
             if device.record.standing != Standing::Approved {
                 continue;
@@ -434,16 +443,26 @@ impl Fleet {
                 turn.answer(question.request, result);
             }
         }
-        let HubLine::Up { since, .. } = self.line else {
+        let HubLine::Up { since, asked, .. } = &mut self.line else {
             return;
         };
         let sync_over = now.0.saturating_sub(since.0) >= SYNC_ANSWER_MS;
+        let ask_again = !sync_over && now.0.saturating_sub(asked.0) >= SYNC_AGAIN_MS;
+        if ask_again {
+            *asked = now;
+        }
         for (name, device) in &mut self.devices {
             if device.record.standing != Standing::Approved {
                 continue;
             }
             if sync_over && device.connection == Connection::Unknown {
                 device.connection = Connection::Offline { since: now };
+            }
+            if ask_again
+                && device.connection == Connection::Unknown
+                && device.record.session != SessionId(0)
+            {
+                self.unasked.insert(name.clone());
             }
             let wait = RESEND_AFTER_MS << device.resends;
             let behind = device.record.applied < device.record.generation;

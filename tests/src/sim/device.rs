@@ -27,6 +27,8 @@ use std::collections::{BTreeSet, VecDeque};
 
 /// Messages that an agent's line holds while it is down.
 const OUTBOX: usize = 64;
+/// Starts that an agent skips when their count was lost with its store.
+const STARTS_SKIPPED: u32 = 1 << 20;
 /// What every log holds.
 pub const LOG: &[u8] = b"one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\nten\n";
 /// How long a machine is down after a power cut, at most.
@@ -80,6 +82,9 @@ pub struct DeviceHost {
     desired: Option<(Generation, Vec<Assignment>)>,
     before: Option<Records>,
     join_starts: u32,
+    /// Its count of starts when its store was last lost, and what it had then.
+    starts_floor: u32,
+    lost: Generation,
     /// With which it joins.
     pub token: Option<TokenSecret>,
     /// It was told that it may not join.
@@ -136,6 +141,8 @@ impl DeviceHost {
             desired: None,
             before: None,
             join_starts: 0,
+            starts_floor: 0,
+            lost: Generation(0),
             token: None,
             is_refused: false,
             agent: AgentRun::Off,
@@ -167,6 +174,11 @@ impl DeviceHost {
     pub fn generation(&self) -> Generation {
         let desired = self.records.desired.as_ref();
         desired.map_or(Generation(0), |d| d.generation)
+    }
+
+    /// The newest generation that it may have said to have.
+    pub fn said(&self) -> Generation {
+        self.generation().max(self.lost)
     }
 
     /// What is on its disk to be run.
@@ -300,6 +312,26 @@ impl World {
         self.later(delay_ms, Happening::AgentStart(device, run));
     }
 
+    /// The agent's store is damaged and moved aside; its key and name are kept
+    /// in a file of their own. Containers live on.
+    pub(super) fn store_lost(&mut self, device: usize) {
+        let host = &self.devices[device];
+        let AgentRun::Running(_) = host.agent else {
+            return;
+        };
+        self.agent_end(device, AgentEnd::Crash);
+        self.count("store lost", || device.to_string());
+        let host = &mut self.devices[device];
+        host.lost = host.said();
+        host.starts_floor += STARTS_SKIPPED;
+        host.records = Records {
+            starts: host.starts_floor,
+            ..Records::default()
+        };
+        host.before = None;
+        host.read_desired();
+    }
+
     pub(super) fn agent_wake(&mut self, device: usize, run: u64, at_ms: u64) -> Lawful {
         let now = self.device_now(device);
         let host = &mut self.devices[device];
@@ -403,6 +435,10 @@ impl World {
             return true;
         }
         let known = &self.hub.store.devices;
+        // Nobody is on the hub's own broker before the hub is.
+        if !self.hub.connected_before {
+            return false;
+        }
         match (&self.hub.fleet, &host.agent) {
             (None, _) => false,
             (Some(_), AgentRun::Running(_)) => known.values().any(|d| {

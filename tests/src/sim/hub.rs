@@ -122,7 +122,8 @@ pub struct HubHost {
     pub clock_shift_ms: u64,
     inbox: Vec<Event>,
     working: bool,
-    connected_before: bool,
+    /// Its run has had a line.
+    pub connected_before: bool,
     outbox: VecDeque<Message>,
     backups: VecDeque<(HubStore, Intent)>,
     /// Counts the times that it went back to a backup.
@@ -224,6 +225,9 @@ impl World {
 
     pub(super) fn hub_connect(&mut self) -> Lawful {
         let run = self.hub.run;
+        if self.hub.fleet.is_none() || self.broker.line(Party::Hub).is_some() {
+            return Ok(());
+        }
         if !self.broker.up {
             let delay_ms = self.chance.between(100, 2_000);
             self.later(delay_ms, Happening::HubConnect(run));
@@ -243,6 +247,9 @@ impl World {
     }
 
     pub(super) fn hub_line_down(&mut self) {
+        if self.broker.line(Party::Hub).is_some() {
+            return;
+        }
         self.hub_event(Event::LinkDown);
         let run = self.hub.run;
         let delay_ms = self.chance.between(10, 2_000);
@@ -380,6 +387,7 @@ impl World {
         self.hub.doom = None;
         self.hub.fleet = None;
         self.hub.run += 1;
+        self.hub.connected_before = false;
         self.hub.inbox.clear();
         self.hub.hearing.clear();
         self.hub.outbox.clear();
@@ -390,10 +398,9 @@ impl World {
         {
             self.hub.store = before;
         }
+        self.broker.cut(Party::Hub);
         if self.hub.embedded {
             self.broker_forgets();
-        } else {
-            self.broker.cut(Party::Hub);
         }
         let run = self.hub.run;
         let delay_ms = self.chance.between(20, 4_000);
@@ -452,6 +459,12 @@ impl World {
                 format!("{:?}", message.to),
             );
         };
+        if device.record.standing != Standing::Approved {
+            return broken(
+                "only who was let in gets desired states",
+                format!("{}", device.record.device),
+            );
+        }
         let said = desired.assignments.iter().map(|a| (&a.app, a.revision));
         let said: BTreeSet<(&AppRef, RevisionId)> = said.collect();
         let wanted = intent.placed_on(&device.record.labels);
@@ -494,7 +507,7 @@ impl World {
             let Some(host) = host else {
                 return broken("only who has a token joins", format!("{}", record.device));
             };
-            let has = host.generation();
+            let has = host.said();
             if record.applied > has {
                 return broken(
                     "applied means committed by the device",

@@ -12,7 +12,8 @@
 //! backups; messages are lost, doubled, late; lines are cut, with late wills;
 //! agents crash between any two effects or inside a commit; the power goes;
 //! keepers die; the hub crashes between any two effects or goes back to a
-//! backup; clocks jump, also to 1970; disks are full. In every second seed
+//! backup; clocks jump, also to 1970; disks are full; an
+//! agent's store is damaged and begins anew. In every second seed
 //! somebody owns the broker: it drops messages, plays recorded ones again,
 //! alters them, moves them to other topics. Then the trouble ends, and all
 //! must come to rest as it shall be within [`PATIENCE_MS`] of virtual time,

@@ -2,9 +2,9 @@
 
 use super::catalog::app_name;
 use super::device::{AgentEnd, Wall};
-use super::laws::Lawful;
+use super::laws::{Lawful, broken};
 use super::world::{Happening, World};
-use skerry_hub::core::{Event, Fleet, Open, RequestId, Standing};
+use skerry_hub::core::{Effect, Event, Fleet, Open, RequestId, Standing};
 use skerry_hub::model::{App, Revision};
 use skerry_wire::seal::TokenSecret;
 use skerry_wire::{AppRef, DeviceId, Labels, RevisionId};
@@ -149,14 +149,7 @@ impl World {
                     apps,
                 });
             }
-            (9, _) => {
-                // The same again changes nothing.
-                let apps: Vec<(App, Revision)> = self.intent.apps.values().cloned().collect();
-                self.ask(Ask::Apply(apps.clone()), |request| Event::Apply {
-                    request,
-                    apps,
-                });
-            }
+            (9, _) => return self.apply_again(),
             (10..13, _) => {
                 let apps = vec![app_name(&mut self.chance)];
                 self.count("delete", String::new);
@@ -210,6 +203,26 @@ impl World {
         Ok(())
     }
 
+    /// The same again changes nothing and tells nobody.
+    fn apply_again(&mut self) -> Lawful {
+        self.hub_work()?;
+        let apps: Vec<(App, Revision)> = self.intent.apps.values().cloned().collect();
+        if self.hub.fleet.is_none() || apps.is_empty() {
+            return Ok(());
+        }
+        let request = RequestId(0);
+        let again = Event::Apply { request, apps };
+        let (changes, effects) = self.hub_takes(vec![again])?;
+        let answers = |effect: &Effect| matches!(effect, Effect::Answer(..));
+        if !changes.is_empty() || !effects.iter().all(answers) {
+            return broken(
+                "the same apply again changes nothing",
+                format!("{changes:?} {effects:?}"),
+            );
+        }
+        Ok(())
+    }
+
     pub(super) fn approve_all(&mut self) {
         let fleet = self.hub.fleet.as_ref();
         let devices = fleet.into_iter().flat_map(Fleet::devices);
@@ -234,7 +247,7 @@ impl World {
         let next_ms = self.chance.between(100, 5_000);
         self.later(next_ms, Happening::Fault);
         let device = self.chance.below(self.devices.len() as u64) as usize;
-        match self.chance.below(22) {
+        match self.chance.below(23) {
             0..4 => self.doom(device, AgentEnd::Crash),
             4 | 5 => self.doom(device, AgentEnd::PowerCut),
             6 => self.agent_end(device, AgentEnd::Crash),
@@ -278,6 +291,7 @@ impl World {
                 // Only forwards: an expired token is a machine that waits.
                 self.hub.clock_shift_ms += self.chance.below(3_600_000);
             }
+            21 => self.store_lost(device),
             _ => {
                 self.count("disk full", || device.to_string());
                 self.devices[device].disk_full = self.chance.between(1, 3);

@@ -47,7 +47,9 @@ impl World {
 
     /// Nothing is said and nothing is written while nothing happens.
     fn stay_at_rest(&mut self) -> Lawful {
-        if self.devices.iter().any(ends_by_itself) {
+        if self.devices.iter().any(ends_by_itself)
+            || !self.devices.iter().all(|h| self.is_member(h))
+        {
             return Ok(());
         }
         // Reports that were on their way are still answered.
@@ -65,6 +67,18 @@ impl World {
             None => Ok(()),
             Some(why) => broken("what is at rest stays so", why),
         }
+    }
+
+    /// Whether the hub knows it as the device that it is; one that the hub has
+    /// shut out or forgotten may have something left to do.
+    fn is_member(&self, host: &DeviceHost) -> bool {
+        let devices = self.hub.store.devices.values();
+        let mut known = devices.filter(|d| d.key == host.key.public());
+        known.any(|d| {
+            d.standing == Standing::Approved
+                && host.name.as_ref() == Some(&d.device)
+                && host.core().is_some_and(|core| !core.is_revoked())
+        })
     }
 
     /// Why all is not at rest, if so.
@@ -89,6 +103,15 @@ impl World {
             let stuck = host.name.is_some() || host.core().is_some();
             return (!stuck).then(|| format!("machine {who} has not joined"));
         };
+        if host
+            .name
+            .as_ref()
+            .is_some_and(|n| *n != device.record.device)
+        {
+            // The hub went back to before it joined, and then got its old
+            // question once more: it has to join anew.
+            return None;
+        }
         match device.record.standing {
             Standing::Revoked => return None,
             Standing::Pending => {
