@@ -223,8 +223,10 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         check_value(text).map_err(|e| e.to_string())?;
         Ok(text.to_string())
     };
-    let (opened, closed) = (part.matches('(').count(), part.matches(')').count());
-    if opened > closed {
+    if let Some((head, list)) = part.split_once('(')
+        && matches!(head.split_whitespace().last(), Some("in" | "notin"))
+        && !list.contains(')')
+    {
         return Err(format!("'{part}' has a '(' without its ')'"));
     }
     if let Some(rest) = part.strip_suffix(')') {

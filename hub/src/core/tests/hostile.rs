@@ -188,8 +188,8 @@ fn forgeries_of_two_kinds_in_turn_are_counted_too() {
 #[test]
 fn a_clock_that_is_set_back_stops_nothing() {
     let mut world = World::new();
-    world.now = Timestamp(4_000_000_000_000);
     let kiosk = world.device("kiosk", "amd64");
+    world.now = Timestamp(4_000_000_000_000);
     let topic = Topic::Device(kiosk.name.clone(), Lane::Report).in_fleet(&fleet_id());
     let forged = || Event::Message {
         topic: topic.clone(),
