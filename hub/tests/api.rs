@@ -11,6 +11,7 @@ use skerry_hub::server::Server;
 use skerry_wire::message::CommandBody;
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
 use skerry_wire::{ContainerName, Digest, Generation, Timestamp};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 
@@ -110,12 +111,20 @@ fn every_answer_arrives_whole_whatever_was_sent_along() {
         let server = Server::start(&options(dir.path()), images, executor.clone())
             .await
             .unwrap();
-        let long = vec![b'x'; 4 << 20];
+        let long = vec![b'x'; 256 << 10];
+        // Answers that are longer than what is on the way at once.
+        let labels: serde_json::Map<_, _> = (0..60)
+            .map(|n| (format!("k{n}"), json!("v".repeat(60))))
+            .collect();
+        for _ in 0..40 {
+            new_token(&server, json!({"labels": labels})).await;
+        }
         let (good, bad) = (server.operator_token.clone(), "wrong".to_string());
         for (token, method, path, status) in [
+            (&good, "GET", "/v1/tokens", 200),
             (&good, "GET", "/v1/status", 200),
             (&good, "GET", "/v1/devices", 200),
-            (&good, "GET", "/healthz", 200),
+            (&good, "GET", "/openapi.json", 200),
             (&good, "DELETE", "/v1/devices/nobody", 404),
             (&good, "DELETE", "/v1/apps/default/web", 404),
             (&good, "POST", "/v1/status", 405),
@@ -135,9 +144,33 @@ fn every_answer_arrives_whole_whatever_was_sent_along() {
         ] {
             let answer = raw_http(&server, token, method, path, &long).await;
             assert_eq!(answer.status, status, "{method} {path}");
+            if status == 200 {
+                serde_json::from_slice::<serde_json::Value>(&answer.body)
+                    .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+            }
         }
+        let (url, token) = (server.api_url.clone(), good.clone());
+        let slow = smol::unblock(move || slow_get(&url, "/v1/tokens", &token, &long)).await;
+        assert!(slow.ends_with(b"]}"), "{} bytes", slow.len());
         server.stop().await.unwrap();
     });
+}
+
+/// A GET with a body, and the whole answer, by a client that takes little at a
+/// time: most of the answer is still at the hub when it has written all of it.
+fn slow_get(url: &str, path: &str, token: &str, body: &[u8]) -> Vec<u8> {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {token}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
 }
 
 /// Pulls that only end when two are under way.
