@@ -3,10 +3,12 @@
 //! data directory, and only moves numbers forward: see
 //! [`crate::store::Store::mark_restored`].
 
+use crate::api::UPLOADS_DIR;
 use crate::authority::now;
 use crate::images::BLOBS_DIR;
-use crate::keys::{KEYS_DIR, KeysError, make_private_dir};
+use crate::keys::{KEYS_DIR, KeysError, make_private_dir, random};
 use crate::store::{Store, StoreError};
+use skerry_wire::Digest;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,8 +20,8 @@ pub const STORE_FILE: &str = "hub.redb";
 pub const FLEET_FILE: &str = "fleet";
 /// Image blobs inside a backup.
 const BLOBS: &str = "blobs";
-/// A snapshot on its way, inside the data directory.
-const SNAPSHOT_FILE: &str = "backup.redb";
+/// Where whole blobs lie, inside theirs; beside it are those that still come.
+const WHOLE_BLOBS: &str = "sha256";
 /// The first entry of a backup, and what is in it.
 const VERSION_ENTRY: &str = "skerry-backup";
 const VERSION: &str = "1";
@@ -68,8 +70,12 @@ fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Bac
 /// Writes a backup into a file without a name, ready to be read from its
 /// start.
 pub fn write(data: &Path, store: &Store, blobs: Option<&Path>) -> Result<File, BackupError> {
-    let snapshot = data.join(SNAPSHOT_FILE);
-    let _ = fs::remove_file(&snapshot);
+    // Names of its own: two backups at once must not write into each other.
+    // What a killed hub leaves there goes at its next start.
+    let dir = data.join(UPLOADS_DIR);
+    make_private_dir(&dir)?;
+    let name = Digest::of(&random::<16>()).hex();
+    let snapshot = dir.join(format!("{name}.redb"));
     let made = write_tar(data, store, &snapshot, blobs);
     let _ = fs::remove_file(&snapshot);
     made
@@ -82,12 +88,11 @@ fn write_tar(
     blobs: Option<&Path>,
 ) -> Result<File, BackupError> {
     store.snapshot(snapshot)?;
-    let path = data.join("backup.tar");
+    let path = snapshot.with_extension("tar");
     let file = File::options()
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&path)
         .map_err(file_error("cannot make", &path))?;
@@ -114,7 +119,10 @@ fn write_tar(
         add(&Path::new(KEYS_DIR).join(&name), &keys.join(&name))?;
     }
     if let Some(blobs) = blobs {
-        add_tree(&mut tar, blobs, Path::new(BLOBS))?;
+        let whole = blobs.join(WHOLE_BLOBS);
+        if whole.exists() {
+            add_tree(&mut tar, &whole, &Path::new(BLOBS).join(WHOLE_BLOBS))?;
+        }
     }
     let mut file = tar
         .into_inner()
@@ -216,4 +224,38 @@ pub fn restore(backup: &Path, data: &Path) -> Result<(), BackupError> {
     }
     Store::open(&data.join(STORE_FILE))?.mark_restored(now())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keys;
+
+    /// What a pull is writing has no length yet, and may be gone the next
+    /// moment: a backup with a part of it could not be read.
+    #[test]
+    fn a_backup_has_whole_blobs_only_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, blobs) = (dir.path().join("data"), dir.path().join("blobs"));
+        Keys::open(&data, &[]).unwrap();
+        let store = Store::open(&data.join(STORE_FILE)).unwrap();
+        for (part, name) in [("sha256", "abc"), ("tmp", "1-0")] {
+            fs::create_dir_all(blobs.join(part)).unwrap();
+            fs::write(blobs.join(part).join(name), b"blob").unwrap();
+        }
+        // Another that was not yet read, and one that ran before: not in the way.
+        let _other = write(&data, &store, None).unwrap();
+        let file = write(&data, &store, Some(&blobs)).unwrap();
+        let mut tar = tar::Archive::new(file);
+        let names: Vec<PathBuf> = tar
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().into_owned())
+            .collect();
+        let has = |name: &str| names.iter().any(|n| n == Path::new(name));
+        assert!(has(STORE_FILE) && has("blobs/sha256/abc"), "{names:?}");
+        assert!(!has("blobs/tmp/1-0"), "{names:?}");
+        let left = fs::read_dir(data.join(UPLOADS_DIR)).unwrap().count();
+        assert_eq!(left, 0);
+    }
 }

@@ -6,6 +6,7 @@ use crate::image::{
     self, BlobStore, Credentials, ImageRecord, ImportError, ImportOptions, Reference, Registry,
     RegistryOptions,
 };
+use crate::keys::make_private_dir;
 use crate::model::{Image, Platform, PlatformImage};
 use skerry_wire::{Digest, Timestamp};
 use std::error::Error;
@@ -82,6 +83,8 @@ impl DiskImages {
                 Credentials::from_docker_config(&text).map_err(|e| read(&e))?;
         }
         let dir = data.join(BLOBS_DIR);
+        // Images hold secrets, more often than they should.
+        make_private_dir(&dir).map_err(|e| failed(chain(&e)))?;
         let blobs = BlobStore::open(&dir).map_err(|e| failed(chain(&e)))?;
         Ok(Self {
             blobs,

@@ -94,7 +94,12 @@ impl Keys {
                 let text = String::from_utf8(bytes).map_err(|_| KeysError::Damaged {
                     path: token_file.clone(),
                 })?;
-                text.trim().to_string()
+                let text = text.trim();
+                // An empty one would let in whoever shows none.
+                if text.is_empty() {
+                    return Err(KeysError::Damaged { path: token_file });
+                }
+                text.to_string()
             }
             None => {
                 let token = Digest::of(&random::<32>()).hex();
@@ -287,6 +292,15 @@ impl rand_core::TryCryptoRng for Entropy {}
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_empty_token_opens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        Keys::open(dir.path(), &[]).unwrap();
+        fs::write(dir.path().join(KEYS_DIR).join(OPERATOR_TOKEN), "\n").unwrap();
+        let opened = Keys::open(dir.path(), &[]);
+        assert!(matches!(opened, Err(KeysError::Damaged { .. })));
+    }
 
     #[test]
     fn keys_stay_the_same_and_private() {

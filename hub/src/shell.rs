@@ -12,6 +12,7 @@ use crate::keys::Entropy;
 use crate::model::Platform;
 use crate::store::{Store, StoreError};
 use async_channel::{Receiver, Sender};
+use futures_lite::future::poll_once;
 use futures_lite::{FutureExt, StreamExt};
 use skerry_broker::BrokerHandle;
 use skerry_link::{Link, LinkEvent, Qos};
@@ -30,6 +31,8 @@ const WATCHER_EVENTS: usize = 512;
 const MAX_WATCHERS: usize = 256;
 /// Pieces of blobs that are read at the same time.
 const BLOB_READERS: usize = 2;
+/// Pulls for devices at the same time; the core bounds those that wait.
+const PULLERS: usize = 2;
 /// How long a blob piece waits before it looks again whether the line is free.
 const LINE_BUSY: Duration = Duration::from_millis(2);
 /// How often the core is told the time.
@@ -163,11 +166,10 @@ pub struct Shell {
     link_events: Receiver<LinkEvent>,
     broker: Option<Arc<BrokerHandle>>,
     roster: Arc<Roster>,
-    executor: Arc<smol::Executor<'static>>,
-    images: Arc<dyn Images>,
     hub: Hub,
     inputs: Receiver<Input>,
     blob_reads: Sender<BlobRead>,
+    pulls: Sender<Pull>,
     waiting: HashMap<RequestId, Waiting>,
     streams: HashMap<StreamId, Sender<StreamOutput>>,
     watchers: Vec<Sender<EventRecord>>,
@@ -189,6 +191,12 @@ struct BlobRead {
     digest: Digest,
     offset: u64,
     max_bytes: usize,
+}
+
+struct Pull {
+    reference: String,
+    digest: Digest,
+    platform: Platform,
 }
 
 /// What a [`Shell`] is made of.
@@ -228,6 +236,13 @@ impl Shell {
             );
             parts.executor.spawn(reader).detach();
         }
+        // Bounded by the core's own count of pulls. Few at a time: each holds
+        // a thread, and commits need threads too.
+        let (pulls, wanted) = async_channel::unbounded();
+        for _ in 0..PULLERS {
+            let puller = pull_images(wanted.clone(), parts.images.clone(), hub.clone());
+            parts.executor.spawn(puller).detach();
+        }
         let this = Self {
             fleet_id: parts.fleet.id().clone(),
             fleet: parts.fleet,
@@ -236,11 +251,10 @@ impl Shell {
             link_events: parts.link_events,
             broker: parts.broker,
             roster: parts.roster,
-            executor: parts.executor,
-            images: parts.images,
             hub: hub.clone(),
             inputs,
             blob_reads,
+            pulls,
             waiting: HashMap::new(),
             streams: HashMap::new(),
             watchers: Vec::new(),
@@ -259,15 +273,21 @@ impl Shell {
             let first = self.next(&mut tick).await;
             let Some(first) = first else { return Ok(()) };
             let mut batch = vec![first];
+            // One from each in turn, and the time whenever it is due: a flood
+            // of devices' messages keeps no operator waiting.
             while batch.len() < MAX_BATCH {
-                if let Ok(event) = self.link_events.try_recv() {
-                    batch.extend(self.link_input(event));
-                } else if let Ok(input) = self.inputs.try_recv() {
-                    batch.push(input);
-                } else {
+                let event = self.link_events.try_recv().ok();
+                let input = self.inputs.try_recv().ok();
+                if event.is_none() && input.is_none() {
                     break;
                 }
+                batch.extend(event.and_then(|event| self.link_input(event)));
+                batch.extend(input);
             }
+            if poll_once(tick.next()).await.is_some() {
+                batch.push(Input::Event(Event::Tick));
+            }
+            self.close_unheard();
             if let Some(stopped) = self.work(batch).await? {
                 let _ = stopped.try_send(());
                 return Ok(());
@@ -327,6 +347,17 @@ impl Shell {
             LinkEvent::Room => Event::Room,
         };
         Some(Input::Event(event))
+    }
+
+    /// Closes streams whose operator went away before it had them.
+    fn close_unheard(&mut self) {
+        let hub = &self.hub;
+        self.streams.retain(|stream, output| {
+            if output.is_closed() {
+                hub.say(Event::CloseStream { stream: *stream });
+            }
+            !output.is_closed()
+        });
     }
 
     /// One commit's worth of inputs.
@@ -450,7 +481,14 @@ impl Shell {
                 reference,
                 digest,
                 platform,
-            } => self.pull(reference, digest, platform),
+            } => {
+                let pull = Pull {
+                    reference,
+                    digest,
+                    platform,
+                };
+                let _ = self.pulls.try_send(pull);
+            }
             Effect::MoreToSend => self.hub.say(Event::SendMore),
             Effect::Happened(event) => {
                 log(&event);
@@ -484,24 +522,26 @@ impl Shell {
             self.hub.say(Event::NotSent(device));
         }
     }
+}
 
-    /// Pulls in the background what a device lacks. When it fails, the
-    /// device's reason stays as it is, and tells what to do.
-    fn pull(&self, reference: String, digest: Digest, platform: Platform) {
-        let images = self.images.clone();
-        let hub = self.hub.clone();
-        let pull = async move {
-            let name = reference.clone();
-            let pulled = smol::unblock(move || images.pull(&name, Some(digest), &[platform])).await;
-            match pulled {
-                Ok(image) => hub.say(Event::ImageAdded {
-                    request: None,
-                    image,
-                }),
-                Err(error) => tracing::warn!("cannot pull {reference}: {error}"),
-            }
-        };
-        self.executor.spawn(pull).detach();
+/// Pulls in the background what devices lack, one after the other.
+async fn pull_images(wanted: Receiver<Pull>, images: Arc<dyn Images>, hub: Hub) {
+    while let Ok(pull) = wanted.recv().await {
+        let images = images.clone();
+        let (name, digest, platform) = (pull.reference.clone(), pull.digest, pull.platform.clone());
+        let pulled = smol::unblock(move || images.pull(&name, Some(digest), &[platform])).await;
+        hub.say(match pulled {
+            Ok(image) => Event::ImageAdded {
+                request: None,
+                image,
+            },
+            Err(error) => Event::PullFailed {
+                reference: pull.reference,
+                digest,
+                platform: pull.platform,
+                message: error.to_string(),
+            },
+        });
     }
 }
 

@@ -5,10 +5,15 @@ mod common;
 
 use common::*;
 use serde_json::json;
+use skerry_hub::images::{ImageFailure, Images};
+use skerry_hub::model::{Image, Platform};
 use skerry_hub::server::Server;
 use skerry_wire::message::CommandBody;
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
-use skerry_wire::{ContainerName, Generation, Timestamp};
+use skerry_wire::{ContainerName, Digest, Generation, Timestamp};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Barrier};
 
 const APP: &str = "
 apiVersion: skerry/v1
@@ -93,6 +98,129 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
             .await
             .ok();
         assert_eq!(app["devices"]["ready"], 1);
+        server.stop().await.unwrap();
+    });
+}
+
+/// A body that nobody reads must not take the answer with it.
+#[test]
+fn every_answer_arrives_whole_whatever_was_sent_along() {
+    run(|executor| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let images = FakeImages::new(dir.path());
+        let server = Server::start(&options(dir.path()), images, executor.clone())
+            .await
+            .unwrap();
+        let long = vec![b'x'; 256 << 10];
+        // Answers that are longer than what is on the way at once.
+        let labels: serde_json::Map<_, _> = (0..60)
+            .map(|n| (format!("k{n}"), json!("v".repeat(60))))
+            .collect();
+        for _ in 0..40 {
+            new_token(&server, json!({"labels": labels})).await;
+        }
+        let (good, bad) = (server.operator_token.clone(), "wrong".to_string());
+        for (token, method, path, status) in [
+            (&good, "GET", "/v1/tokens", 200),
+            (&good, "GET", "/v1/status", 200),
+            (&good, "GET", "/v1/devices", 200),
+            (&good, "GET", "/openapi.json", 200),
+            (&good, "DELETE", "/v1/devices/nobody", 404),
+            (&good, "DELETE", "/v1/apps/default/web", 404),
+            (&good, "POST", "/v1/status", 405),
+            (&good, "POST", "/v1/nowhere", 404),
+            (&good, "POST", "/v1/tokens", 400),
+            (&good, "POST", "/v1/devices/NO/approve", 400),
+            (
+                &good,
+                "POST",
+                "/v1/devices/kiosk/apps/default/web/exec",
+                426,
+            ),
+            (&good, "POST", "/v1/images?nme=x", 400),
+            (&bad, "POST", "/v1/images", 401),
+            (&bad, "POST", "/v1/apply", 401),
+            (&bad, "POST", "/v1/backup", 401),
+        ] {
+            let answer = raw_http(&server, token, method, path, &long).await;
+            assert_eq!(answer.status, status, "{method} {path}");
+            if status == 200 {
+                serde_json::from_slice::<serde_json::Value>(&answer.body)
+                    .unwrap_or_else(|e| panic!("{method} {path}: {e}"));
+            }
+        }
+        let (url, token) = (server.api_url.clone(), good.clone());
+        let slow = smol::unblock(move || slow_get(&url, "/v1/tokens", &token, &long)).await;
+        assert!(slow.ends_with(b"]}"), "{} bytes", slow.len());
+        server.stop().await.unwrap();
+    });
+}
+
+/// A GET with a body, and the whole answer, by a client that takes little at a
+/// time: most of the answer is still at the hub when it has written all of it.
+fn slow_get(url: &str, path: &str, token: &str, body: &[u8]) -> Vec<u8> {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {token}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// Pulls that only end when two are under way.
+struct Together {
+    inner: Arc<FakeImages>,
+    both: Barrier,
+}
+
+impl Images for Together {
+    fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Image>, ImageFailure> {
+        self.inner.import(archive, name)
+    }
+
+    fn pull(
+        &self,
+        reference: &str,
+        expected: Option<Digest>,
+        platforms: &[Platform],
+    ) -> Result<Image, ImageFailure> {
+        self.both.wait();
+        self.inner.pull(reference, expected, platforms)
+    }
+
+    fn read(&self, digest: Digest, offset: u64, max: usize) -> Result<Vec<u8>, ImageFailure> {
+        self.inner.read(digest, offset, max)
+    }
+
+    fn blobs_dir(&self) -> &Path {
+        self.inner.blobs_dir()
+    }
+}
+
+#[test]
+fn an_apply_pulls_its_images_at_the_same_time() {
+    run(|executor| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = FakeImages::new(dir.path());
+        inner.offer("demo:1", "amd64", b"one");
+        inner.offer("demo:2", "amd64", b"two");
+        let both = Barrier::new(2);
+        let images = Arc::new(Together { inner, both });
+        let server = Server::start(&options(dir.path()), images, executor.clone())
+            .await
+            .unwrap();
+        let second = APP
+            .replace("name: web }", "name: api }")
+            .replace(":1", ":2");
+        let body = manifests(&format!("{APP}---{second}"));
+        let applied = http(&server, "POST", "/v1/apply", Some(&body)).await.ok();
+        assert_eq!(applied["items"].as_array().unwrap().len(), 2);
         server.stop().await.unwrap();
     });
 }

@@ -223,6 +223,12 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         check_value(text).map_err(|e| e.to_string())?;
         Ok(text.to_string())
     };
+    if let Some((head, list)) = part.split_once('(')
+        && matches!(head.split_whitespace().last(), Some("in" | "notin"))
+        && !list.contains(')')
+    {
+        return Err(format!("'{part}' has a '(' without its ')'"));
+    }
     if let Some(rest) = part.strip_suffix(')') {
         let (head, list) = rest
             .split_once('(')
@@ -313,6 +319,20 @@ mod tests {
             "!",
         ] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
+        for (bad, words) in [
+            (
+                "site in (berlin",
+                "'site in (berlin' has a '(' without its ')'",
+            ),
+            (
+                "a,site in (b, c",
+                "'site in (b, c' has a '(' without its ')'",
+            ),
+            ("site in berlin)", "')' without '('"),
+        ] {
+            let error = bad.parse::<Selector>().unwrap_err().to_string();
+            assert!(error.contains(words), "{bad}: {error}");
         }
     }
 }

@@ -14,6 +14,10 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use skerry_wire::{AppName, AppRef, Digest, Namespace};
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Images that one apply pulls at the same time.
+const PULLS_AT_ONCE: usize = 8;
 
 fn read(manifests: Manifests) -> Result<(Vec<App>, bool), Failure> {
     let files: Vec<manifest::File> = manifests
@@ -49,7 +53,7 @@ async fn known_images(
 }
 
 /// The revision of each app; pulls the images that the hub does not have.
-async fn resolve(api: &Api, apps: Vec<App>) -> Result<Vec<(App, Revision)>, Failure> {
+async fn resolve(api: &Arc<Api>, apps: Vec<App>) -> Result<Vec<(App, Revision)>, Failure> {
     let mut known = known_images(api, &apps).await?;
     let missing: Vec<String> = known
         .iter()
@@ -57,19 +61,32 @@ async fn resolve(api: &Api, apps: Vec<App>) -> Result<Vec<(App, Revision)>, Fail
         .map(|(name, _)| name.clone())
         .collect();
     let mut problems = Vec::new();
-    for name in missing {
-        match images::pull_for_fleet(api, &name, &[]).await {
-            Ok(image) => {
-                known.insert(name, Some(image.digest));
+    let api_executor = &api.executor;
+    for names in missing.chunks(PULLS_AT_ONCE) {
+        let pull = |name: &String| {
+            let (api, name) = (api.clone(), name.clone());
+            let pull = async move { images::pull_for_fleet(&api, &name, &[]).await };
+            api_executor.spawn(pull)
+        };
+        let pulls: Vec<_> = names.iter().map(pull).collect();
+        for (name, pull) in names.iter().zip(pulls) {
+            match pull.await {
+                Ok(image) => {
+                    known.insert(name.clone(), Some(image.digest));
+                }
+                Err(why) => problems.push(ErrorDetail {
+                    field: Some(name.clone()),
+                    message: why,
+                    remedy: Some(format!(
+                        "correct the name, or bring the image with 'skerry image import FILE --name {name}'"
+                    )),
+                    ..ErrorDetail::default()
+                }),
             }
-            Err(why) => problems.push(ErrorDetail {
-                field: Some(name.clone()),
-                message: why,
-                remedy: Some(format!(
-                    "correct the name, or bring the image with 'skerry image import FILE --name {name}'"
-                )),
-                ..ErrorDetail::default()
-            }),
+        }
+        // Where none of so many can be had, the rest would only take as long.
+        if problems.len() >= PULLS_AT_ONCE {
+            break;
         }
     }
     if let Some(first) = problems.first() {

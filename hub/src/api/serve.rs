@@ -26,6 +26,17 @@ const TLS_WITHIN: Duration = Duration::from_secs(10);
 const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// A client that takes nothing for so long is cut off.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// At the end of a connection, so long is what still comes thrown away: closing
+/// over bytes that nobody read would take the end of the answer with them (RFC
+/// 9112 section 9.6).
+const LINGER_WITHIN: Duration = Duration::from_secs(5);
+/// Reads of what is thrown away before others get their turn.
+const SCRAPS_PER_TURN: usize = 16;
+/// A silent client is asked after this time whether it is still there, again
+/// after each of these, and given up after so many: two minutes in all.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_AGAIN: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_TRIES: u32 = 4;
 /// The pause after an accept that failed, as when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -118,6 +129,7 @@ async fn connection(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     // Answers are small: waiting to fill a packet only costs time.
     stream.set_nodelay(true)?;
+    notice_the_dead(&stream)?;
     match tls {
         None => speak(stream, router).await?,
         Some(tls) => {
@@ -132,6 +144,17 @@ async fn connection(
             speak(stream, router).await?;
         }
     }
+    Ok(())
+}
+
+/// A laptop that was closed says no goodbye, and a log that it follows may be
+/// silent for days: the kernel asks whether it is still there.
+fn notice_the_dead(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_AGAIN)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_ALIVE_TRIES)?;
     Ok(())
 }
 
@@ -155,6 +178,15 @@ where
 struct Patient<S> {
     stream: S,
     stalled: Option<Timer>,
+    closing: Closing,
+}
+
+/// How far the end of a connection is.
+enum Closing {
+    No,
+    /// We have said that no more comes; until when what comes is thrown away.
+    Said(Timer),
+    Done,
 }
 
 impl<S> Patient<S> {
@@ -162,6 +194,7 @@ impl<S> Patient<S> {
         Self {
             stream,
             stalled: None,
+            closing: Closing::No,
         }
     }
 
@@ -197,7 +230,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -213,7 +246,41 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_close(cx);
-        self.bound(cx, result)
+        if let Closing::No = self.closing {
+            let result = Pin::new(&mut self.stream).poll_close(cx);
+            match self.bound(cx, result) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+            self.closing = Closing::Said(Timer::after(LINGER_WITHIN));
+        }
+        let this = &mut *self;
+        if let Closing::Said(until) = &mut this.closing {
+            let mut scrap = [0; 8 * 1024];
+            // So many at a time, that one that never ends stops no other.
+            for _ in 0..SCRAPS_PER_TURN {
+                match Pin::new(&mut this.stream).poll_read(cx, &mut scrap) {
+                    Poll::Ready(Ok(count)) if count > 0 => {}
+                    // The other side has all of it, or is gone.
+                    Poll::Ready(_) => {
+                        this.closing = Closing::Done;
+                        return Poll::Ready(Ok(()));
+                    }
+                    Poll::Pending => {
+                        if Pin::new(&mut *until).poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                        this.closing = Closing::Done;
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+            if Pin::new(&mut *until).poll(cx).is_pending() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            this.closing = Closing::Done;
+        }
+        Poll::Ready(Ok(()))
     }
 }

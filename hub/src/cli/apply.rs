@@ -13,9 +13,9 @@ use std::time::Instant;
 pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<(), CliError> {
     let manifests = files::read(&args.files, args.dry_run)?;
     let started = Instant::now();
-    // The hub may have to pull images first.
-    out.progress("applying...");
-    let answer: List<Applied> = client.post("/v1/apply", &manifests)?;
+    let text = "applying; the hub pulls images that it does not have";
+    let answer: List<Applied> =
+        out.progress_while(text, || client.post("/v1/apply", &manifests))?;
     for item in &answer.items {
         out.print(&applied_line(item, args.dry_run))?;
     }

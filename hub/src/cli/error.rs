@@ -58,6 +58,14 @@ pub enum CliError {
     /// A whole sentence, remedy included, in somebody else's words.
     #[error("{0}")]
     Told(String),
+    /// A whole sentence, and the exit code that scripts know it by.
+    #[error("{message}")]
+    ToldAs {
+        /// The sentence.
+        message: String,
+        /// The exit code.
+        code: u8,
+    },
     /// Whoever read our output has gone: nothing to say, nobody to say it to.
     #[error("output closed")]
     Closed,
@@ -96,6 +104,10 @@ impl CliError {
             // As a shell shows it for a process that SIGPIPE ended.
             CliError::Closed => ExitCode::from(141),
             CliError::Exit(code) => ExitCode::from(*code),
+            CliError::ToldAs { code, .. } => {
+                out.error(&self.to_string());
+                ExitCode::from(*code)
+            }
             CliError::Refused { error, .. } if !error.details.is_empty() => {
                 for line in details(error) {
                     out.error(&line);

@@ -64,8 +64,27 @@ pub(super) fn exec(out: &mut Out, client: &Client, args: ExecArgs) -> Result<(),
     match ended? {
         Ended::Exit(0) => Ok(()),
         Ended::Exit(code) => Err(CliError::Exit((code & 0xff) as u8)),
-        Ended::Failed(problem) => Err(CliError::Told(problem)),
+        Ended::Failed(problem) => Err(match code_of(&problem) {
+            Some(code) => CliError::ToldAs {
+                message: problem,
+                code,
+            },
+            None => CliError::Told(problem),
+        }),
         Ended::Signal(number) => Err(CliError::Exit(128u8.saturating_add(number as u8))),
+    }
+}
+
+/// The exit code that a shell, docker and kubectl give for it. The device's
+/// words are all there is to tell by: other words only cost the code.
+fn code_of(problem: &str) -> Option<u8> {
+    let program = problem.contains("program \"");
+    if program && problem.contains("is not in the image, or not in its PATH") {
+        Some(127)
+    } else if program && problem.contains("may not be executed by the container's user") {
+        Some(126)
+    } else {
+        None
     }
 }
 
@@ -295,4 +314,21 @@ struct Ready {
 
 fn write_whole(target: &mut impl Write, bytes: &[u8]) -> Result<(), CliError> {
     written(target.write_all(bytes).and_then(|()| target.flush()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_cannot_run_has_its_own_exit_code() {
+        let words = |tail: &str| format!("cannot start it: program \"/nothing\" {tail}");
+        assert_eq!(
+            code_of(&words("is not in the image, or not in its PATH")),
+            Some(127)
+        );
+        let denied = words("may not be executed by the container's user");
+        assert_eq!(code_of(&denied), Some(126));
+        assert_eq!(code_of("the device went away: try again"), None);
+    }
 }

@@ -36,6 +36,7 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
         headings: !args.no_headers,
         every_namespace: namespace.is_none(),
         one: names.len() == 1,
+        selector: args.selector.clone(),
     };
     match resource {
         Resource::Devices => {
@@ -117,6 +118,7 @@ pub(super) fn events(out: &mut Out, client: &Client, args: &EventsArgs) -> Resul
         headings: true,
         every_namespace: true,
         one: false,
+        selector: None,
     };
     if !args.watch {
         return show.list(out, Resource::Events, &past, event_table, |e| {
@@ -260,6 +262,8 @@ struct Show {
     headings: bool,
     every_namespace: bool,
     one: bool,
+    /// What devices were chosen by.
+    selector: Option<String>,
 }
 
 impl Show {
@@ -285,7 +289,7 @@ impl Show {
             Format::Table | Format::Wide => {
                 let table = table(items, self);
                 if table.is_empty() {
-                    out.note(nothing(resource));
+                    out.note(&nothing(resource, self.selector.as_deref()));
                     return Ok(());
                 }
                 let text = table.render(out.colour, self.headings);
@@ -341,8 +345,17 @@ fn json_line<T: Serialize>(value: &T) -> String {
     format!("{}\n", to_value(value))
 }
 
-fn nothing(resource: Resource) -> &'static str {
-    match resource {
+fn nothing(resource: Resource, selector: Option<&str>) -> String {
+    if let Some(selector) = selector {
+        let what = match resource {
+            Resource::Containers => "container is on a device that",
+            _ => "device",
+        };
+        return format!(
+            "no {what} matches '{selector}'; see their labels with 'skerry get devices'"
+        );
+    }
+    let text = match resource {
         Resource::Devices => "no devices yet; let one join with the token of 'skerry token create'",
         Resource::Apps => {
             "no apps here; make one with 'skerry apply -f', or look everywhere with -A"
@@ -353,7 +366,8 @@ fn nothing(resource: Resource) -> &'static str {
         }
         Resource::Events => "nothing happened yet",
         Resource::Tokens => "no tokens; make one with 'skerry token create'",
-    }
+    };
+    text.into()
 }
 
 fn device_table(devices: &[Device], show: &Show) -> Table {
@@ -738,12 +752,23 @@ fn token_table(tokens: &[Token], _: &Show) -> Table {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_selector_that_matches_none_is_not_an_empty_fleet() {
+        let none = nothing(Resource::Devices, Some("site=nowhere"));
+        assert!(
+            none.starts_with("no device matches 'site=nowhere'"),
+            "{none}"
+        );
+        assert!(nothing(Resource::Devices, None).starts_with("no devices yet"));
+    }
+
     fn show(format: Format) -> Show {
         Show {
             format,
             headings: true,
             every_namespace: true,
             one: false,
+            selector: None,
         }
     }
 

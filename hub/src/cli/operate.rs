@@ -217,12 +217,13 @@ pub(super) fn image(out: &mut Out, client: &Client, args: ImageArgs) -> Result<(
                     "'{reference}' is not an image name: {problem}"
                 )));
             }
-            out.progress(&format!("the hub pulls {reference}..."));
+            let text = format!("the hub pulls {reference}");
             let body = Pull {
                 reference,
                 platforms,
             };
-            let image: Image = client.post("/v1/images/pull", &body)?;
+            let image: Image =
+                out.progress_while(&text, || client.post("/v1/images/pull", &body))?;
             imported(out, &[image], "pulled")
         }
         ImageCommand::List { output } => get::get(out, client, list_args("images", output)),

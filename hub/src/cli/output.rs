@@ -4,6 +4,11 @@
 
 use super::error::CliError;
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How often progress is drawn anew.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Stdout and stderr of this process.
 pub(super) struct Out {
@@ -105,6 +110,31 @@ impl Out {
             let _ = io::stderr().flush();
             self.drawn = true;
         }
+    }
+
+    /// Does something that takes long, and shows for how long already.
+    pub fn progress_while<T: Send>(&mut self, text: &str, work: impl FnOnce() -> T + Send) -> T {
+        if !self.progress {
+            return work();
+        }
+        let started = Instant::now();
+        self.progress(&format!("{text}..."));
+        std::thread::scope(|scope| {
+            let (done, ended) = mpsc::channel();
+            let worker = scope.spawn(move || {
+                let result = work();
+                // Whoever waits waits until this.
+                let _ = done.send(());
+                result
+            });
+            while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(SECOND) {
+                let secs = started.elapsed().as_secs();
+                self.progress(&format!("{text}... {secs} s"));
+            }
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Takes the line of progress away.

@@ -191,6 +191,7 @@ impl Fleet {
         request: Option<RequestId>,
         mut image: Image,
     ) {
+        self.pulls.retain(|(asked, _)| *asked != image.digest);
         if image.platforms.is_empty() {
             if let Some(request) = request {
                 let message = format!("image {} has no platform of ours", image.reference);
@@ -223,7 +224,6 @@ impl Fleet {
             .is_none_or(|old| old.platforms != image.platforms);
         turn.changes.push(Change::PutImage(Box::new(image.clone())));
         names.insert(image.reference.clone(), image);
-        self.pulls.retain(|(asked, _)| *asked != digest);
         if changed {
             let uses = |record: &&AppRecord| {
                 let mut containers = record.revision.pod.containers.iter();

@@ -45,6 +45,17 @@ pub enum Event {
         /// The image; replaces an older one of the same name.
         image: Image,
     },
+    /// What [`Effect::PullImage`] asked for cannot be had now.
+    PullFailed {
+        /// The name.
+        reference: String,
+        /// What the revision pinned.
+        digest: Digest,
+        /// For which platform.
+        platform: Platform,
+        /// Why not, in words.
+        message: String,
+    },
     /// An operator declares apps: all or none.
     Apply {
         /// Who waits.
@@ -292,7 +303,8 @@ pub enum Effect {
         max_bytes: usize,
     },
     /// Pull what a placed app lacks for a platform, then say
-    /// [`Event::ImageAdded`]. Asked once for each until the image changes.
+    /// [`Event::ImageAdded`] or [`Event::PullFailed`]. Not asked again
+    /// meanwhile.
     PullImage {
         /// The name; it must still mean `digest`.
         reference: String,

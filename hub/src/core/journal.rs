@@ -4,7 +4,7 @@
 use super::record::{Change, EventRecord};
 use super::{Effect, Fleet, Turn};
 use skerry_wire::report::Severity;
-use skerry_wire::{AppRef, DeviceId, Timestamp};
+use skerry_wire::{AppRef, DeviceId, Digest, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 
 /// Events kept; the oldest make room.
@@ -17,8 +17,14 @@ const SHOW_AGAIN_MS: u64 = 10_000;
 const MAX_REASON_BYTES: usize = 64;
 const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// What makes two events the same.
-type Kind = (Option<DeviceId>, Option<AppRef>, String);
+/// What makes two events the same: also their words, or whoever sends two kinds
+/// of forgeries in turn would fill the list.
+type Kind = (Option<DeviceId>, Option<AppRef>, String, Digest);
+
+fn kind(device: &Option<DeviceId>, app: &Option<AppRef>, reason: &str, message: &str) -> Kind {
+    let message = Digest::of(message.as_bytes());
+    (device.clone(), app.clone(), reason.to_string(), message)
+}
 
 pub(super) struct Journal {
     events: BTreeMap<u64, EventRecord>,
@@ -76,15 +82,15 @@ impl Journal {
     fn add(&mut self, now: Timestamp, news: News) -> (Option<EventRecord>, Option<u64>) {
         let reason = cut(news.reason, MAX_REASON_BYTES);
         let message = cut(news.message, MAX_MESSAGE_BYTES);
-        let kind: Kind = (news.device.clone(), news.app.clone(), reason.clone());
-        if let Some(newest) = self.newest.get_mut(&kind)
+        let kind_of = kind(&news.device, &news.app, &reason, &message);
+        if let Some(newest) = self.newest.get_mut(&kind_of)
             && let Some(event) = self.events.get_mut(&newest.id)
-            && event.message == message
-            && now.0.saturating_sub(newest.shown.0) < SAME_WITHIN_MS
+            // Either way: a clock that was set back silences nothing.
+            && now.0.abs_diff(newest.shown.0) < SAME_WITHIN_MS
         {
             event.count = event.count.saturating_add(news.count);
             event.at = news.at;
-            if now.0.saturating_sub(newest.shown.0) < SHOW_AGAIN_MS {
+            if now.0.abs_diff(newest.shown.0) < SHOW_AGAIN_MS {
                 return (None, None);
             }
             newest.shown = now;
@@ -105,13 +111,13 @@ impl Journal {
             id: event.id,
             shown: now,
         };
-        self.newest.insert(kind, newest);
+        self.newest.insert(kind_of, newest);
         self.events.insert(event.id, event.clone());
         let mut gone = None;
         if self.events.len() > MAX_EVENTS
             && let Some((id, old)) = self.events.pop_first()
         {
-            let kind = (old.device, old.app, old.reason);
+            let kind = kind(&old.device, &old.app, &old.reason, &old.message);
             if self.newest.get(&kind).is_some_and(|n| n.id == id) {
                 self.newest.remove(&kind);
             }

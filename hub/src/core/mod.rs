@@ -61,6 +61,9 @@ const SYNC_AGAIN_MS: u64 = 20_000;
 const SYNC_ANSWER_MS: u64 = 60_000;
 /// A usage question is given up after this time.
 const USAGE_ANSWER_MS: u64 = 10_000;
+/// Pulls for platforms of devices under way at once. A device names its own
+/// platform, and could else have one pulled with each of its reports.
+const MAX_PULLS: usize = 64;
 /// Usage questions under way at once.
 const MAX_USAGE_QUESTIONS: usize = 1024;
 
@@ -87,7 +90,7 @@ pub struct Fleet {
     unasked: BTreeSet<DeviceId>,
     usage: BTreeMap<u64, UsageQuestion>,
     next_usage: u64,
-    /// What the shell was asked to pull already.
+    /// What the shell is pulling.
     pulls: BTreeSet<(Digest, Platform)>,
 }
 
@@ -108,7 +111,7 @@ enum HubLine {
 struct UsageQuestion {
     request: RequestId,
     device: DeviceId,
-    until: u64,
+    asked: Timestamp,
 }
 
 /// One device.
@@ -313,6 +316,16 @@ impl Fleet {
             Event::SendMore => {}
             Event::Tick => self.tick(turn),
             Event::ImageAdded { request, image } => self.image_added(turn, request, image),
+            Event::PullFailed {
+                reference,
+                digest,
+                platform,
+                message,
+            } => {
+                let message = format!("cannot pull {reference} for {platform}: {message}");
+                self.pulls.remove(&(digest, platform));
+                self.warn(turn, None, None, "PullFailed", message);
+            }
             Event::Apply { request, apps } => self.apply(turn, request, apps),
             Event::Delete { request, apps } => self.delete(turn, request, apps),
             Event::CreateToken {
@@ -433,7 +446,7 @@ impl Fleet {
         let late: Vec<u64> = self
             .usage
             .iter()
-            .filter(|(_, q)| q.until <= now.0)
+            .filter(|(_, q)| now.0.abs_diff(q.asked.0) >= USAGE_ANSWER_MS)
             .map(|(id, _)| *id)
             .collect();
         for id in late {
@@ -443,11 +456,14 @@ impl Fleet {
                 turn.answer(question.request, result);
             }
         }
-        let HubLine::Up { since, asked, .. } = &mut self.line else {
+        let HubLine::Up { since, full, asked } = &mut self.line else {
             return;
         };
-        let sync_over = now.0.saturating_sub(since.0) >= SYNC_ANSWER_MS;
-        let ask_again = !sync_over && now.0.saturating_sub(asked.0) >= SYNC_AGAIN_MS;
+        // The line's word of room may have overtaken ours of none. Trying once
+        // a second costs little; waiting for a word that was said costs all.
+        *full = false;
+        let sync_over = now.0.abs_diff(since.0) >= SYNC_ANSWER_MS;
+        let ask_again = !sync_over && now.0.abs_diff(asked.0) >= SYNC_AGAIN_MS;
         if ask_again {
             *asked = now;
         }
@@ -466,7 +482,7 @@ impl Fleet {
             }
             let wait = RESEND_AFTER_MS << device.resends;
             let behind = device.record.applied < device.record.generation;
-            if device.is_online() && behind && now.0.saturating_sub(device.sent_at.0) >= wait {
+            if device.is_online() && behind && now.0.abs_diff(device.sent_at.0) >= wait {
                 device.resends = (device.resends + 1).min(MAX_RESEND_DOUBLINGS);
                 self.unsent.insert(name.clone());
             }
@@ -484,11 +500,10 @@ impl Fleet {
         self.next_usage += 1;
         let id = self.next_usage;
         self.send_command(turn, &device, CommandBody::Usage { request: id });
-        let until = turn.now.0 + USAGE_ANSWER_MS;
         let question = UsageQuestion {
             request,
             device,
-            until,
+            asked: turn.now,
         };
         self.usage.insert(id, question);
     }

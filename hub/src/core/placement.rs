@@ -2,7 +2,7 @@
 //! matches, each with the images of its own platform.
 
 use super::record::Standing;
-use super::{Device, Effect, Fleet, Turn};
+use super::{Device, Effect, Fleet, MAX_PULLS, Turn};
 use crate::model::{App, Platform, PlatformImage, Revision};
 use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
@@ -175,6 +175,7 @@ impl Fleet {
             self.warn(turn, Some(name), Some(&why.app), why.reason, why.message);
             if let Some((reference, digest)) = why.lacks
                 && !platform.arch.is_empty()
+                && self.pulls.len() < MAX_PULLS
                 && self.pulls.insert((digest, platform.clone()))
             {
                 turn.effects.push(Effect::PullImage {

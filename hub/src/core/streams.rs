@@ -497,7 +497,7 @@ impl Fleet {
         let now = turn.now.0;
         let streams = self.streams.operator.iter();
         let silent: Vec<StreamId> = streams
-            .filter(|(_, s)| !s.answered && now.saturating_sub(s.opened.0) >= ANSWER_MS)
+            .filter(|(_, s)| !s.answered && now.abs_diff(s.opened.0) >= ANSWER_MS)
             .map(|(id, _)| *id)
             .collect();
         for id in silent {
@@ -508,7 +508,7 @@ impl Fleet {
             .streams
             .blobs
             .iter()
-            .filter(|(_, s)| now.saturating_sub(s.touched.0) >= BLOB_IDLE_MS)
+            .filter(|(_, s)| now.abs_diff(s.touched.0) >= BLOB_IDLE_MS)
             .map(|(key, _)| key.clone())
             .collect();
         for key in idle {

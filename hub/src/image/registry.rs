@@ -26,7 +26,12 @@ use ureq::{Agent, Body};
 
 /// Where the default registry's API is: not where its name says.
 const DEFAULT_REGISTRY_HOST: &str = "registry-1.docker.io";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest look-up of a host's address.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(8);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A registry that never answered is tried again for so long at most: an
+/// operator waits for it.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for an answer, and for any bytes of its body.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Tries of one request, the first included.
@@ -79,6 +84,9 @@ pub struct Registry {
     agent: Agent,
     options: RegistryOptions,
     tokens: HashMap<(String, String), Token>,
+    /// The registry has answered once.
+    reached: bool,
+    started: Instant,
 }
 
 struct Token {
@@ -117,6 +125,7 @@ impl Registry {
             // Redirects are followed here, where logins are known.
             .max_redirects(0)
             .max_redirects_will_error(false)
+            .timeout_resolve(Some(RESOLVE_TIMEOUT))
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(READ_TIMEOUT))
             .timeout_per_read(Some(READ_TIMEOUT))
@@ -126,6 +135,8 @@ impl Registry {
             agent,
             options,
             tokens: HashMap::new(),
+            reached: false,
+            started: Instant::now(),
         })
     }
 
@@ -162,6 +173,12 @@ impl Registry {
         }
     }
 
+    /// How long to wait after this try, from 1, failed.
+    fn backoff(&self, attempt: u32) -> Duration {
+        let doubled = self.options.first_backoff;
+        doubled.saturating_mul(1 << (attempt - 1).min(16))
+    }
+
     pub(super) fn back_off(
         &self,
         attempt: &mut u32,
@@ -169,10 +186,7 @@ impl Registry {
         progress: &mut dyn FnMut(Progress),
     ) {
         progress(Progress::Retrying { attempt: *attempt });
-        let wait = self
-            .options
-            .first_backoff
-            .saturating_mul(1 << (*attempt - 1).min(16));
+        let wait = self.backoff(*attempt);
         let wait = wait.max(asked.unwrap_or_default()).min(MAX_BACKOFF);
         *attempt += 1;
         // The one thing to wait for here is time, on a thread of its own.
@@ -204,8 +218,16 @@ impl Registry {
             let authorization = self.token(&registry, &scope);
             let sent = authorization.is_some();
             let response = match self.request(&url, authorization.as_deref(), offset) {
-                Ok(response) => response,
-                Err(error) if attempt < MAX_TRIES && is_transient(&error) => {
+                Ok(response) => {
+                    self.reached = true;
+                    response
+                }
+                Err(error)
+                    if attempt < MAX_TRIES
+                        && is_transient(&error)
+                        && (self.reached
+                            || is_soon(self.started.elapsed(), self.backoff(attempt))) =>
+                {
                     self.back_off(&mut attempt, None, progress);
                     continue;
                 }
@@ -457,6 +479,12 @@ struct TokenReply {
     expires_in: Option<u64>,
 }
 
+/// Whether another try of a registry that never answered is within what an
+/// operator waits for.
+fn is_soon(elapsed: Duration, wait: Duration) -> bool {
+    elapsed.saturating_add(wait) <= REACHED_WITHIN
+}
+
 fn header(response: &Response<Body>, name: &str) -> Option<String> {
     response
         .headers()
@@ -464,4 +492,29 @@ fn header(response: &Response<Body>, name: &str) -> Option<String> {
         .to_str()
         .ok()
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the default backoff, and tries that take no time or all of theirs.
+    #[test]
+    fn a_registry_that_never_answers_is_given_up_soon() {
+        for each in [
+            Duration::ZERO,
+            Duration::from_secs(5),
+            RESOLVE_TIMEOUT,
+            CONNECT_TIMEOUT,
+        ] {
+            let registry = Registry::new(RegistryOptions::default()).unwrap();
+            let (mut elapsed, mut attempt) = (each, 1);
+            while attempt < MAX_TRIES && is_soon(elapsed, registry.backoff(attempt)) {
+                elapsed += registry.backoff(attempt) + each;
+                attempt += 1;
+            }
+            assert!(elapsed <= Duration::from_secs(18), "{each:?}: {elapsed:?}");
+            assert!(attempt > 1 || each >= CONNECT_TIMEOUT, "{each:?}");
+        }
+    }
 }

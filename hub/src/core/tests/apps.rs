@@ -388,3 +388,54 @@ fn a_device_never_gets_more_than_it_takes_and_the_rest_is_told() {
     let (answer, _) = world.apply(vec![app("zzz", "", "demo:1")]);
     assert_eq!(answer.unwrap_err().reason, "DesiredTooLarge");
 }
+
+/// The line can say that there is room before we are told that there was none.
+#[test]
+fn a_word_of_room_that_was_overtaken_stops_nothing() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let kiosk = world.device("kiosk", "amd64");
+    world.apply(vec![app("web", "", "demo:1")]).0.unwrap();
+    world.say(Event::Room);
+    let effects = world.say(Event::NotSent(kiosk.name.clone()));
+    assert!(world.desired(&kiosk, &effects).is_none());
+    let effects = world.say(Event::Tick);
+    assert!(world.desired(&kiosk, &effects).is_some());
+}
+
+/// A device says itself what it is: it cannot have the hub pull without end.
+#[test]
+fn pulls_for_devices_are_bounded_and_may_be_tried_again() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let mut kiosk = world.device("kiosk", "amd64");
+    world.apply(vec![app("web", "", "demo:1")]).0.unwrap();
+    let pull = |world: &mut World, kiosk: &mut Machine, arch: &str| {
+        let mut report = report(Generation(0), Vec::new());
+        report.facts.arch = arch.into();
+        let effects = world.hear(kiosk, Lane::Report, Purpose::Report, &encode(&report));
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::PullImage {
+                digest, platform, ..
+            } => Some((digest, platform)),
+            _ => None,
+        })
+    };
+    let made_up: Vec<_> = (0..3 * MAX_PULLS)
+        .filter_map(|n| pull(&mut world, &mut kiosk, &format!("cpu{n}")))
+        .collect();
+    assert_eq!(made_up.len(), MAX_PULLS);
+    let (digest, platform) = made_up[0].clone();
+    world.say(Event::PullFailed {
+        reference: "demo:1".into(),
+        digest,
+        platform,
+        message: "the registry is away".into(),
+    });
+    let told = world.event("PullFailed").message;
+    assert_eq!(
+        told,
+        "cannot pull demo:1 for linux/cpu0: the registry is away"
+    );
+    assert!(pull(&mut world, &mut kiosk, "cpu0").is_some());
+}

@@ -168,6 +168,51 @@ fn a_flood_is_counted_not_kept() {
 }
 
 #[test]
+fn forgeries_of_two_kinds_in_turn_are_counted_too() {
+    let mut world = World::new();
+    let kiosk = world.device("kiosk", "amd64");
+    let topic = Topic::Device(kiosk.name, Lane::Report).in_fleet(&fleet_id());
+    let before = world.fleet.events(0).count();
+    for number in 0..1_000 {
+        let payload = match number % 2 {
+            0 => Vec::new(),
+            _ => vec![9; 100],
+        };
+        let topic = topic.clone();
+        world.say(Event::Message { topic, payload });
+        world.now = Timestamp(world.now.0 + 1);
+    }
+    assert_eq!(world.fleet.events(0).count() - before, 2);
+}
+
+#[test]
+fn a_clock_that_is_set_back_stops_nothing() {
+    let mut world = World::new();
+    let kiosk = world.device("kiosk", "amd64");
+    world.now = Timestamp(4_000_000_000_000);
+    let topic = Topic::Device(kiosk.name.clone(), Lane::Report).in_fleet(&fleet_id());
+    let forged = || Event::Message {
+        topic: topic.clone(),
+        payload: Vec::new(),
+    };
+    world.say(forged());
+    let request = RequestId(77);
+    let device = kiosk.name.clone();
+    world.say(Event::Usage { request, device });
+    world.add_image("demo:1", &["amd64"]);
+    let (_, effects) = world.apply(vec![app("web", "", "demo:1")]);
+    assert!(world.desired(&kiosk, &effects).is_some());
+    world.now = Timestamp(1_000_000);
+    // What happens is told, what waits is given up, what was lost goes again.
+    let told = world.say(forged());
+    assert!(told.iter().any(|e| matches!(e, Effect::Happened(_))));
+    let effects = world.say(Event::Tick);
+    let answered = |e: &Effect| matches!(e, Effect::Answer(of, Err(_)) if *of == request);
+    assert!(effects.iter().any(answered), "{effects:?}");
+    assert!(world.desired(&kiosk, &effects).is_some());
+}
+
+#[test]
 fn the_journal_is_bounded() {
     let mut world = World::new();
     for number in 0..journal::MAX_EVENTS + 50 {
