@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::control::{self, Answer, Ask, Request};
 use crate::core::join::{Join, JoinStep};
 use crate::core::{Event, Identity};
-use crate::doctor;
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
@@ -207,8 +206,6 @@ impl Agent {
                     })
                     .await;
             }
-            let conditions = doctor::conditions(&self.config);
-            engine.tell(Event::Conditions(conditions)).await;
             let (ending, given_back) = engine.run(&self.asks).await?;
             store = match ending {
                 Ending::Rejoin(ask) => {
@@ -559,7 +556,7 @@ async fn empty(machine: &impl Machine) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch"].map(|d| config.run_dir.join(d));
+    let run = ["containers", "logs", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
