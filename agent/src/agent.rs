@@ -156,7 +156,19 @@ impl Agent {
         }
         let mut asked: Option<Ask> = None;
         loop {
-            let starts = store.store.count_start()?;
+            let starts = match store.store.count_start() {
+                Ok(starts) => starts,
+                Err(error) => {
+                    let text = chain(&error);
+                    tracing::error!(
+                        "{text}: is the disk full? Apps start; the hub is not called before it takes something"
+                    );
+                    let (again, opened) = store.reopen();
+                    opened?;
+                    store = again;
+                    store.store.records()?.starts.saturating_add(1)
+                }
+            };
             let record = match (store.store.identity()?, &asked) {
                 (Some(record), None) if !self.has_another_token(&record) => record,
                 _ => self.new_identity(&store, &mut asked).await?,

@@ -32,14 +32,12 @@ pub(super) struct Unsaved {
 /// Whether apps may go on while this is not on the disk. What is lost with it
 /// at the next start is found out again: the ledger from what the runtime
 /// lists, the boot from the kernel, and an app whose images are all here does
-/// not need its previous revision.
-fn may_wait(change: &Change) -> bool {
+/// not need its previous revision. The count of starts is for messages only.
+fn may_wait(change: &Change, has_line: bool) -> bool {
     match change {
         Change::Ledger(..) | Change::Boot(_) | Change::Previous(_, None) => true,
-        Change::Previous(_, Some(_))
-        | Change::Starts(_)
-        | Change::Desired(..)
-        | Change::Revoked => false,
+        Change::Starts(_) => !has_line,
+        Change::Previous(_, Some(_)) | Change::Desired(..) | Change::Revoked => false,
     }
 }
 
@@ -62,6 +60,12 @@ impl Unsaved {
 
     fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// Whether the count of starts waits: no message may leave before it does
+    /// not.
+    pub(super) fn has_starts(&self) -> bool {
+        self.changes.iter().any(|c| matches!(c, Change::Starts(_)))
     }
 
     /// When to try again, in milliseconds since boot.
@@ -113,7 +117,7 @@ impl<M: Machine> Engine<M> {
             };
             let text = crate::machine::chain(&error);
             tracing::error!("{text}: is the disk full?");
-            let can_wait = changes.iter().all(may_wait);
+            let can_wait = changes.iter().all(|c| may_wait(c, self.line.is_some()));
             self.unsaved.changes = changes;
             // redb takes no more after a failed write: open it anew.
             let (store, reopened) = smol::unblock(move || store.reopen()).await;
@@ -165,7 +169,10 @@ mod tests {
             unsaved.add(vec![entry(n), Change::Boot(n.to_string())]);
         }
         assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into())]);
-        assert!(unsaved.changes.iter().all(may_wait), "apps start at boot");
+        assert!(
+            unsaved.changes.iter().all(|c| may_wait(c, true)),
+            "apps start at boot"
+        );
     }
 
     #[test]

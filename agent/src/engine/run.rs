@@ -4,7 +4,7 @@ use super::commit::Unsaved;
 use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
-use crate::core::{Core, Event, Identity, Start};
+use crate::core::{Change, Core, Event, Identity, Start};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -58,7 +58,8 @@ pub struct Setup {
     pub facts: Facts,
     /// This run.
     pub session: SessionId,
-    /// How often the agent was started, this time included.
+    /// How often the agent was started, this time included. If that is not in
+    /// the store yet, the hub is not called before it is.
     pub starts: u32,
     /// How long the line may be silent.
     pub keep_alive: Duration,
@@ -119,12 +120,13 @@ impl<M: Machine> Engine<M> {
         machine: Rc<M>,
     ) -> Result<Self, EngineError> {
         let mut records = store.store.records()?;
+        let uncounted = records.starts < setup.starts;
         records.starts = setup.starts;
         let start = Start {
             session: setup.session,
             facts: setup.facts.clone(),
         };
-        let now = setup.clock.now();
+        let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
         let (turns_in, turns) = bounded(OUTCOMES);
         let (outputs_in, outputs) = bounded(1);
@@ -148,6 +150,9 @@ impl<M: Machine> Engine<M> {
             ready: false,
         };
         engine.list(Duration::ZERO);
+        if uncounted {
+            engine.commit(vec![Change::Starts(starts)]).await;
+        }
         engine.carry_out(effects).await;
         Ok(engine)
     }
@@ -159,21 +164,12 @@ impl<M: Machine> Engine<M> {
 
     /// Runs until somebody ends it. Gives back the store.
     pub async fn run(mut self, asks: &Receiver<Ask>) -> Result<(Ending, StoreDir), EngineError> {
-        if !self.core.is_revoked() {
-            self.line = Some(Line::of_device(
-                &self.executor,
-                &self.setup.record,
-                &self.setup.identity,
-                self.setup.password.clone(),
-                self.setup.session,
-                self.setup.starts,
-                self.setup.keep_alive,
-            )?);
-        } else {
+        if self.core.is_revoked() {
             tracing::warn!(
                 "the hub shut this device out: apps keep running, the hub is not called"
             );
         }
+        self.call().await;
         let mut beat = notify::interval().map(Timer::interval);
         loop {
             match self.next(asks, &mut beat).await {
@@ -208,7 +204,10 @@ impl<M: Machine> Engine<M> {
                     }
                 }
                 Turn::Wake => self.step(Event::Wake).await,
-                Turn::Save => self.commit(Vec::new()).await,
+                Turn::Save => {
+                    self.commit(Vec::new()).await;
+                    self.call().await;
+                }
                 Turn::Look => self.look(),
                 Turn::Watchdog => notify::alive(),
             }
@@ -344,6 +343,32 @@ impl<M: Machine> Engine<M> {
     }
 
     // --- events of the line
+
+    /// Sets the line up, if there shall be one. Its numbers come from the
+    /// count of starts, so that must be on the disk. Trouble with the line
+    /// leaves apps alone.
+    async fn call(&mut self) {
+        if self.line.is_some() || self.core.is_revoked() || self.unsaved.has_starts() {
+            return;
+        }
+        let line = Line::of_device(
+            &self.executor,
+            &self.setup.record,
+            &self.setup.identity,
+            self.setup.password.clone(),
+            self.setup.session,
+            self.setup.starts,
+            self.setup.keep_alive,
+        );
+        match line {
+            Ok(line) => self.line = Some(line),
+            Err(error) => {
+                let reason = crate::machine::chain(&error);
+                tracing::error!("{reason}");
+                self.step(Event::LinkDown { reason }).await;
+            }
+        }
+    }
 
     async fn link(&mut self, event: LinkEvent) {
         match event {
