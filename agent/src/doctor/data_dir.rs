@@ -33,12 +33,14 @@ pub fn look(dir: &Path) -> Finding {
 
 fn bad(dir: &Path, error: &io::Error) -> Finding {
     let shown = dir.display();
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
     Finding::new(
         KIND,
         Verdict::Bad,
         format!("{shown} cannot be written: {error}"),
         format!(
-            "mount -o remount,rw \"$(stat -c %m {shown} 2>/dev/null || echo /)\"; mkdir -p {shown}"
+            "mount -o remount,rw \"$(stat -c %m {})\"; mkdir -p {shown}",
+            existing.display()
         ),
     )
 }
