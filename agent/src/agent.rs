@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::control::{self, Answer, Ask, Request};
 use crate::core::join::{Join, JoinStep};
 use crate::core::{Event, Identity};
-use crate::doctor;
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
@@ -157,7 +156,19 @@ impl Agent {
         }
         let mut asked: Option<Ask> = None;
         loop {
-            let starts = store.store.count_start()?;
+            let starts = match store.store.count_start() {
+                Ok(starts) => starts,
+                Err(error) => {
+                    let text = chain(&error);
+                    tracing::error!(
+                        "{text}: is the disk full? Apps start; the hub is not called before it takes something"
+                    );
+                    let (again, opened) = store.reopen();
+                    opened?;
+                    store = again;
+                    store.store.records()?.starts.saturating_add(1)
+                }
+            };
             let record = match (store.store.identity()?, &asked) {
                 (Some(record), None) if !self.has_another_token(&record) => record,
                 _ => self.new_identity(&store, &mut asked).await?,
@@ -207,8 +218,6 @@ impl Agent {
                     })
                     .await;
             }
-            let conditions = doctor::conditions(&self.config);
-            engine.tell(Event::Conditions(conditions)).await;
             let (ending, given_back) = engine.run(&self.asks).await?;
             store = match ending {
                 Ending::Rejoin(ask) => {
@@ -559,7 +568,7 @@ async fn empty(machine: &impl Machine) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch"].map(|d| config.run_dir.join(d));
+    let run = ["containers", "logs", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

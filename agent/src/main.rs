@@ -8,7 +8,7 @@ use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
 use skerry_agent::runtime::{helper, keeper};
-use skerry_agent::store::{self, StoreDir, StoreError};
+use skerry_agent::store::{self, StoreError};
 use skerry_agent::{doctor, release};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -335,10 +335,8 @@ fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         }
         true
     });
-    if !matches!(asked, Ok(Some(()))) && config.data_dir.join("agent.redb").exists() {
-        let store = StoreDir::open(&config.data_dir, store::probe);
-        let identity = store.and_then(|store| store.store.identity());
-        broker = identity.ok().flatten().map(|identity| identity.broker);
+    if asked.is_err() || broker.is_none() {
+        broker = store::look_up_identity(&config.data_dir).map(|identity| identity.broker);
     }
     let findings = doctor::findings(config, broker.as_deref());
     if json {

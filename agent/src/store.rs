@@ -513,16 +513,8 @@ impl StoreDir {
         self.dir.join("identity")
     }
 
-    /// What the small file says, if it says something.
     fn spare(&self) -> Option<Spare> {
-        let mut bytes = Vec::new();
-        let file = File::open(self.spare_path()).ok()?;
-        file.take(64 * 1024).read_to_end(&mut bytes).ok()?;
-        let (body, check) = bytes.split_last_chunk::<4>()?;
-        if skerry_wire::Digest::of(body).as_bytes()[..4] != *check {
-            return None;
-        }
-        read("identity", body).ok()
+        spare(&self.dir)
     }
 
     fn write_spare(&self, spare: &Spare) -> Result<(), StoreError> {
@@ -544,6 +536,24 @@ impl StoreDir {
         let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(file_error("syncing", &self.dir))
     }
+}
+
+/// What the small file says, if it says something.
+fn spare(dir: &Path) -> Option<Spare> {
+    let mut bytes = Vec::new();
+    let file = File::open(dir.join("identity")).ok()?;
+    file.take(64 * 1024).read_to_end(&mut bytes).ok()?;
+    let (body, check) = bytes.split_last_chunk::<4>()?;
+    if skerry_wire::Digest::of(body).as_bytes()[..4] != *check {
+        return None;
+    }
+    read("identity", body).ok()
+}
+
+/// Who the device of a data directory is, from the small file alone: touches
+/// no store, so an agent that runs, or one that is broken, stays as it is.
+pub fn look_up_identity(dir: &Path) -> Option<IdentityRecord> {
+    spare(dir).map(|spare| spare.identity)
 }
 
 /// Whether the store itself is fine, and only cannot be had now.

@@ -6,8 +6,8 @@ use skerry_agent::core::{
     Core, Effect, Event, Identity, ImageStatus, Now, Outgoing, Records, Start,
 };
 use skerry_agent::runtime::{Exit, ExitStatus, Status};
-use skerry_wire::message::{Command, CommandBody, Presence};
-use skerry_wire::report::{ContainerState, Facts, Report};
+use skerry_wire::message::{Command, CommandBody, ExecRequest, Presence};
+use skerry_wire::report::{Condition, ContainerState, Facts, Report};
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::*;
@@ -379,4 +379,72 @@ fn a_flood_of_refusals_neither_writes_nor_speaks_much() {
         "{} reports in 10 seconds",
         world.sent.len()
     );
+}
+
+#[test]
+fn what_the_broker_delivers_twice_is_no_attack_and_changes_nothing() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    let parts = world.desired(1, &[("a", "1")]);
+    let twice = parts.iter().chain(&parts).cloned();
+    twice.for_each(|event| world.say(event));
+    assert_eq!((world.created, running(&world.core)), (1, 1));
+    assert!(!world.reasons().contains(&"MessageRefused".to_string()));
+    // Long after, it is a replay.
+    for generation in 2..200 {
+        world.tell_desired(generation, &[("a", "1")]);
+    }
+    parts.iter().cloned().for_each(|event| world.say(event));
+    assert!(world.reasons().contains(&"MessageRefused".to_string()));
+}
+
+#[test]
+fn a_device_that_is_shut_out_keeps_its_apps_ends_the_hubs_streams_and_falls_silent() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    world.tell_desired(1, &[("a", "1")]);
+    let session = world.core.session();
+    let command = |body| encode(&Command { session, body });
+    let exec = command(CommandBody::Exec(ExecRequest {
+        stream: StreamId(2),
+        app: assignment("a", "1").app,
+        container: None,
+        args: vec!["sh".into()],
+        tty: None,
+        stdin: true,
+        credit: 1000,
+    }));
+    let exec = world.sealed(Purpose::Command, Lane::Command, &exec);
+    let effects = world.core.handle(world.now(), exec);
+    assert!(effects.iter().any(|e| matches!(e, Effect::OpenExec { .. })));
+    let revoked = command(CommandBody::Revoked);
+    let revoked = world.sealed(Purpose::Command, Lane::Command, &revoked);
+    let effects = world.core.handle(world.now(), revoked);
+    let stream = StreamId(2);
+    assert!(effects.contains(&Effect::StreamClose { stream }));
+    assert_eq!(effects.last(), Some(&Effect::StopCalling));
+    world.carry_out(effects);
+    assert!(world.records.revoked);
+    assert_eq!(running(&world.core), 1);
+    assert_eq!(world.core.wake_at(), None, "it reports to nobody");
+}
+
+#[test]
+fn conditions_are_told_when_they_come_and_go_and_not_when_their_figures_move() {
+    let mut world = World::new();
+    let pressure = |message: &str| Condition {
+        kind: "DiskPressure".into(),
+        status: true,
+        reason: "DiskPressure".into(),
+        message: message.into(),
+    };
+    let told = |world: &mut World, conditions| {
+        world.say(Event::Conditions(conditions));
+        world.core.report(world.now()).conditions
+    };
+    let first = vec![pressure("100 MiB free")];
+    assert_eq!(told(&mut world, first.clone()), first);
+    assert_eq!(told(&mut world, vec![pressure("99 MiB free")]), first);
+    assert_eq!(told(&mut world, vec![]), []);
 }

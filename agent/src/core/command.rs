@@ -44,7 +44,7 @@ impl Core {
             CommandBody::Revoked => {
                 let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";
                 self.note(now, Severity::Warning, "Revoked", None, text);
-                self.revoke();
+                self.revoke(now);
             }
         }
     }

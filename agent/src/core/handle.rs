@@ -1,29 +1,26 @@
 //! The core itself: folds events into what is known, plans, and says what
 //! shall be done.
 
-use super::event::{Change, CreateContainer, DesiredRecord, Effect, Event, Now, Outgoing, Records};
-use super::fetch::{Fetcher, News};
+use super::desired::read_desired;
+use super::event::{Change, Effect, Event, Now, Outgoing, Records};
+use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
-use super::ledger::Entry;
-use super::name::{InstanceName, log_name};
-use super::observed::{ImageState, Observed};
-use super::plan::{self, Action, Ledger, Wanted, plan};
-use super::report::{self, Pace, Urgency};
+use super::name::InstanceName;
+use super::observed::Observed;
+use super::plan::Ledger;
+use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
-use crate::runtime::{self, ContainerId, Status};
+use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
-use skerry_wire::report::{Condition, Facts, Report, Severity};
+use skerry_wire::report::{Condition, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, Desired, DeviceId, Digest, FleetId, Generation, Seq, SessionId, decode,
-    encode,
+    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// Containers on a device: what the keeper can hold.
-pub const MAX_CONTAINERS: usize = 1_000;
 /// A removal that failed is tried again after so many milliseconds.
 pub const REMOVE_AGAIN_MS: u64 = 30_000;
 /// The hub's streams outlive a lost line for so many milliseconds.
@@ -55,36 +52,36 @@ pub struct Start {
 
 /// The desired state in force.
 #[derive(Debug, Clone)]
-struct InForce {
-    generation: Generation,
-    digest: Digest,
-    assignments: Vec<Assignment>,
+pub(super) struct InForce {
+    pub(super) generation: Generation,
+    pub(super) digest: Digest,
+    pub(super) assignments: Vec<Assignment>,
 }
 
 /// The agent's brain.
 #[derive(Debug, Clone)]
 pub struct Core {
-    identity: Identity,
-    session: SessionId,
-    facts: Facts,
-    conditions: Vec<Condition>,
-    starts: u32,
-    last_seq: Seq,
+    pub(super) identity: Identity,
+    pub(super) session: SessionId,
+    pub(super) facts: Facts,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) starts: u32,
+    pub(super) last_seq: Seq,
     pub(super) revoked: bool,
     pub(super) link: LinkState,
-    desired: Option<InForce>,
-    previous: BTreeMap<AppRef, Assignment>,
+    pub(super) desired: Option<InForce>,
+    pub(super) previous: BTreeMap<AppRef, Assignment>,
     pub(super) ledger: Ledger,
     pub(super) observed: Observed,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     pub(super) journal: Journal,
     pub(super) pace: Pace,
     pub(super) streams: Streams,
     pub(super) fetcher: Fetcher,
-    presence_at_ms: Option<u64>,
-    plan_at_ms: Option<u64>,
+    pub(super) presence_at_ms: Option<u64>,
+    pub(super) plan_at_ms: Option<u64>,
     /// Records to be committed before what follows.
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -277,7 +274,13 @@ impl Core {
                 self.send(Purpose::Reply, Lane::Reply, encode(&reply));
             }
             Event::Conditions(conditions) => {
-                if self.conditions != conditions {
+                // Their words hold figures that always move.
+                let same = |(a, b): (&Condition, &Condition)| {
+                    (&a.kind, a.status, &a.reason) == (&b.kind, b.status, &b.reason)
+                };
+                if self.conditions.len() != conditions.len()
+                    || !self.conditions.iter().zip(&conditions).all(same)
+                {
                     self.conditions = conditions;
                     self.pace.changed(now_ms, Urgency::Soon);
                 }
@@ -309,76 +312,6 @@ impl Core {
         .into_iter()
         .flatten()
         .min()
-    }
-
-    // --- what others may see
-
-    /// Who this device is.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// This run.
-    pub fn session(&self) -> SessionId {
-        self.session
-    }
-
-    /// The newest desired state that is committed; 0 before the first.
-    pub fn generation(&self) -> Generation {
-        self.desired
-            .as_ref()
-            .map_or(Generation(0), |d| d.generation)
-    }
-
-    /// What shall run; empty when the hub has never said.
-    pub fn assignments(&self) -> &[Assignment] {
-        self.desired.as_ref().map_or(&[], |d| &d.assignments)
-    }
-
-    /// Revisions that run until their app's new images are here.
-    pub fn previous(&self) -> &BTreeMap<AppRef, Assignment> {
-        &self.previous
-    }
-
-    /// What we did.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// What the machine says.
-    pub fn observed(&self) -> &Observed {
-        &self.observed
-    }
-
-    /// Whether the hub shut this device out.
-    pub fn is_revoked(&self) -> bool {
-        self.revoked
-    }
-
-    /// `None` while connected, else why not.
-    pub fn offline_reason(&self) -> Option<&str> {
-        match &self.link {
-            LinkState::Up { .. } => None,
-            LinkState::Down { reason, .. } => Some(reason),
-        }
-    }
-
-    /// What the hub would be told now. Does not count as telling.
-    pub fn report(&self, now: Now) -> Report {
-        Report {
-            generation: self.generation(),
-            at: now.wall,
-            facts: self.facts.clone(),
-            conditions: self.conditions.clone(),
-            apps: report::apps(
-                now.boot_ms,
-                self.assignments(),
-                &self.previous,
-                &self.observed,
-                &self.ledger,
-            ),
-            events: self.journal.events().cloned().collect(),
-        }
     }
 
     // --- the line
@@ -461,7 +394,7 @@ impl Core {
 
     fn heard(&mut self, now: Now, topic: &str, payload: &[u8]) {
         match self.inbox.hear(topic, payload) {
-            Ok(Said::Part) => {}
+            Ok(Said::Part | Said::Again) => {}
             Ok(Said::Desired {
                 generation,
                 bytes,
@@ -482,283 +415,21 @@ impl Core {
         }
     }
 
-    // --- desired state
-
-    fn desired(&mut self, now: Now, generation: Generation, bytes: Vec<u8>, seq: Seq) {
-        let digest = Digest::of(&bytes);
-        if let Some(current) = &self.desired {
-            if generation < current.generation {
-                let text = format!(
-                    "desired state {generation} is older than {}, which is in force",
-                    current.generation
-                );
-                return self.refusal(now, "DesiredRefused", &text);
-            }
-            if generation == current.generation {
-                if digest != current.digest {
-                    let text = format!(
-                        "desired state {generation} came again with other content; was the hub restored without 'skerry restore'?"
-                    );
-                    self.refusal(now, "DesiredRefused", &text);
-                }
-                // The hub does not know that we have it.
-                self.pace.asked(now.boot_ms);
-                return;
-            }
-        }
-        let assignments = match read_desired(generation, &bytes) {
-            Ok(assignments) => assignments,
-            Err(text) => {
-                let text = format!("desired state {generation} cannot be used: {text}");
-                return self.refusal(now, "DesiredRefused", &text);
-            }
-        };
-        self.keep_previous(&assignments);
-        let record = DesiredRecord { generation, bytes };
-        self.changes.push(Change::Desired(record, seq));
-        self.desired = Some(InForce {
-            generation,
-            digest,
-            assignments,
-        });
-        let needed = self.images();
-        let steps = self
-            .fetcher
-            .retain(now.boot_ms, |manifest| needed.contains(manifest));
-        self.carry_out(steps);
-        self.observed
-            .images
-            .retain(|manifest, _| needed.contains(manifest));
-        self.pace.changed(now.boot_ms, Urgency::Soon);
-    }
-
-    /// What runs now stays what runs until the new images are here.
-    fn keep_previous(&mut self, new: &[Assignment]) {
-        let Some(current) = &self.desired else {
-            return;
-        };
-        for old in &current.assignments {
-            let changed = new
-                .iter()
-                .any(|n| n.app == old.app && n.revision != old.revision);
-            let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
-            if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
-                self.previous.insert(old.app.clone(), old.clone());
-                let change = Change::Previous(old.app.clone(), Some(old.clone()));
-                self.changes.push(change);
-            }
-        }
-    }
-
-    fn images(&self) -> BTreeSet<Digest> {
-        self.assignments()
-            .iter()
-            .chain(self.previous.values())
-            .flat_map(|a| &a.pod.containers)
-            .map(|c| c.image.manifest)
-            .collect()
-    }
-
-    // --- the machine
-
-    fn created(&mut self, now: Now, id: ContainerId, result: Result<i32, String>) {
-        self.observed.busy.remove(&id);
-        self.pace.changed(now.boot_ms, Urgency::Soon);
-        match result {
-            Ok(pid) => {
-                let started_at = runtime::Timestamp(now.wall.0.saturating_mul(1_000_000));
-                // Its end may have come first.
-                if let Some(containers) = &mut self.observed.containers {
-                    containers
-                        .entry(id)
-                        .or_insert(Status::Running { pid, started_at });
-                }
-            }
-            Err(reason) => {
-                let Some((name, _)) = InstanceName::of(&id) else {
-                    return;
-                };
-                let Some(entry) = self.ledger.get_mut(&name) else {
-                    return;
-                };
-                if name.incarnation(entry.incarnation) != id {
-                    return;
-                }
-                entry.create_failed(now.boot_ms, &reason);
-                let (app, container) = (entry.app.clone(), entry.container.clone());
-                let change = Change::Ledger(name, Some(entry.clone()));
-                self.changes.push(change);
-                let text = format!("container {container} cannot be started: {reason}");
-                self.note(now, Severity::Warning, "CreateFailed", Some(&app), &text);
-            }
-        }
-    }
-
-    fn tell_exit(&mut self, now: Now, id: &ContainerId, exit: &runtime::Exit) {
-        let Some((name, _)) = InstanceName::of(id) else {
-            return;
-        };
-        let Some(entry) = self.ledger.get(&name) else {
-            return;
-        };
-        let (app, container) = (entry.app.clone(), entry.container.clone());
-        let stopping = matches!(entry.phase, super::ledger::Phase::Stopping { .. });
-        let how = match exit.status {
-            runtime::ExitStatus::Code(code) => format!("ended with code {code}"),
-            runtime::ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
-        };
-        let good = stopping || exit.status == runtime::ExitStatus::Code(0);
-        let (severity, reason) = match (exit.oom_killed, good) {
-            (true, _) => (Severity::Warning, "OutOfMemory"),
-            (false, true) => (Severity::Normal, "Ended"),
-            (false, false) => (Severity::Warning, "Ended"),
-        };
-        let text = format!("container {container} {how}");
-        self.note(now, severity, reason, Some(&app), &text);
-    }
-
-    fn image_news(&mut self, now: Now, news: News) {
-        for (manifest, state) in news {
-            let urgency = match &state {
-                ImageState::Fetching { .. } => Urgency::Slow,
-                ImageState::Ready | ImageState::Failed { .. } => Urgency::Soon,
-            };
-            if let ImageState::Failed { reason, .. } = &state {
-                let image = self
-                    .assignments()
-                    .iter()
-                    .flat_map(|a| &a.pod.containers)
-                    .find(|c| c.image.manifest == manifest)
-                    .map_or(String::new(), |c| c.image.reference.clone());
-                let text = format!("image {image} cannot be had: {reason}");
-                self.note(now, Severity::Warning, "ImageUnavailable", None, &text);
-            }
-            self.observed.images.insert(manifest, state);
-            self.pace.changed(now.boot_ms, urgency);
-        }
-    }
-
-    // --- planning
-
-    fn settle(&mut self, now: Now) {
-        // Each pass carries out all that was planned; two or three are enough.
-        // The bound is for the case that a law of the plan is broken.
-        for _ in 0..16 {
-            let wanted = Wanted {
-                assignments: self.desired.as_ref().map(|d| d.assignments.as_slice()),
-                previous: &self.previous,
-            };
-            let plan = plan(now.boot_ms, wanted, &self.observed, &self.ledger);
-            self.plan_at_ms = plan.wake_at_ms;
-            if plan.actions.is_empty() {
-                break;
-            }
-            self.pace.changed(now.boot_ms, Urgency::Soon);
-            let mut acts = Vec::new();
-            for action in plan.actions {
-                let touched = touched(&action);
-                plan::apply(now.boot_ms, &mut self.ledger, &action);
-                self.observed.begun(now.boot_ms, &action);
-                if let Some(name) = touched {
-                    let entry = self.ledger.get(&name).cloned();
-                    self.changes.push(Change::Ledger(name, entry));
-                }
-                self.act(now, action, &mut acts);
-            }
-            self.commit();
-            self.effects.extend(acts);
-        }
-        self.commit();
-        self.report_when_due(now);
-    }
-
-    fn act(&mut self, now: Now, action: Action, acts: &mut Vec<Effect>) {
-        match action {
-            Action::FetchImage(image) => acts.extend(self.fetcher.want(&image).effects),
-            Action::Create {
-                entry,
-                assignment,
-                container,
-            } => {
-                let text = format!(
-                    "container {} of revision {} is started",
-                    entry.container, entry.revision
-                );
-                self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
-                acts.push(Effect::Create(Box::new(CreateContainer {
-                    id: entry.name().incarnation(entry.incarnation),
-                    log_name: log_name(&entry.app, &entry.container),
-                    assignment,
-                    container,
-                })));
-            }
-            Action::Settle { id, .. } => {
-                acts.push(Effect::ForgetExit { id: id.clone() });
-                acts.push(Effect::Remove { id });
-            }
-            Action::Stop { id, kill_at_ms, .. } if kill_at_ms <= now.boot_ms => {
-                acts.push(Effect::Kill { id });
-            }
-            Action::Stop { id, .. } => acts.push(Effect::Stop { id }),
-            Action::Kill { id, .. } => acts.push(Effect::Kill { id }),
-            Action::Remove { id } => {
-                acts.push(Effect::ForgetExit { id: id.clone() });
-                acts.push(Effect::Remove { id });
-            }
-            Action::Forget {
-                with_log,
-                with_scratch,
-                ..
-            } => {
-                if let Some((app, container)) = with_log {
-                    let log_name = log_name(&app, &container);
-                    acts.push(Effect::RemoveLog { log_name });
-                }
-                if let Some((app, revision)) = with_scratch {
-                    let revision = revision.short();
-                    acts.push(Effect::RemoveScratch { app, revision });
-                }
-            }
-            Action::DropPrevious { app } => {
-                self.previous.remove(&app);
-                self.changes.push(Change::Previous(app, None));
-            }
-            Action::Adopt { entry } => {
-                let text = format!(
-                    "container {} was found running and taken over: the agent's store was lost",
-                    entry.container
-                );
-                self.note(now, Severity::Warning, "Adopted", Some(&entry.app), &text);
-            }
-            Action::Vanished { .. } | Action::Reset { .. } => {}
-        }
-    }
-
-    fn report_when_due(&mut self, now: Now) {
-        if self.pace.wake_at_ms().is_none_or(|at| now.boot_ms < at) {
-            return;
-        }
-        let report = self.report(now);
-        let content = report::content(&report);
-        let seq = self.last_seq.next();
-        if self.pace.send(now.boot_ms, content, seq) {
-            let events = self.journal.send();
-            let report = report::fit(Report { events, ..report });
-            self.send(Purpose::Report, Lane::Report, encode(&report));
-        }
-    }
-
-    fn commit(&mut self) {
+    pub(super) fn commit(&mut self) {
         let changes = std::mem::take(&mut self.changes);
         if !changes.is_empty() {
             self.effects.push(Effect::Commit(changes));
         }
     }
 
-    pub(super) fn revoke(&mut self) {
+    /// The hub is not called again: nothing is owed to it any more.
+    pub(super) fn revoke(&mut self, now: Now) {
         self.revoked = true;
         self.changes.push(Change::Revoked);
         self.commit();
+        self.link_down(now, "the hub shut this device out".into());
+        let closed = self.streams.close_all();
+        self.effects.extend(closed);
         self.effects.push(Effect::StopCalling);
     }
 
@@ -781,7 +452,7 @@ impl Core {
         self.pace.changed(now.boot_ms, Urgency::Soon);
     }
 
-    fn trouble(&mut self, now: Now, reason: &str, message: &str) {
+    pub(super) fn trouble(&mut self, now: Now, reason: &str, message: &str) {
         self.note(now, Severity::Warning, reason, None, message);
     }
 
@@ -793,51 +464,4 @@ impl Core {
         let urgency = if new { Urgency::Soon } else { Urgency::Slow };
         self.pace.changed(now.boot_ms, urgency);
     }
-}
-
-/// The entry of the ledger that an action changes.
-fn touched(action: &Action) -> Option<InstanceName> {
-    match action {
-        Action::Adopt { entry } | Action::Create { entry, .. } => Some(entry.name()),
-        Action::Settle { instance, .. }
-        | Action::Vanished { instance }
-        | Action::Reset { instance }
-        | Action::Forget { instance, .. } => Some(instance.clone()),
-        Action::Stop { instance, .. } | Action::Kill { instance, .. } => instance.clone(),
-        Action::FetchImage(_) | Action::Remove { .. } | Action::DropPrevious { .. } => None,
-    }
-}
-
-/// Reads and checks a desired state. The error says what is wrong with it.
-fn read_desired(generation: Generation, bytes: &[u8]) -> Result<Vec<Assignment>, String> {
-    if bytes.len() > Desired::MAX_BYTES {
-        return Err("it is too long".into());
-    }
-    let desired: Desired =
-        decode("desired state", bytes).map_err(|e| format!("{e}; update the agent"))?;
-    if desired.generation != generation {
-        return Err("its generation is not the one it was sent as".into());
-    }
-    let assignments = desired.assignments;
-    if assignments.len() > Desired::MAX_ASSIGNMENTS {
-        return Err(format!("more than {} apps", Desired::MAX_ASSIGNMENTS));
-    }
-    if !assignments.windows(2).all(|pair| pair[0].app < pair[1].app) {
-        return Err("its apps are not in order, or one is there twice".into());
-    }
-    let mut count = 0;
-    for assignment in &assignments {
-        let names: BTreeSet<_> = assignment.pod.containers.iter().map(|c| &c.name).collect();
-        if names.is_empty() || names.len() != assignment.pod.containers.len() {
-            let app = &assignment.app;
-            return Err(format!("the containers of {app} are none, or share a name"));
-        }
-        count += names.len();
-    }
-    if count > MAX_CONTAINERS {
-        return Err(format!(
-            "{count} containers, at most {MAX_CONTAINERS} are possible"
-        ));
-    }
-    Ok(assignments)
 }

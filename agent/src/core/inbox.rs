@@ -6,9 +6,13 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose, Refusal, ReplayGuard, open}
 use skerry_wire::stream::Frame;
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{Desired, DesiredPart, DeviceId, Digest, FleetId, Generation, Seq, decode};
+use std::collections::VecDeque;
 
 /// Parts that the longest desired state has.
 const MAX_PARTS: usize = Desired::MAX_BYTES.div_ceil(DesiredPart::MAX_BYTES);
+/// Messages by which one that the broker delivers twice is known: as many as
+/// may be on their way without an acknowledgement, and more. 32 bytes each.
+const RECENT: usize = 64;
 
 /// Something that the hub said.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +28,8 @@ pub enum Said {
     },
     /// A part of one; more follow.
     Part,
+    /// What was heard just now, byte for byte: QoS 1 may deliver twice.
+    Again,
     /// A command.
     Command(Command),
     /// A frame of a stream.
@@ -88,6 +94,8 @@ pub struct Inbox {
     hub: PublicKey,
     key: KeyPair,
     guard: ReplayGuard,
+    /// Digests of the newest messages that were heard.
+    recent: VecDeque<Digest>,
     assembly: Option<Assembly>,
 }
 
@@ -107,6 +115,7 @@ impl Inbox {
             hub,
             key,
             guard,
+            recent: VecDeque::new(),
             assembly: None,
         }
     }
@@ -127,7 +136,16 @@ impl Inbox {
         };
         let refused = |refusal| Unheard::Refused { lane, refusal };
         let opened = open(payload, &[purpose], topic, &self.hub, &self.key).map_err(refused)?;
-        self.guard.admit(purpose, opened.seq).map_err(refused)?;
+        let digest = Digest::of(payload);
+        match self.guard.admit(purpose, opened.seq) {
+            Ok(()) => {}
+            Err(Refusal::Replayed) if self.recent.contains(&digest) => return Ok(Said::Again),
+            Err(refusal) => return Err(refused(refusal)),
+        }
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(digest);
         let malformed = |error: skerry_wire::DecodeError| Unheard::Malformed {
             lane,
             text: error.to_string(),

@@ -21,7 +21,11 @@ pub mod report;
 pub mod streams;
 
 mod command;
+mod desired;
 mod handle;
+mod outcome;
+mod settle;
+mod view;
 
 pub use event::{
     Change, CreateContainer, DesiredRecord, Effect, Event, ImageStatus, MissingBlob, Now, Outgoing,

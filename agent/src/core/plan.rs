@@ -17,7 +17,7 @@ use super::observed::{ImageState, Observed, Operation};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Containers that are being made at one time: each costs a helper process.
 pub const MAX_CREATES: usize = 4;
@@ -182,28 +182,30 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .values()
             .any(|e| e.incarnation > 0 && e.name().incarnation(e.incarnation) == *id)
     };
-    // The ledger was lost: the newest incarnation of what shall run stays.
-    let mut adopted = BTreeSet::new();
+    // The ledger was lost, or the commit of its newest change: the newest
+    // incarnation of what shall run stays.
+    let mut adopted = BTreeMap::new();
     for (name, (assignment, index)) in &targets {
-        if ledger.contains_key(name) {
-            continue;
-        }
+        let entry = ledger.get(name);
         let newest = containers
             .keys()
             .filter_map(|id| Some((InstanceName::of(id)?, id)))
             .filter(|((of, _), _)| of == name)
             .max_by_key(|((_, number), _)| *number);
-        if let Some(((_, number), id)) = newest {
-            let mut entry = new_entry(assignment, *index);
+        if let Some(((_, number), id)) = newest
+            && entry.is_none_or(|entry| entry.incarnation < number)
+        {
+            let entry = entry.cloned();
+            let mut entry = entry.unwrap_or_else(|| new_entry(assignment, *index));
             entry.start(now_ms);
             entry.incarnation = number;
-            adopted.insert(id.clone());
+            adopted.insert(name.clone(), id.clone());
             planner.act(Action::Adopt { entry });
         }
     }
     let mut strays_run = false;
     for (id, status) in containers {
-        if !known(id) && !adopted.contains(id) {
+        if !known(id) && !adopted.values().any(|other| other == id) {
             strays_run |= planner.stray(id, *status);
         }
     }
@@ -218,8 +220,8 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         .filter(|op| **op == Operation::Create)
         .count();
     for (name, (assignment, index)) in &targets {
-        if !ledger.contains_key(name) && planner.any_incarnation(name) {
-            continue; // adopted in this very plan
+        if adopted.contains_key(name) {
+            continue; // in this very plan
         }
         let other_revision =
             |e: &Entry| e.app == assignment.app && e.revision != assignment.revision;

@@ -5,6 +5,7 @@ use crate::core::observed::ImageState;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
 use skerry_wire::{ContainerSpec, Digest, PodSpec, Resources};
+use std::collections::BTreeSet;
 
 fn assignment(app: &str, revision: &str) -> Assignment {
     let image = ImageRef {
@@ -235,6 +236,33 @@ fn a_lost_ledger_is_made_good_from_what_runs() {
         rest.contains(&"remove") && rest.contains(&"create"),
         "{rest:?}"
     );
+}
+
+#[test]
+fn a_container_whose_start_was_not_committed_is_taken_over_and_not_stopped() {
+    // A full disk took neither the end of the first nor the second's start.
+    let mut paper = started();
+    let stored = paper.ledger.clone();
+    paper.all_end();
+    paper.settle();
+    paper.runtime_works();
+    paper.now_ms = paper.plan().wake_at_ms.unwrap();
+    assert_eq!(kinds(&paper.settle()), ["create"]);
+    paper.runtime_works();
+    let before = paper.ids();
+    assert!(before[0].ends_with(".2"));
+    // The agent starts again with what is on the disk.
+    paper.ledger = stored;
+    assert_eq!(kinds(&paper.settle()), ["adopt"]);
+    assert_eq!(paper.ids(), before);
+    assert_eq!(paper.settle(), []);
+    // And what ended meanwhile is settled by its policy.
+    paper
+        .ledger
+        .values_mut()
+        .for_each(|entry| entry.incarnation = 1);
+    paper.all_end();
+    assert_eq!(kinds(&paper.settle()), ["adopt", "settle"]);
 }
 
 #[test]

@@ -12,14 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Looks the name up and connects, nothing more.
 pub fn find(address: &str) -> Finding {
     let shown = crate::engine::shown_broker(address);
-    let bad = |text: String, remedy: &str| Finding::new(KIND, Verdict::Bad, text, remedy);
+    let bad = |text: String, remedy: String| Finding::new(KIND, Verdict::Bad, text, remedy);
     let (host, port) = match address.parse::<BrokerUrl>().map(|url| url.address) {
         Ok(BrokerAddress::Plain { host, port } | BrokerAddress::Tls { host, port }) => (host, port),
         Ok(BrokerAddress::Unix { .. }) => return Finding::good(KIND, format!("broker at {shown}")),
         Err(error) => {
             return bad(
                 error.to_string(),
-                "skerry-agent reset, then join with a fresh token",
+                "skerry-agent reset && skerry-agent join TOKEN".into(),
             );
         }
     };
@@ -27,7 +27,10 @@ pub fn find(address: &str) -> Finding {
         Ok(addresses) => addresses,
         Err(error) => {
             let text = format!("the broker's name {host} cannot be looked up: {error}");
-            return bad(text, "check /etc/resolv.conf and the network");
+            return bad(
+                text,
+                format!("getent hosts {host}; cat /etc/resolv.conf; ip route"),
+            );
         }
     };
     let mut last = format!("{host} has no address");
@@ -41,6 +44,28 @@ pub fn find(address: &str) -> Finding {
     }
     bad(
         last,
-        "check that the hub runs, and that no firewall is in between",
+        format!("systemctl status skerry-hub   # on the hub; here: ip route; ping -c 3 {host}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_cannot_be_looked_up_and_a_port_that_nobody_has_are_told_apart() {
+        // RFC 6761: never a name of anything.
+        let found = find("mqtts://user:secret@nowhere.invalid");
+        assert_eq!(found.verdict, Verdict::Bad);
+        assert!(found.text.contains("nowhere.invalid cannot be looked up"));
+        assert!(found.remedy.contains("getent hosts nowhere.invalid"));
+        assert!(!format!("{found:?}").contains("secret"));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("mqtt://{}", listener.local_addr().unwrap());
+        assert_eq!(find(&address).verdict, Verdict::Good);
+        drop(listener);
+        let found = find(&address);
+        assert_eq!(found.verdict, Verdict::Bad);
+        assert!(found.text.contains("does not answer"), "{}", found.text);
+    }
 }

@@ -1,8 +1,9 @@
 //! Can the data directory be written?
 
 use super::{Finding, Verdict};
+use nix::unistd::{AccessFlags, access};
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 const KIND: &str = "DataDirUnwritable";
@@ -17,13 +18,29 @@ pub fn find(dir: &Path) -> Finding {
     let _ = fs::remove_file(&probe);
     match written {
         Ok(()) => Finding::good(KIND, format!("{shown} can be written")),
-        Err(error) => Finding::new(
-            KIND,
-            Verdict::Bad,
-            format!("{shown} cannot be written: {error}"),
-            format!(
-                "mkdir -p {shown} && mount -o remount,rw \"$(df --output=target {shown} | tail -1)\""
-            ),
-        ),
+        Err(error) => bad(dir, &error),
     }
+}
+
+/// The same without writing: sees a disk that was mounted read-only, as
+/// kernels do with one that fails.
+pub fn look(dir: &Path) -> Finding {
+    match access(dir, AccessFlags::W_OK) {
+        Ok(()) => Finding::good(KIND, format!("{} can be written", dir.display())),
+        Err(errno) => bad(dir, &errno.into()),
+    }
+}
+
+fn bad(dir: &Path, error: &io::Error) -> Finding {
+    let shown = dir.display();
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    Finding::new(
+        KIND,
+        Verdict::Bad,
+        format!("{shown} cannot be written: {error}"),
+        format!(
+            "mount -o remount,rw \"$(stat -c %m {})\"; mkdir -p {shown}",
+            existing.display()
+        ),
+    )
 }

@@ -29,6 +29,9 @@ pub fn find(dir: &Path) -> Finding {
         KIND,
         verdict,
         text,
-        format!("du -xh --max-depth=2 {shown} | sort -h | tail"),
+        format!(
+            "du -xh --max-depth=2 {} | sort -h | tail",
+            existing.display()
+        ),
     )
 }

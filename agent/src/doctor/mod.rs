@@ -12,6 +12,7 @@ mod overlay;
 use crate::config::Config;
 use serde_json::json;
 use skerry_wire::report::Condition;
+use std::path::Path;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,29 +58,32 @@ impl Finding {
     }
 }
 
-/// All diagnoses of the machine itself: quick, and no network.
-fn local(config: &Config) -> Vec<Finding> {
+/// All diagnoses of the machine itself but for its data directory: quick, no
+/// network, nothing written.
+fn local(data_dir: &Path) -> Vec<Finding> {
     vec![
         cgroup::find(),
         memory_cgroup::find(),
         overlay::find(),
-        data_dir::find(&config.data_dir),
-        disk::find(&config.data_dir),
+        disk::find(data_dir),
         clock::find(),
     ]
 }
 
 /// All of them. `address` is the broker's, if the device knows one.
 pub fn findings(config: &Config, address: Option<&str>) -> Vec<Finding> {
-    let mut all = local(config);
+    let mut all = local(&config.data_dir);
+    all.push(data_dir::find(&config.data_dir));
     all.extend(address.map(broker::find));
     all
 }
 
-/// The machine's troubles as the hub is told.
-pub fn conditions(config: &Config) -> Vec<Condition> {
-    local(config)
-        .into_iter()
+/// The machine's troubles as the hub is told. Writes nothing, so that it may
+/// be asked again and again.
+pub fn conditions(data_dir: &Path) -> Vec<Condition> {
+    let mut all = local(data_dir);
+    all.push(data_dir::look(data_dir));
+    all.into_iter()
         .filter(|finding| finding.verdict != Verdict::Good)
         .map(|finding| Condition {
             kind: finding.kind.into(),
@@ -123,4 +127,35 @@ pub fn to_json(findings: &[Finding]) -> serde_json::Value {
         })
     });
     json!({ "items": items.collect::<Vec<_>>() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_for_the_hub_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("data");
+        let kinds =
+            |dir: &Path| -> Vec<String> { conditions(dir).into_iter().map(|c| c.kind).collect() };
+        assert!(kinds(&missing).contains(&"DataDirUnwritable".to_string()));
+        assert!(!missing.exists());
+        let before = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
+        assert!(!kinds(dir.path()).contains(&"DataDirUnwritable".to_string()));
+        let after = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn every_trouble_comes_with_a_remedy() {
+        let bad = Finding::new("Test", Verdict::Bad, "broken", "mend it");
+        assert_eq!(
+            text(std::slice::from_ref(&bad)),
+            "FAIL  broken\n      -> mend it\n"
+        );
+        let json = to_json(&[bad, Finding::good("Fine", "fine")]);
+        assert_eq!(json["items"][0]["verdict"], "bad");
+        assert_eq!(json["items"][1]["remedy"], "");
+    }
 }

@@ -7,6 +7,7 @@ mod exec;
 mod logs;
 mod pretended;
 mod real;
+mod signals;
 mod stream;
 
 pub use compose::Places;
@@ -17,6 +18,7 @@ pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 use crate::core::{CreateContainer, ImageStatus};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use std::future::Future;
@@ -88,6 +90,8 @@ pub trait Machine: 'static {
         &self,
         containers: Vec<(ContainerId, AppRef, ContainerName)>,
     ) -> impl Future<Output = Vec<ContainerUsage>>;
+    /// The machine's lasting troubles. Writes nothing.
+    fn conditions(&self) -> impl Future<Output = Vec<Condition>>;
     /// Ends the runtime, which has no container any more.
     fn shut_down(&self) -> impl Future<Output = Result<(), String>>;
 }

@@ -6,6 +6,7 @@ use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::{CreateContainer, ImageStatus};
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use smol::channel::{Receiver, Sender, unbounded};
@@ -141,6 +142,10 @@ impl Machine for PretendedMachine {
     }
 
     async fn usage(&self, _: Vec<(ContainerId, AppRef, ContainerName)>) -> Vec<ContainerUsage> {
+        Vec::new()
+    }
+
+    async fn conditions(&self) -> Vec<Condition> {
         Vec::new()
     }
 

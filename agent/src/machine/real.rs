@@ -1,11 +1,13 @@
 //! The real machine: the runtime's keeper and the image store.
 
 use super::compose::{Places, compose};
+use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs};
 use crate::core::{CreateContainer, ImageStatus, MissingBlob};
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::RefCell;
@@ -35,8 +37,8 @@ pub struct RealMachine {
     places: Places,
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
-    /// How containers were told to stop: their image may want another signal.
-    signals: RefCell<BTreeMap<ContainerId, Signal>>,
+    /// How containers are told to stop: their image may want another signal.
+    signals: StopSignals,
     /// Blobs that were found missing, and their bytes.
     needs: RefCell<BTreeMap<Digest, Need>>,
     /// Blobs that are being written.
@@ -47,12 +49,13 @@ impl RealMachine {
     /// Opens the image store. The runtime is reached by [`Machine::list`].
     pub fn new(config: RuntimeConfig, places: Places) -> Result<Self, image::StoreError> {
         let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
+        let signals = StopSignals::in_run_dir(&places.run_dir);
         Ok(Self {
             config,
             places,
             connected: RefCell::new(None),
             images: Arc::new(images),
-            signals: RefCell::new(BTreeMap::new()),
+            signals,
             needs: RefCell::new(BTreeMap::new()),
             writers: RefCell::new(BTreeMap::new()),
         })
@@ -151,6 +154,9 @@ impl Machine for RealMachine {
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
+        // That of now: once it is lost, another may list and plan anew, and
+        // must not be given this container behind its back.
+        let runtime = self.runtime()?;
         let image = create.assignment.pod.containers[create.container]
             .image
             .clone();
@@ -164,17 +170,19 @@ impl Machine for RealMachine {
         let id = create.id.clone();
         let places = self.places.clone();
         let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
-        let started = self.runtime()?.create(spec).await;
-        let started = started.map_err(|e| chain(&e))?;
-        if signal != Signal::SIGTERM {
-            self.signals.borrow_mut().insert(id, signal);
+        // Before it runs, so that no crash of ours comes in between.
+        self.signals.keep(&id, signal)?;
+        match runtime.create(spec).await {
+            Ok(started) => Ok(started.pid),
+            Err(error) => {
+                self.signals.forget(&id);
+                Err(chain(&error))
+            }
         }
-        Ok(started.pid)
     }
 
     async fn stop(&self, id: &ContainerId) -> Result<(), String> {
-        let signal = self.signals.borrow().get(id).copied();
-        let signal = signal.unwrap_or(Signal::SIGTERM);
+        let signal = self.signals.of(id);
         self.runtime()?
             .signal(id, signal)
             .await
@@ -186,8 +194,9 @@ impl Machine for RealMachine {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), String> {
-        self.signals.borrow_mut().remove(id);
-        self.runtime()?.remove(id).await.map_err(|e| chain(&e))
+        self.runtime()?.remove(id).await.map_err(|e| chain(&e))?;
+        self.signals.forget(id);
+        Ok(())
     }
 
     async fn forget_exit(&self, id: &ContainerId) -> Result<(), String> {
@@ -293,6 +302,11 @@ impl Machine for RealMachine {
             }
         }
         all
+    }
+
+    async fn conditions(&self) -> Vec<Condition> {
+        let data_dir = self.places.data_dir.clone();
+        smol::unblock(move || crate::doctor::conditions(&data_dir)).await
     }
 
     async fn shut_down(&self) -> Result<(), String> {

@@ -1,0 +1,126 @@
+//! A desired state comes: whether it is taken, and what keeps running
+//! meanwhile.
+
+use super::event::{Change, DesiredRecord, Now};
+use super::handle::{Core, InForce};
+use super::ledger::Entry;
+use super::report::Urgency;
+use skerry_wire::{Assignment, Desired, Digest, Generation, Seq, decode};
+use std::collections::BTreeSet;
+
+/// Containers on a device: what the keeper can hold.
+pub const MAX_CONTAINERS: usize = 1_000;
+
+impl Core {
+    pub(super) fn desired(&mut self, now: Now, generation: Generation, bytes: Vec<u8>, seq: Seq) {
+        let digest = Digest::of(&bytes);
+        if let Some(current) = &self.desired {
+            if generation < current.generation {
+                let text = format!(
+                    "desired state {generation} is older than {}, which is in force",
+                    current.generation
+                );
+                return self.refusal(now, "DesiredRefused", &text);
+            }
+            if generation == current.generation {
+                if digest != current.digest {
+                    let text = format!(
+                        "desired state {generation} came again with other content; was the hub restored without 'skerry restore'?"
+                    );
+                    self.refusal(now, "DesiredRefused", &text);
+                }
+                // The hub does not know that we have it.
+                self.pace.asked(now.boot_ms);
+                return;
+            }
+        }
+        let assignments = match read_desired(generation, &bytes) {
+            Ok(assignments) => assignments,
+            Err(text) => {
+                let text = format!("desired state {generation} cannot be used: {text}");
+                return self.refusal(now, "DesiredRefused", &text);
+            }
+        };
+        self.keep_previous(&assignments);
+        let record = DesiredRecord { generation, bytes };
+        self.changes.push(Change::Desired(record, seq));
+        self.desired = Some(InForce {
+            generation,
+            digest,
+            assignments,
+        });
+        let needed = self.images();
+        let steps = self
+            .fetcher
+            .retain(now.boot_ms, |manifest| needed.contains(manifest));
+        self.carry_out(steps);
+        self.observed
+            .images
+            .retain(|manifest, _| needed.contains(manifest));
+        self.pace.changed(now.boot_ms, Urgency::Soon);
+    }
+
+    /// What runs now stays what runs until the new images are here.
+    pub(super) fn keep_previous(&mut self, new: &[Assignment]) {
+        let Some(current) = &self.desired else {
+            return;
+        };
+        for old in &current.assignments {
+            let changed = new
+                .iter()
+                .any(|n| n.app == old.app && n.revision != old.revision);
+            let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
+            if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
+                self.previous.insert(old.app.clone(), old.clone());
+                let change = Change::Previous(old.app.clone(), Some(old.clone()));
+                self.changes.push(change);
+            }
+        }
+    }
+
+    pub(super) fn images(&self) -> BTreeSet<Digest> {
+        self.assignments()
+            .iter()
+            .chain(self.previous.values())
+            .flat_map(|a| &a.pod.containers)
+            .map(|c| c.image.manifest)
+            .collect()
+    }
+}
+
+/// Reads and checks a desired state. The error says what is wrong with it.
+pub(super) fn read_desired(
+    generation: Generation,
+    bytes: &[u8],
+) -> Result<Vec<Assignment>, String> {
+    if bytes.len() > Desired::MAX_BYTES {
+        return Err("it is too long".into());
+    }
+    let desired: Desired =
+        decode("desired state", bytes).map_err(|e| format!("{e}; update the agent"))?;
+    if desired.generation != generation {
+        return Err("its generation is not the one it was sent as".into());
+    }
+    let assignments = desired.assignments;
+    if assignments.len() > Desired::MAX_ASSIGNMENTS {
+        return Err(format!("more than {} apps", Desired::MAX_ASSIGNMENTS));
+    }
+    if !assignments.windows(2).all(|pair| pair[0].app < pair[1].app) {
+        return Err("its apps are not in order, or one is there twice".into());
+    }
+    let mut count = 0;
+    for assignment in &assignments {
+        let names: BTreeSet<_> = assignment.pod.containers.iter().map(|c| &c.name).collect();
+        if names.is_empty() || names.len() != assignment.pod.containers.len() {
+            let app = &assignment.app;
+            return Err(format!("the containers of {app} are none, or share a name"));
+        }
+        count += names.len();
+    }
+    if count > MAX_CONTAINERS {
+        return Err(format!(
+            "{count} containers, at most {MAX_CONTAINERS} are possible"
+        ));
+    }
+    Ok(assignments)
+}

@@ -1,0 +1,90 @@
+//! What became of what the machine was told: containers and images.
+
+use super::event::{Change, Now};
+use super::fetch::News;
+use super::handle::Core;
+use super::ledger::Phase;
+use super::name::InstanceName;
+use super::observed::ImageState;
+use super::report::Urgency;
+use crate::runtime::{self, ContainerId, Status};
+use skerry_wire::report::Severity;
+
+impl Core {
+    pub(super) fn created(&mut self, now: Now, id: ContainerId, result: Result<i32, String>) {
+        self.observed.busy.remove(&id);
+        self.pace.changed(now.boot_ms, Urgency::Soon);
+        match result {
+            Ok(pid) => {
+                let started_at = runtime::Timestamp(now.wall.0.saturating_mul(1_000_000));
+                // Its end may have come first.
+                if let Some(containers) = &mut self.observed.containers {
+                    containers
+                        .entry(id)
+                        .or_insert(Status::Running { pid, started_at });
+                }
+            }
+            Err(reason) => {
+                let Some((name, _)) = InstanceName::of(&id) else {
+                    return;
+                };
+                let Some(entry) = self.ledger.get_mut(&name) else {
+                    return;
+                };
+                if name.incarnation(entry.incarnation) != id {
+                    return;
+                }
+                entry.create_failed(now.boot_ms, &reason);
+                let (app, container) = (entry.app.clone(), entry.container.clone());
+                let change = Change::Ledger(name, Some(entry.clone()));
+                self.changes.push(change);
+                let text = format!("container {container} cannot be started: {reason}");
+                self.note(now, Severity::Warning, "CreateFailed", Some(&app), &text);
+            }
+        }
+    }
+
+    pub(super) fn tell_exit(&mut self, now: Now, id: &ContainerId, exit: &runtime::Exit) {
+        let Some((name, _)) = InstanceName::of(id) else {
+            return;
+        };
+        let Some(entry) = self.ledger.get(&name) else {
+            return;
+        };
+        let (app, container) = (entry.app.clone(), entry.container.clone());
+        let stopping = matches!(entry.phase, Phase::Stopping { .. });
+        let how = match exit.status {
+            runtime::ExitStatus::Code(code) => format!("ended with code {code}"),
+            runtime::ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
+        };
+        let good = stopping || exit.status == runtime::ExitStatus::Code(0);
+        let (severity, reason) = match (exit.oom_killed, good) {
+            (true, _) => (Severity::Warning, "OutOfMemory"),
+            (false, true) => (Severity::Normal, "Ended"),
+            (false, false) => (Severity::Warning, "Ended"),
+        };
+        let text = format!("container {container} {how}");
+        self.note(now, severity, reason, Some(&app), &text);
+    }
+
+    pub(super) fn image_news(&mut self, now: Now, news: News) {
+        for (manifest, state) in news {
+            let urgency = match &state {
+                ImageState::Fetching { .. } => Urgency::Slow,
+                ImageState::Ready | ImageState::Failed { .. } => Urgency::Soon,
+            };
+            if let ImageState::Failed { reason, .. } = &state {
+                let image = self
+                    .assignments()
+                    .iter()
+                    .flat_map(|a| &a.pod.containers)
+                    .find(|c| c.image.manifest == manifest)
+                    .map_or(String::new(), |c| c.image.reference.clone());
+                let text = format!("image {image} cannot be had: {reason}");
+                self.note(now, Severity::Warning, "ImageUnavailable", None, &text);
+            }
+            self.observed.images.insert(manifest, state);
+            self.pace.changed(now.boot_ms, urgency);
+        }
+    }
+}

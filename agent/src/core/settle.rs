@@ -1,0 +1,135 @@
+//! Between what shall be and what is: plans until nothing is planned, commits
+//! before it acts, and reports.
+
+use super::event::{Change, CreateContainer, Effect, Now};
+use super::handle::Core;
+use super::name::{InstanceName, log_name};
+use super::plan::{self, Action, Wanted, plan};
+use super::report::{self, Urgency};
+use skerry_wire::encode;
+use skerry_wire::report::{Report, Severity};
+use skerry_wire::seal::Purpose;
+use skerry_wire::topic::Lane;
+
+impl Core {
+    pub(super) fn settle(&mut self, now: Now) {
+        // Each pass carries out all that was planned; two or three are enough.
+        // The bound is for the case that a law of the plan is broken.
+        for _ in 0..16 {
+            let wanted = Wanted {
+                assignments: self.desired.as_ref().map(|d| d.assignments.as_slice()),
+                previous: &self.previous,
+            };
+            let plan = plan(now.boot_ms, wanted, &self.observed, &self.ledger);
+            self.plan_at_ms = plan.wake_at_ms;
+            if plan.actions.is_empty() {
+                break;
+            }
+            self.pace.changed(now.boot_ms, Urgency::Soon);
+            let mut acts = Vec::new();
+            for action in plan.actions {
+                let touched = touched(&action);
+                plan::apply(now.boot_ms, &mut self.ledger, &action);
+                self.observed.begun(now.boot_ms, &action);
+                if let Some(name) = touched {
+                    let entry = self.ledger.get(&name).cloned();
+                    self.changes.push(Change::Ledger(name, entry));
+                }
+                self.act(now, action, &mut acts);
+            }
+            self.commit();
+            self.effects.extend(acts);
+        }
+        self.commit();
+        self.report_when_due(now);
+    }
+
+    pub(super) fn act(&mut self, now: Now, action: Action, acts: &mut Vec<Effect>) {
+        match action {
+            Action::FetchImage(image) => acts.extend(self.fetcher.want(&image).effects),
+            Action::Create {
+                entry,
+                assignment,
+                container,
+            } => {
+                let text = format!(
+                    "container {} of revision {} is started",
+                    entry.container, entry.revision
+                );
+                self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
+                acts.push(Effect::Create(Box::new(CreateContainer {
+                    id: entry.name().incarnation(entry.incarnation),
+                    log_name: log_name(&entry.app, &entry.container),
+                    assignment,
+                    container,
+                })));
+            }
+            Action::Settle { id, .. } => {
+                acts.push(Effect::ForgetExit { id: id.clone() });
+                acts.push(Effect::Remove { id });
+            }
+            Action::Stop { id, kill_at_ms, .. } if kill_at_ms <= now.boot_ms => {
+                acts.push(Effect::Kill { id });
+            }
+            Action::Stop { id, .. } => acts.push(Effect::Stop { id }),
+            Action::Kill { id, .. } => acts.push(Effect::Kill { id }),
+            Action::Remove { id } => {
+                acts.push(Effect::ForgetExit { id: id.clone() });
+                acts.push(Effect::Remove { id });
+            }
+            Action::Forget {
+                with_log,
+                with_scratch,
+                ..
+            } => {
+                if let Some((app, container)) = with_log {
+                    let log_name = log_name(&app, &container);
+                    acts.push(Effect::RemoveLog { log_name });
+                }
+                if let Some((app, revision)) = with_scratch {
+                    let revision = revision.short();
+                    acts.push(Effect::RemoveScratch { app, revision });
+                }
+            }
+            Action::DropPrevious { app } => {
+                self.previous.remove(&app);
+                self.changes.push(Change::Previous(app, None));
+            }
+            Action::Adopt { entry } => {
+                let text = format!(
+                    "container {} was found and taken over: the agent's store did not know it",
+                    entry.container
+                );
+                self.note(now, Severity::Warning, "Adopted", Some(&entry.app), &text);
+            }
+            Action::Vanished { .. } | Action::Reset { .. } => {}
+        }
+    }
+
+    pub(super) fn report_when_due(&mut self, now: Now) {
+        if self.pace.wake_at_ms().is_none_or(|at| now.boot_ms < at) {
+            return;
+        }
+        let report = self.report(now);
+        let content = report::content(&report);
+        let seq = self.last_seq.next();
+        if self.pace.send(now.boot_ms, content, seq) {
+            let events = self.journal.send();
+            let report = report::fit(Report { events, ..report });
+            self.send(Purpose::Report, Lane::Report, encode(&report));
+        }
+    }
+}
+
+/// The entry of the ledger that an action changes.
+fn touched(action: &Action) -> Option<InstanceName> {
+    match action {
+        Action::Adopt { entry } | Action::Create { entry, .. } => Some(entry.name()),
+        Action::Settle { instance, .. }
+        | Action::Vanished { instance }
+        | Action::Reset { instance }
+        | Action::Forget { instance, .. } => Some(instance.clone()),
+        Action::Stop { instance, .. } | Action::Kill { instance, .. } => instance.clone(),
+        Action::FetchImage(_) | Action::Remove { .. } | Action::DropPrevious { .. } => None,
+    }
+}

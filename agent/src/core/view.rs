@@ -1,0 +1,80 @@
+//! What others may see of the core.
+
+use super::event::Now;
+use super::handle::{Core, Identity, LinkState};
+use super::observed::Observed;
+use super::plan::Ledger;
+use super::report;
+use skerry_wire::report::Report;
+use skerry_wire::{AppRef, Assignment, Generation, SessionId};
+use std::collections::BTreeMap;
+
+impl Core {
+    /// Who this device is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// This run.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The newest desired state that is committed; 0 before the first.
+    pub fn generation(&self) -> Generation {
+        self.desired
+            .as_ref()
+            .map_or(Generation(0), |d| d.generation)
+    }
+
+    /// What shall run; empty when the hub has never said.
+    pub fn assignments(&self) -> &[Assignment] {
+        self.desired.as_ref().map_or(&[], |d| &d.assignments)
+    }
+
+    /// Revisions that run until their app's new images are here.
+    pub fn previous(&self) -> &BTreeMap<AppRef, Assignment> {
+        &self.previous
+    }
+
+    /// What we did.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What the machine says.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Whether the hub shut this device out.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked
+    }
+
+    /// `None` while connected, else why not.
+    pub fn offline_reason(&self) -> Option<&str> {
+        match &self.link {
+            LinkState::Up { .. } => None,
+            LinkState::Down { reason, .. } => Some(reason),
+        }
+    }
+
+    /// What the hub would be told now. Does not count as telling.
+    pub fn report(&self, now: Now) -> Report {
+        Report {
+            generation: self.generation(),
+            at: now.wall,
+            facts: self.facts.clone(),
+            conditions: self.conditions.clone(),
+            apps: report::apps(
+                now.boot_ms,
+                self.assignments(),
+                &self.previous,
+                &self.observed,
+                &self.ledger,
+            ),
+            events: self.journal.events().cloned().collect(),
+        }
+    }
+}

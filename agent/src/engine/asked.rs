@@ -1,0 +1,205 @@
+//! Questions from the control socket.
+
+use super::run::{Ending, Engine};
+use crate::control::{Answer, Ask, Request};
+use crate::machine::{Machine, StreamOutput, stream};
+use crate::runtime::Status;
+use serde_json::json;
+use skerry_wire::message::LogsRequest;
+use skerry_wire::stream::{Channel, End};
+use skerry_wire::{AppRef, Namespace, StreamId};
+use smol::channel::bounded;
+use smol::future;
+
+impl<M: Machine> Engine<M> {
+    pub(super) fn asked(&mut self, ask: Ask) -> Option<Ending> {
+        match ask.request.clone() {
+            Request::Status => {
+                let status = self.status();
+                ask.finish(Answer::Status(status));
+            }
+            Request::Logs {
+                app,
+                container,
+                tail,
+                since_secs,
+                follow,
+                timestamps,
+            } => {
+                let found = parse_app(&app).and_then(|app| {
+                    let container = container.map(|c| c.parse()).transpose();
+                    let container = container.map_err(|e: skerry_wire::IdError| e.to_string())?;
+                    let (log_name, persist) = self.core.find_log(&app, container.as_ref())?;
+                    let request = LogsRequest {
+                        stream: StreamId(0),
+                        app,
+                        container,
+                        tail,
+                        since_secs,
+                        follow,
+                        timestamps,
+                        credit: u32::MAX,
+                    };
+                    Ok((log_name, persist, request))
+                });
+                match found {
+                    Ok((log_name, persist, request)) => {
+                        self.show_log(ask, log_name, persist, request)
+                    }
+                    Err(reason) => ask.finish(Answer::Failed(reason)),
+                }
+            }
+            Request::Join { .. } if self.core.is_revoked() => return Some(Ending::Rejoin(ask)),
+            Request::Join { .. } => {
+                let identity = &self.setup.identity;
+                let text = format!(
+                    "this device is {} of fleet {} already; 'skerry-agent reset' makes it leave",
+                    identity.device, identity.fleet
+                );
+                ask.finish(Answer::Failed(text));
+            }
+            Request::Reset => return Some(Ending::Reset(ask)),
+        }
+        None
+    }
+
+    /// A log for somebody at the machine: no credit, but a bounded channel.
+    pub(super) fn show_log(&self, ask: Ask, log_name: String, persist: bool, request: LogsRequest) {
+        let machine = self.machine.clone();
+        let (outputs_in, outputs) = bounded(1);
+        let (handle, end) = stream(StreamId(0), u32::MAX, outputs_in);
+        self.spawn(async move {
+            let answers = ask.answers.clone();
+            let shown = async {
+                while let Ok(StreamOutput::Data(_, channel, bytes)) = outputs.recv().await {
+                    handle.grant(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                    let answer = Answer::Log {
+                        stderr: channel == Channel::Error,
+                        text: String::from_utf8_lossy(&bytes).into_owned(),
+                    };
+                    if answers.send(answer).await.is_err() {
+                        return; // nobody listens any more
+                    }
+                }
+            };
+            let run = machine.run_log(log_name, persist, request, end);
+            let ((), end) = future::zip(shown, run).await;
+            let _ = match end {
+                End::Failed(reason) => ask.answers.send(Answer::Failed(reason)).await,
+                End::Done | End::Exit(_) | End::Cancelled | End::Lost => {
+                    ask.answers.send(Answer::Done(String::new())).await
+                }
+            };
+        });
+    }
+
+    pub(super) fn status(&self) -> serde_json::Value {
+        let report = self.core.report(self.setup.clock.now());
+        let identity = &self.setup.identity;
+        let apps: Vec<_> = report
+            .apps
+            .iter()
+            .map(|app| {
+                let containers: Vec<_> = app
+                    .containers
+                    .iter()
+                    .map(|c| {
+                        let instance =
+                            crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
+                        let entry = self.core.ledger().get(&instance);
+                        let id = entry.map(|e| instance.incarnation(e.incarnation));
+                        let containers = self.core.observed().containers.as_ref();
+                        let status = id.as_ref().and_then(|id| containers?.get(id));
+                        let pid = match status {
+                            Some(Status::Running { pid, .. }) => Some(*pid),
+                            _ => None,
+                        };
+                        json!({
+                            "name": c.name.as_str(),
+                            "id": id.map(|id| id.to_string()),
+                            "pid": pid,
+                            "state": state_json(&c.state),
+                            "restarts": c.restarts,
+                            "lastExit": c.last_exit.map(|e| exit_text(&e)),
+                        })
+                    })
+                    .collect();
+                json!({
+                    "namespace": app.app.namespace.as_str(),
+                    "name": app.app.name.as_str(),
+                    "revision": app.revision.short(),
+                    "containers": containers,
+                })
+            })
+            .collect();
+        let standing = match (self.core.is_revoked(), self.core.offline_reason()) {
+            (true, _) => json!({"kind": "revoked"}),
+            (false, None) => json!({"kind": "online"}),
+            (false, Some(reason)) => json!({"kind": "offline", "reason": reason}),
+        };
+        json!({
+            "fleet": identity.fleet.as_str(),
+            "device": identity.device.as_str(),
+            "broker": shown_broker(&self.setup.record.broker),
+            "hub": standing,
+            "generation": report.generation.0,
+            "version": crate::release(),
+            "bootId": report.facts.boot_id,
+            "conditions": report.conditions.iter().filter(|c| c.status).map(|c| json!({
+                "kind": c.kind, "reason": c.reason, "message": c.message,
+            })).collect::<Vec<_>>(),
+            "apps": apps,
+            "events": report.events.iter().map(|e| json!({
+                "reason": e.reason, "message": e.message, "count": e.count,
+                "app": e.app.as_ref().map(|a| a.to_string()), "atMs": e.at.0,
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The address without a password.
+pub fn shown_broker(broker: &str) -> String {
+    match (broker.split_once("://"), broker.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => broker.to_string(),
+    }
+}
+
+fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value {
+    use skerry_wire::report::ContainerState::*;
+    match state {
+        Fetching {
+            done_bytes,
+            total_bytes,
+        } => json!({"kind": "fetching", "doneBytes": done_bytes, "totalBytes": total_bytes}),
+        Waiting { reason, message } => {
+            json!({"kind": "waiting", "reason": reason, "message": message})
+        }
+        Running { since } => json!({"kind": "running", "sinceMs": since.0}),
+        BackOff { delay_secs } => json!({"kind": "backOff", "delaySecs": delay_secs}),
+        Ended => json!({"kind": "ended"}),
+        Stopping => json!({"kind": "stopping"}),
+    }
+}
+
+fn exit_text(exit: &skerry_wire::report::ExitStatus) -> String {
+    use skerry_wire::report::ExitStatus::*;
+    match exit {
+        Code(code) => format!("code {code}"),
+        Signal(signal) => format!("signal {signal}"),
+        OutOfMemory => "out of memory".into(),
+        Unknown => "unknown".into(),
+    }
+}
+
+/// `NAME` or `NAMESPACE/NAME`.
+fn parse_app(text: &str) -> Result<AppRef, String> {
+    let (namespace, name) = match text.split_once('/') {
+        Some((namespace, name)) => (namespace.parse(), name.parse()),
+        None => (Ok(Namespace::default_namespace()), text.parse()),
+    };
+    Ok(AppRef {
+        namespace: namespace.map_err(|e| e.to_string())?,
+        name: name.map_err(|e: skerry_wire::IdError| e.to_string())?,
+    })
+}

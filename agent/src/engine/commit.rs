@@ -1,0 +1,191 @@
+//! Commits, and what is done while the disk does not take it.
+
+use super::run::Engine;
+use crate::core::{Change, Event};
+use crate::machine::Machine;
+use crate::notify;
+use crate::runtime::ContainerId;
+use smol::Timer;
+use std::collections::VecDeque;
+use std::mem::discriminant;
+use std::time::Duration;
+
+/// Pause before a store that failed is written again, while nothing else can
+/// go on.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
+/// The same in milliseconds, while everything else goes on.
+const SAVE_AGAIN_MS: u64 = 30_000;
+/// Ends that the runtime keeps for us meanwhile: a small file each.
+const MAX_ENDS: usize = 1_000;
+
+/// What a full or broken disk has not taken yet. Bounded: there is one change
+/// for each record at most.
+#[derive(Debug, Default)]
+pub(super) struct Unsaved {
+    changes: Vec<Change>,
+    /// Containers whose end is only in these changes: the runtime must not
+    /// forget it before they are on the disk.
+    ends: VecDeque<ContainerId>,
+    again_at_ms: Option<u64>,
+}
+
+/// Whether apps may go on while this is not on the disk. What is lost with it
+/// at the next start is found out again: the ledger from what the runtime
+/// lists, the boot from the kernel, and an app whose images are all here does
+/// not need its previous revision. The count of starts is for messages only.
+fn may_wait(change: &Change, has_line: bool) -> bool {
+    match change {
+        Change::Ledger(..) | Change::Boot(_) | Change::Previous(_, None) => true,
+        Change::Starts(_) => !has_line,
+        Change::Previous(_, Some(_)) | Change::Desired(..) | Change::Revoked => false,
+    }
+}
+
+/// Whether both are of one record.
+fn same_record(a: &Change, b: &Change) -> bool {
+    match (a, b) {
+        (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
+        (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
+        (a, b) => discriminant(a) == discriminant(b),
+    }
+}
+
+impl Unsaved {
+    /// Adds newer changes: those of the same records give way.
+    fn add(&mut self, changes: Vec<Change>) {
+        self.changes
+            .retain(|old| !changes.iter().any(|new| same_record(old, new)));
+        self.changes.extend(changes);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Whether the count of starts waits: no message may leave before it does
+    /// not.
+    pub(super) fn has_starts(&self) -> bool {
+        self.changes.iter().any(|c| matches!(c, Change::Starts(_)))
+    }
+
+    /// When to try again, in milliseconds since boot.
+    pub(super) fn again_at_ms(&self) -> Option<u64> {
+        self.again_at_ms
+    }
+
+    /// Which end the runtime may forget now, if this one is handled.
+    pub(super) fn end(&mut self, id: ContainerId) -> Option<ContainerId> {
+        if self.is_empty() {
+            return Some(id);
+        }
+        self.ends.push_back(id);
+        if self.ends.len() > MAX_ENDS {
+            return self.ends.pop_front();
+        }
+        None
+    }
+
+    /// All is on the disk: which ends the runtime may forget.
+    fn saved(&mut self) -> VecDeque<ContainerId> {
+        self.again_at_ms = None;
+        std::mem::take(&mut self.ends)
+    }
+}
+
+impl<M: Machine> Engine<M> {
+    /// Commits, whatever it takes. Changes that may wait wait for a disk that
+    /// works again: apps do not wait for them.
+    pub(super) async fn commit(&mut self, changes: Vec<Change>) {
+        self.unsaved.add(changes);
+        if self.unsaved.is_empty() {
+            return;
+        }
+        loop {
+            let changes = std::mem::take(&mut self.unsaved.changes);
+            let store = self.store.take().expect("only taken while committing");
+            let (store, changes, result) = smol::unblock(move || {
+                let result = store.store.commit(&changes);
+                (store, changes, result)
+            })
+            .await;
+            let Err(error) = result else {
+                self.store = Some(store);
+                for id in self.unsaved.saved() {
+                    self.forget_exit(id);
+                }
+                return;
+            };
+            let text = crate::machine::chain(&error);
+            tracing::error!("{text}: is the disk full?");
+            let can_wait = changes.iter().all(|c| may_wait(c, self.line.is_some()));
+            self.unsaved.changes = changes;
+            // redb takes no more after a failed write: open it anew.
+            let (store, reopened) = smol::unblock(move || store.reopen()).await;
+            self.store = Some(store);
+            if let Err(error) = reopened {
+                tracing::error!("{}", crate::machine::chain(&error));
+            }
+            if can_wait {
+                let now_ms = self.setup.clock.now().boot_ms;
+                let again_at_ms = now_ms.saturating_add(SAVE_AGAIN_MS);
+                if self.unsaved.again_at_ms.replace(again_at_ms).is_none() {
+                    let message = format!("{text}; apps go on, but restarts are not remembered");
+                    self.find_out(async move {
+                        Event::Trouble {
+                            reason: "StoreFailed",
+                            message,
+                        }
+                    });
+                }
+                return;
+            }
+            notify::alive();
+            Timer::after(STORE_AGAIN).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ledger::Entry;
+    use skerry_wire::{AppRef, Digest, RevisionId};
+
+    fn entry(incarnation: u32) -> Change {
+        let app = AppRef {
+            namespace: "default".parse().unwrap(),
+            name: "web".parse().unwrap(),
+        };
+        let revision = RevisionId(Digest::of(b"1"));
+        let mut entry = Entry::new(app, revision, "main".parse().unwrap(), 10);
+        entry.incarnation = incarnation;
+        Change::Ledger(entry.name(), Some(entry))
+    }
+
+    #[test]
+    fn what_waits_for_the_disk_does_not_grow_with_restarts() {
+        let mut unsaved = Unsaved::default();
+        for n in 1..100 {
+            unsaved.add(vec![entry(n), Change::Boot(n.to_string())]);
+        }
+        assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into())]);
+        assert!(
+            unsaved.changes.iter().all(|c| may_wait(c, true)),
+            "apps start at boot"
+        );
+    }
+
+    #[test]
+    fn an_end_is_forgotten_once_it_is_on_the_disk() {
+        let id = |n: usize| ContainerId::new(format!("a.{n}")).unwrap();
+        let mut unsaved = Unsaved::default();
+        assert_eq!(unsaved.end(id(1)), Some(id(1)));
+        unsaved.add(vec![entry(2)]);
+        for n in 0..MAX_ENDS {
+            assert_eq!(unsaved.end(id(n)), None);
+        }
+        assert_eq!(unsaved.end(id(MAX_ENDS)), Some(id(0)));
+        assert_eq!(unsaved.saved().len(), MAX_ENDS);
+        assert_eq!(unsaved.saved().len(), 0);
+    }
+}

@@ -1,0 +1,210 @@
+//! Carries effects out. Decides nothing.
+
+use super::run::{Engine, Turn};
+use crate::core::{Effect, Event};
+use crate::machine::{Machine, StreamInput, stream};
+use crate::runtime::ContainerId;
+use skerry_wire::StreamId;
+use skerry_wire::stream::End;
+use std::future::Future;
+
+impl<M: Machine> Engine<M> {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.spawn(task).detach();
+    }
+
+    /// An action on the runtime whose outcome the core waits for.
+    pub(super) fn act(&self, action: impl Future<Output = Event> + 'static) {
+        let (epoch, turns) = (self.epoch, self.turns_in.clone());
+        self.spawn(async move {
+            let event = action.await;
+            let _ = turns.send(Turn::Outcome(epoch, event)).await;
+        });
+    }
+
+    /// An action whose failure is only logged: planning goes by what the
+    /// runtime lists and tells.
+    pub(super) fn try_to(
+        &self,
+        what: String,
+        action: impl Future<Output = Result<(), String>> + 'static,
+    ) {
+        self.spawn(async move {
+            if let Err(reason) = action.await {
+                tracing::warn!("{what}: {reason}");
+            }
+        });
+    }
+
+    /// Like [`Engine::act`] for what does not hang on the runtime.
+    pub(super) fn find_out(&self, action: impl Future<Output = Event> + 'static) {
+        let turns = self.turns_in.clone();
+        self.spawn(async move {
+            let event = action.await;
+            let _ = turns.send(Turn::Event(event)).await;
+        });
+    }
+
+    pub(super) async fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            self.effect(effect).await;
+        }
+    }
+
+    pub(super) async fn effect(&mut self, effect: Effect) {
+        let machine = self.machine.clone();
+        match effect {
+            Effect::Commit(changes) => self.commit(changes).await,
+            Effect::Send(message) => {
+                if let Some(line) = &mut self.line
+                    && let Err(refusal) = line.send(&self.setup.identity, &message)
+                {
+                    tracing::error!("a message to the hub cannot be sealed: {refusal}");
+                }
+            }
+            Effect::Create(create) => {
+                tracing::info!("starting {} of {}", create.id, create.assignment.app);
+                self.act(async move {
+                    let id = create.id.clone();
+                    let result = machine.create(*create).await;
+                    if let Err(reason) = &result {
+                        tracing::warn!("{id} cannot be started: {reason}");
+                    }
+                    Event::Created { id, result }
+                });
+            }
+            Effect::Stop { id } => {
+                tracing::info!("stopping {id}");
+                self.try_to(
+                    format!("stopping {id}"),
+                    async move { machine.stop(&id).await },
+                );
+            }
+            Effect::Kill { id } => {
+                tracing::info!("killing {id}");
+                self.try_to(
+                    format!("killing {id}"),
+                    async move { machine.kill(&id).await },
+                );
+            }
+            Effect::Remove { id } => self.act(async move {
+                let result = machine.remove(&id).await;
+                Event::Removed { id, result }
+            }),
+            Effect::ForgetExit { id } => {
+                if let Some(id) = self.unsaved.end(id) {
+                    self.forget_exit(id);
+                }
+            }
+            Effect::RemoveScratch { app, revision } => {
+                self.try_to(format!("removing volumes of {app}"), async move {
+                    machine.remove_scratch(&app, &revision).await
+                });
+            }
+            Effect::RemoveLog { log_name } => {
+                self.try_to(format!("removing log {log_name}"), async move {
+                    machine.remove_log(&log_name).await
+                });
+            }
+            Effect::PrepareImage(image) => self.find_out(async move {
+                let manifest = image.manifest;
+                let result = machine.prepare_image(image).await;
+                Event::Image { manifest, result }
+            }),
+            // Waited for: bytes must stay in order, and while the disk is slow
+            // nothing more shall come.
+            Effect::WriteBlob {
+                digest,
+                offset,
+                bytes,
+            } => {
+                if let Err(reason) = machine.write_blob(digest, offset, bytes).await {
+                    self.find_out(async move { Event::BlobFailed { digest, reason } });
+                }
+            }
+            Effect::FinishBlob { digest } => self.find_out(async move {
+                let result = machine.finish_blob(digest).await;
+                Event::BlobFinished { digest, result }
+            }),
+            Effect::OpenLog {
+                log_name,
+                persist,
+                request,
+            } => {
+                let (id, credit) = (request.stream, request.credit);
+                self.open(id, credit, |end| async move {
+                    machine.run_log(log_name, persist, request, end).await
+                });
+            }
+            Effect::OpenExec { id, request } => {
+                let (stream, credit) = (request.stream, request.credit);
+                self.open(stream, credit, |end| async move {
+                    machine.run_exec(id, request, end).await
+                });
+            }
+            Effect::StreamCredit { stream, bytes } => {
+                if let Some((handle, _)) = self.streams.get(&stream) {
+                    handle.grant(bytes);
+                }
+            }
+            Effect::StreamInput { stream, bytes } => {
+                self.input(stream, StreamInput::Data(bytes));
+            }
+            Effect::StreamResize {
+                stream,
+                columns,
+                rows,
+            } => self.input(stream, StreamInput::Resize(columns, rows)),
+            Effect::StreamCloseInput { stream } => self.input(stream, StreamInput::Close),
+            Effect::StreamClose { stream } => {
+                self.streams.remove(&stream);
+            }
+            Effect::ReadUsage {
+                request,
+                containers,
+            } => self.find_out(async move {
+                let containers = machine.usage(containers).await;
+                Event::Usage {
+                    request,
+                    containers,
+                }
+            }),
+            Effect::StopCalling => {
+                tracing::warn!(
+                    "the hub shut this device out: apps keep running, the hub is not called again"
+                );
+                if let Some(line) = self.line.take() {
+                    line.close().await;
+                }
+            }
+        }
+    }
+
+    pub(super) fn forget_exit(&self, id: ContainerId) {
+        let machine = self.machine.clone();
+        self.try_to(format!("forgetting {id}"), async move {
+            machine.forget_exit(&id).await
+        });
+    }
+
+    pub(super) fn input(&self, stream: StreamId, input: StreamInput) {
+        if let Some((handle, _)) = self.streams.get(&stream) {
+            handle.input(input);
+        }
+    }
+
+    pub(super) fn open<F: Future<Output = End> + 'static>(
+        &mut self,
+        id: StreamId,
+        credit: u32,
+        run: impl FnOnce(crate::machine::StreamEnd) -> F,
+    ) {
+        let (handle, end) = stream(id, credit, self.outputs_in.clone());
+        let (run, turns) = (run(end), self.turns_in.clone());
+        let task = self.executor.spawn(async move {
+            let end = run.await;
+            let _ = turns.send(Turn::StreamEnded(id, end)).await;
+        });
+        self.streams.insert(id, (handle, task));
+    }
+}

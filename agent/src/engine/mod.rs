@@ -1,0 +1,11 @@
+//! The only loop: takes one event, asks the core, carries its effects out in
+//! their order. Decides nothing.
+
+mod asked;
+mod commit;
+mod effects;
+mod pause;
+mod run;
+
+pub use asked::shown_broker;
+pub use run::{Ending, Engine, EngineError, Setup};

@@ -1,0 +1,402 @@
+//! The loop itself: its events, and how they reach the core.
+
+use super::commit::Unsaved;
+use super::pause::Pause;
+use crate::clock::Clock;
+use crate::control::Ask;
+use crate::core::{Change, Core, Event, Identity, Start};
+use crate::line::{Line, LineError};
+use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
+use crate::notify;
+use crate::runtime::{ContainerId, Status};
+use crate::store::{IdentityRecord, StoreDir, StoreError};
+use skerry_link::LinkEvent;
+use skerry_wire::report::Facts;
+use skerry_wire::stream::End;
+use skerry_wire::{SessionId, StreamId};
+use smol::channel::{Receiver, Sender, bounded};
+use smol::{LocalExecutor, Timer, future};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Outcomes that wait for the loop.
+const OUTCOMES: usize = 64;
+/// Milliseconds between two looks at the machine's lasting troubles.
+const LOOK_AGAIN_MS: u64 = 10 * 60 * 1_000;
+
+/// Why the engine cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The store.
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    /// The line.
+    #[error("the line to the hub cannot be set up")]
+    Line(#[from] LineError),
+}
+
+/// Why the engine ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// Somebody wants everything gone.
+    Reset(Ask),
+    /// A device that was shut out joins again.
+    Rejoin(Ask),
+}
+
+/// What does not change while the engine runs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Who this device is.
+    pub record: IdentityRecord,
+    /// The same for the core.
+    pub identity: Identity,
+    /// Its password at the broker.
+    pub password: String,
+    /// What the machine is.
+    pub facts: Facts,
+    /// This run.
+    pub session: SessionId,
+    /// How often the agent was started, this time included. If that is not in
+    /// the store yet, the hub is not called before it is.
+    pub starts: u32,
+    /// How long the line may be silent.
+    pub keep_alive: Duration,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+pub(super) enum Turn {
+    Event(Event),
+    /// An outcome of an action on the runtime, and of which connection to it.
+    Outcome(u64, Event),
+    Listed(u64, Result<Vec<(ContainerId, Status)>, String>),
+    Machine(u64, MachineEvent),
+    Link(LinkEvent),
+    Hung,
+    Output(StreamOutput),
+    StreamEnded(StreamId, End),
+    Ask(Ask),
+    Wake,
+    Save,
+    Look,
+    Watchdog,
+}
+
+/// The loop and what it holds.
+pub struct Engine<M: Machine> {
+    pub(super) setup: Setup,
+    pub(super) executor: Rc<LocalExecutor<'static>>,
+    pub(super) core: Core,
+    pub(super) store: Option<StoreDir>,
+    /// What a full or broken disk has not taken yet.
+    pub(super) unsaved: Unsaved,
+    pub(super) machine: Rc<M>,
+    /// Counts connections to the runtime.
+    pub(super) epoch: u64,
+    /// Between a runtime that was lost and the next.
+    pub(super) pause: Pause,
+    /// When to look at the machine's lasting troubles, in milliseconds since
+    /// boot.
+    pub(super) look_at_ms: u64,
+    /// Hands on what the machine tells; ends with the engine.
+    pub(super) watch: Option<smol::Task<()>>,
+    pub(super) line: Option<Line>,
+    pub(super) turns: Receiver<Turn>,
+    pub(super) turns_in: Sender<Turn>,
+    pub(super) outputs: Receiver<StreamOutput>,
+    pub(super) outputs_in: Sender<StreamOutput>,
+    pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
+    pub(super) ready: bool,
+}
+
+impl<M: Machine> Engine<M> {
+    /// Takes up what the store holds, before any network is touched.
+    pub async fn new(
+        executor: Rc<LocalExecutor<'static>>,
+        setup: Setup,
+        store: StoreDir,
+        machine: Rc<M>,
+    ) -> Result<Self, EngineError> {
+        let mut records = store.store.records()?;
+        let uncounted = records.starts < setup.starts;
+        records.starts = setup.starts;
+        let start = Start {
+            session: setup.session,
+            facts: setup.facts.clone(),
+        };
+        let (now, starts) = (setup.clock.now(), setup.starts);
+        let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
+        let (turns_in, turns) = bounded(OUTCOMES);
+        let (outputs_in, outputs) = bounded(1);
+        let mut engine = Self {
+            setup,
+            executor,
+            core,
+            store: Some(store),
+            unsaved: Unsaved::default(),
+            machine,
+            epoch: 0,
+            pause: Pause::default(),
+            look_at_ms: now.boot_ms,
+            watch: None,
+            line: None,
+            turns,
+            turns_in,
+            outputs,
+            outputs_in,
+            streams: BTreeMap::new(),
+            ready: false,
+        };
+        engine.list(Duration::ZERO);
+        if uncounted {
+            engine.commit(vec![Change::Starts(starts)]).await;
+        }
+        engine.carry_out(effects).await;
+        Ok(engine)
+    }
+
+    /// Tells the hub something that the agent's own start brought up.
+    pub async fn tell(&mut self, event: Event) {
+        self.step(event).await;
+    }
+
+    /// Runs until somebody ends it. Gives back the store.
+    pub async fn run(mut self, asks: &Receiver<Ask>) -> Result<(Ending, StoreDir), EngineError> {
+        if self.core.is_revoked() {
+            tracing::warn!(
+                "the hub shut this device out: apps keep running, the hub is not called"
+            );
+        }
+        self.call().await;
+        let mut beat = notify::interval().map(Timer::interval);
+        loop {
+            match self.next(asks, &mut beat).await {
+                Turn::Event(event) => self.step(event).await,
+                Turn::Outcome(epoch, event) if epoch == self.epoch => self.step(event).await,
+                Turn::Listed(epoch, result) if epoch == self.epoch => self.listed(result).await,
+                Turn::Machine(epoch, event) if epoch == self.epoch => {
+                    self.machine_event(event).await;
+                }
+                // Of an earlier connection: the list has said it all.
+                Turn::Outcome(..) | Turn::Listed(..) | Turn::Machine(..) => {}
+                Turn::Link(event) => self.link(event).await,
+                Turn::Hung => self.line = None,
+                Turn::Output(output) => self.output(output).await,
+                Turn::StreamEnded(stream, end) => {
+                    // What it said before its end is still on its way, among
+                    // what others say.
+                    while let Ok(output) = self.outputs.try_recv() {
+                        self.output(output).await;
+                    }
+                    if self.streams.remove(&stream).is_some() {
+                        self.step(Event::StreamEnded { stream, end }).await;
+                    }
+                }
+                Turn::Ask(ask) => {
+                    if let Some(ending) = self.asked(ask) {
+                        if let Some(line) = self.line.take() {
+                            line.close().await;
+                        }
+                        let store = self.store.take().expect("only taken while committing");
+                        return Ok((ending, store));
+                    }
+                }
+                Turn::Wake => self.step(Event::Wake).await,
+                Turn::Save => {
+                    self.commit(Vec::new()).await;
+                    self.call().await;
+                }
+                Turn::Look => self.look(),
+                Turn::Watchdog => notify::alive(),
+            }
+        }
+    }
+
+    async fn next(&self, asks: &Receiver<Ask>, beat: &mut Option<Timer>) -> Turn {
+        let turn = async { self.turns.recv().await.expect("we hold a sender") };
+        let ask = async {
+            match asks.recv().await {
+                Ok(ask) => Turn::Ask(ask),
+                Err(_) => future::pending().await,
+            }
+        };
+        let link = async {
+            match &self.line {
+                Some(line) => line.events.recv().await.map_or(Turn::Hung, Turn::Link),
+                None => future::pending().await,
+            }
+        };
+        // While the line is full, streams wait.
+        let output = async {
+            match &self.line {
+                Some(line) if line.is_full() => future::pending().await,
+                _ => Turn::Output(self.outputs.recv().await.expect("we hold a sender")),
+            }
+        };
+        let timers = [
+            self.core.wake_at().map(|at_ms| (at_ms, Turn::Wake)),
+            self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
+            Some((self.look_at_ms, Turn::Look)),
+        ];
+        let wake = async {
+            let first = timers.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms);
+            let (at_ms, turn) = first.expect("there is always a next look");
+            let now_ms = self.setup.clock.now().boot_ms;
+            Timer::after(Duration::from_millis(at_ms.saturating_sub(now_ms))).await;
+            turn
+        };
+        let watchdog = async {
+            match beat {
+                Some(timer) => {
+                    timer.await;
+                    Turn::Watchdog
+                }
+                None => future::pending().await,
+            }
+        };
+        let calm = future::or(future::or(watchdog, ask), future::or(wake, output));
+        future::or(future::or(turn, link), calm).await
+    }
+
+    async fn step(&mut self, event: Event) {
+        let effects = self.core.handle(self.setup.clock.now(), event);
+        self.carry_out(effects).await;
+    }
+
+    // --- events of the machine
+
+    async fn output(&mut self, output: StreamOutput) {
+        let event = match output {
+            StreamOutput::Data(stream, channel, bytes) => Event::StreamOutput {
+                stream,
+                channel,
+                bytes,
+            },
+            StreamOutput::Taken(stream, bytes) => Event::StreamInputTaken { stream, bytes },
+        };
+        self.step(event).await;
+    }
+
+    /// Sees what is wrong with the machine now. The core tells what changed.
+    fn look(&mut self) {
+        let now_ms = self.setup.clock.now().boot_ms;
+        self.look_at_ms = now_ms.saturating_add(LOOK_AGAIN_MS);
+        let machine = self.machine.clone();
+        self.find_out(async move { Event::Conditions(machine.conditions().await) });
+    }
+
+    fn list(&mut self, pause: Duration) {
+        self.epoch += 1;
+        let (epoch, machine, turns) = (self.epoch, self.machine.clone(), self.turns_in.clone());
+        self.spawn(async move {
+            Timer::after(pause).await;
+            let result = machine.list().await;
+            let _ = turns.send(Turn::Listed(epoch, result)).await;
+        });
+    }
+
+    async fn listed(&mut self, result: Result<Vec<(ContainerId, Status)>, String>) {
+        match result {
+            Ok(containers) => {
+                self.pause.reached(self.setup.clock.now().boot_ms);
+                let (epoch, machine) = (self.epoch, self.machine.clone());
+                let turns = self.turns_in.clone();
+                let watch = self.executor.spawn(async move {
+                    loop {
+                        let event = machine.next_event().await;
+                        let last = event == MachineEvent::Lost;
+                        if turns.send(Turn::Machine(epoch, event)).await.is_err() || last {
+                            return;
+                        }
+                    }
+                });
+                self.watch = Some(watch);
+                self.step(Event::Listed(containers)).await;
+                if !self.ready {
+                    self.ready = true;
+                    notify::ready();
+                    tracing::info!("ready");
+                }
+            }
+            Err(reason) => {
+                tracing::error!("the container runtime cannot be reached: {reason}");
+                self.step(Event::RuntimeLost { reason }).await;
+                let pause = self.pause.lost(self.setup.clock.now().boot_ms);
+                self.list(pause);
+            }
+        }
+    }
+
+    async fn machine_event(&mut self, event: MachineEvent) {
+        match event {
+            MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
+            MachineEvent::Lost => {
+                tracing::warn!("the keeper of the containers is gone; starting another");
+                let reason = "the keeper of the containers ended".to_string();
+                self.step(Event::RuntimeLost { reason }).await;
+                let pause = self.pause.lost(self.setup.clock.now().boot_ms);
+                self.list(pause);
+            }
+        }
+    }
+
+    // --- events of the line
+
+    /// Sets the line up, if there shall be one. Its numbers come from the
+    /// count of starts, so that must be on the disk. Trouble with the line
+    /// leaves apps alone.
+    async fn call(&mut self) {
+        if self.line.is_some() || self.core.is_revoked() || self.unsaved.has_starts() {
+            return;
+        }
+        let line = Line::of_device(
+            &self.executor,
+            &self.setup.record,
+            &self.setup.identity,
+            self.setup.password.clone(),
+            self.setup.session,
+            self.setup.starts,
+            self.setup.keep_alive,
+        );
+        match line {
+            Ok(line) => self.line = Some(line),
+            Err(error) => {
+                let reason = crate::machine::chain(&error);
+                tracing::error!("{reason}");
+                self.step(Event::LinkDown { reason }).await;
+            }
+        }
+    }
+
+    async fn link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { attempt, .. } => {
+                tracing::info!("connected to the broker");
+                let connection = attempt.0 as u32;
+                self.step(Event::LinkUp { connection }).await;
+            }
+            LinkEvent::Down { reason } => {
+                if self.core.offline_reason() != Some(&reason) {
+                    tracing::warn!("{reason}");
+                }
+                self.step(Event::LinkDown { reason }).await;
+            }
+            LinkEvent::Message { topic, payload } => {
+                self.step(Event::Message { topic, payload }).await;
+            }
+            LinkEvent::Refused { topic, reason } => {
+                let message = format!("the broker does not take messages on {topic}: {reason}");
+                tracing::warn!("{message}");
+                let reason = "PublishRefused";
+                self.step(Event::Trouble { reason, message }).await;
+            }
+            LinkEvent::Room => {
+                if let Some(line) = &mut self.line {
+                    line.flush();
+                }
+            }
+        }
+    }
+}
