@@ -4,6 +4,9 @@
 //! `cargo bench -p skerry-tests --bench figures` measures what `cargo build
 //! --release` has built; `-- --short` takes a minute instead of ten.
 
+use skerry_agent::runtime::{
+    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig, RuntimeEvent,
+};
 use skerry_tests::fleet::{app_manifest, free_address};
 use skerry_tests::tap::Tap;
 use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, need_root, until};
@@ -45,7 +48,7 @@ fn main() {
     );
     starts(&scratch, &hub, &mut one, if short { 5 } else { 20 });
     pings(&scratch, &mut one, &hub, &tap);
-    runc_beside(&scratch, if short { 10 } else { 50 });
+    lives_beside_runc(&scratch, if short { 10 } else { 50 });
 }
 
 fn row(what: &str, values: &[f64], unit: &str) {
@@ -315,39 +318,99 @@ fn starts(scratch: &Scratch, hub: &Hub, one: &mut Agent, rounds: u32) {
     );
 }
 
-/// `runc run` of the same program with the same namespaces, as a measure.
-fn runc_beside(scratch: &Scratch, rounds: u32) {
+/// A container's whole life, beside `runc run` of the same program with the
+/// same namespaces: one of ours, one of runc's, and again.
+fn lives_beside_runc(scratch: &Scratch, rounds: u32) {
     let bundle = scratch.path().join("bundle");
-    let root = bundle.join("rootfs/bin");
-    fs::create_dir_all(&root).expect("a bundle");
-    fs::copy(skerry_tests::built("skerry-demo-app"), root.join("app")).expect("copied");
+    let rootfs = bundle.join("rootfs");
+    fs::create_dir_all(rootfs.join("bin")).expect("a bundle");
+    fs::copy(
+        skerry_tests::built("skerry-demo-app"),
+        rootfs.join("bin/app"),
+    )
+    .expect("copied");
     let spec = Command::new("runc")
         .args(["spec", "--bundle"])
         .arg(&bundle)
         .status();
-    if !spec.is_ok_and(|s| s.success()) {
+    let peer = spec.is_ok_and(|s| s.success());
+    if peer {
+        edit_spec(&bundle.join("config.json"));
+    } else {
         println!("runc is not installed: no peer for container starts");
-        return;
     }
-    edit_spec(&bundle.join("config.json"));
-    let mut times = Vec::new();
-    for round in 0..rounds {
-        let started = Instant::now();
-        let status = Command::new("runc")
-            .args(["--root"])
-            .arg(scratch.path().join("runc"))
-            .args(["run", "--bundle"])
-            .arg(&bundle)
-            .arg(format!("figures-{}-{round}", std::process::id()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .expect("runc runs");
-        assert!(status.success(), "runc failed");
-        times.push(started.elapsed().as_secs_f64() * 1e3);
+    let config = RuntimeConfig {
+        run_dir: scratch.path().join("lives-run"),
+        data_dir: scratch.path().join("lives-data"),
+        cgroup_parent: format!("skerry-lives-{}", std::process::id()),
+        exe: skerry_tests::built("skerry-agent"),
+    };
+    let (mut started, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
+    let millis = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+    smol::block_on(async {
+        let runtime = Runtime::connect(config).await.expect("a keeper");
+        for round in 0..rounds {
+            let begin = Instant::now();
+            let id = ContainerId::new(format!("life-{round}")).expect("a valid id");
+            runtime
+                .create(one_life(id.clone(), &rootfs))
+                .await
+                .expect("created");
+            started.push(millis(begin));
+            loop {
+                match runtime.events().next().await {
+                    RuntimeEvent::Exited { id: ended, .. } if ended == id => break,
+                    RuntimeEvent::Exited { .. } => {}
+                    RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
+                }
+            }
+            runtime.forget_exit(&id).await.expect("forgotten");
+            runtime.remove(&id).await.expect("removed");
+            lived.push(millis(begin));
+            if peer {
+                let begin = Instant::now();
+                run_runc(scratch, &bundle, round);
+                runc.push(millis(begin));
+            }
+        }
+        runtime.shutdown().await.expect("ended");
+    });
+    row("container: create to started", &started, "ms");
+    row("container: create, start, exit, delete", &lived, "ms");
+    row("peer: runc run, exit, delete", &runc, "ms");
+}
+
+fn one_life(id: ContainerId, rootfs: &Path) -> ContainerSpec {
+    ContainerSpec {
+        log_name: id.as_str().into(),
+        id,
+        layers: vec![rootfs.into()],
+        args: ["/bin/app", "exit", "0"].map(String::from).to_vec(),
+        env: Vec::new(),
+        cwd: String::new(),
+        user: String::new(),
+        mounts: Vec::new(),
+        resources: Resources::default(),
+        hostname: String::new(),
+        read_only_root: false,
+        network: Network::Host,
+        log: LogPolicy::default(),
     }
-    row("peer: runc run, exit, delete", &times, "ms");
+}
+
+fn run_runc(scratch: &Scratch, bundle: &Path, round: u32) {
+    let status = Command::new("runc")
+        .arg("--root")
+        .arg(scratch.path().join("runc"))
+        .args(["run", "--bundle"])
+        .arg(bundle)
+        .arg(format!("figures-{}-{round}", std::process::id()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("runc runs");
+    assert!(status.success(), "runc failed");
 }
 
 fn edit_spec(path: &Path) {
@@ -355,5 +418,7 @@ fn edit_spec(path: &Path) {
     let mut spec: serde_json::Value = serde_json::from_str(&text).expect("json");
     spec["process"]["args"] = serde_json::json!(["/bin/app", "exit", "0"]);
     spec["process"]["terminal"] = false.into();
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|one| one["type"] != "network");
     fs::write(path, spec.to_string()).expect("written");
 }

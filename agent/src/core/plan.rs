@@ -182,8 +182,14 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .values()
             .any(|e| e.incarnation > 0 && e.name().incarnation(e.incarnation) == *id)
     };
+    let may_run = |entry: &Entry| {
+        let id = entry.name().incarnation(entry.incarnation);
+        let runs = matches!(containers.get(&id), Some(Status::Running { .. }));
+        runs || observed.busy.contains_key(&id)
+    };
     // The ledger was lost, or the commit of its newest change: the newest
-    // incarnation of what shall run stays.
+    // incarnation of what shall run stays. What the ledger knows to run is not
+    // given up for a higher number that comes back from before.
     let mut adopted = BTreeMap::new();
     for (name, (assignment, index)) in &targets {
         let entry = ledger.get(name);
@@ -193,7 +199,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .filter(|((of, _), _)| of == name)
             .max_by_key(|((_, number), _)| *number);
         if let Some(((_, number), id)) = newest
-            && entry.is_none_or(|entry| entry.incarnation < number)
+            && entry.is_none_or(|entry| entry.incarnation < number && !may_run(entry))
         {
             let entry = entry.cloned();
             let mut entry = entry.unwrap_or_else(|| new_entry(assignment, *index));

@@ -266,6 +266,19 @@ fn a_container_whose_start_was_not_committed_is_taken_over_and_not_stopped() {
 }
 
 #[test]
+fn an_old_end_that_comes_back_stops_nothing() {
+    let mut paper = started();
+    let name = paper.ledger.values().next().unwrap().name();
+    paper
+        .observed
+        .set(name.incarnation(9), Status::Exited(exit()));
+    assert_eq!(kinds(&paper.settle()), ["remove"]);
+    paper.runtime_works();
+    assert!(paper.ids()[0].ends_with(".1"), "{:?}", paper.ids());
+    assert_eq!(paper.settle(), []);
+}
+
+#[test]
 fn a_container_that_the_keeper_lost_starts_again_after_a_wait() {
     let mut paper = started();
     for status in paper.observed.containers.as_mut().unwrap().values_mut() {

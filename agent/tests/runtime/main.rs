@@ -4,7 +4,6 @@
 mod crash;
 mod escape;
 mod exec;
-mod figures;
 mod inside;
 mod life;
 mod limits;
