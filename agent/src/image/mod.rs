@@ -12,7 +12,6 @@
 //! A power cut at any byte leaves a blob or a layer as it was or as it shall
 //! be: both are made under another name, synced, and renamed.
 
-pub mod compression;
 mod dir;
 mod layer;
 pub mod manifest;

@@ -29,11 +29,11 @@
 //!   refused. Other `security.` labels belong to the machine that made the
 //!   image and are left out.
 
-use super::compression::Plain;
 use super::dir::Dir;
 use super::layer::Layer;
 use super::tar::{Reader, TarError};
 use sha2::{Digest as _, Sha256};
+use skerry_layer::Plain;
 use skerry_wire::Digest;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};

@@ -2,13 +2,13 @@
 //! followed, manifests and configs read, layers checked. Where the blobs come
 //! from is the caller's.
 
-use super::compression::Plain;
 use super::document::{
     AnyManifest, Config, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_DOCUMENT_BYTES,
     MAX_INDEX_ENTRIES, MAX_LAYERS, OCI_INDEX, OCI_MANIFEST, REFERENCE_TYPE,
 };
 use super::{BlobError, Layer, Platform, PlatformImage};
 use sha2::{Digest as _, Sha256};
+use skerry_layer::Plain;
 use skerry_wire::Digest;
 use std::cmp::Reverse;
 use std::fs::File;

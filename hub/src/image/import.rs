@@ -10,7 +10,6 @@
 
 use super::assemble::{ImageError, Source, assemble, check_size};
 use super::blob::{BlobError, BlobStore, Staged};
-use super::compression::Plain;
 use super::document::{
     AnyManifest, CONTAINERD_NAME, Descriptor, MAX_DOCUMENT_BYTES, MAX_LAYERS, NewIndex,
     NewManifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME,
@@ -18,6 +17,7 @@ use super::document::{
 use super::member::{Budgeted, MAX_HEADER_BYTES, blob_name, clean, link_target};
 use super::{ImageRecord, Reference, ReferenceError};
 use serde::Deserialize;
+use skerry_layer::Plain;
 use skerry_wire::Digest;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -11,7 +11,6 @@ mod address;
 pub mod assemble;
 pub mod blob;
 mod challenge;
-pub mod compression;
 pub mod credentials;
 pub mod document;
 pub mod import;

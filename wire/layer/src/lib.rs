@@ -1,5 +1,6 @@
 //! Compressed layers as plain bytes: gzip, zstd or neither, told apart by
 //! their first bytes. Media types are not asked: tools get them wrong.
+#![forbid(unsafe_code)]
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
