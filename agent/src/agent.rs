@@ -294,6 +294,7 @@ impl Agent {
                     token_id: token.secret.id,
                     token_secret: token.secret.secret,
                 },
+                release_keys: Vec::new(),
             };
             store.set_identity(&record, true)?;
             return Ok(record);
@@ -445,12 +446,17 @@ impl Agent {
                         state = text;
                     }
                 }
-                Some(JoinStep::Accepted { device, password }) => {
+                Some(JoinStep::Accepted {
+                    device,
+                    password,
+                    release_keys,
+                }) => {
                     let joined = IdentityRecord {
                         standing: Standing::Joined {
                             device: device.clone(),
                             password,
                         },
+                        release_keys,
                         ..record
                     };
                     store.set_identity(&joined, true)?;

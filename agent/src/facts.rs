@@ -77,5 +77,6 @@ pub fn read() -> Facts {
         agent_version: release().into(),
         cgroup_version: cgroup_version(),
         boot_id: boot_id(),
+        ..Facts::default()
     }
 }

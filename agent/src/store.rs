@@ -117,6 +117,8 @@ pub struct IdentityRecord {
     pub tls_pin: Option<[u8; 32]>,
     /// How far it is.
     pub standing: Standing,
+    /// Ed25519 keys whose releases it may run as its own software.
+    pub release_keys: Vec<[u8; 32]>,
 }
 
 /// How far a device is with joining.

@@ -158,6 +158,7 @@ impl World {
                 .iter()
                 .map(|(app, revision)| assignment(app, revision))
                 .collect(),
+            updates: Vec::new(),
         };
         DesiredPart::split(desired.generation, &encode(&desired))
             .into_iter()

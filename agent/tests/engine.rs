@@ -123,6 +123,7 @@ impl Hub {
         let desired = Desired {
             generation,
             assignments,
+            updates: Vec::new(),
         };
         for part in DesiredPart::split(generation, &encode(&desired)) {
             self.say(Purpose::Desired, Lane::Desired, &encode(&part));
@@ -221,6 +222,7 @@ fn desired_state_runs_is_reported_and_survives_the_agent() {
         broker: format!("mqtt://127.0.0.1:{}", broker.port),
         hub: hub_key.public(),
         tls_pin: None,
+        release_keys: Vec::new(),
         standing: Standing::Joined {
             device: "kiosk".parse().unwrap(),
             password: "any".into(),

@@ -53,6 +53,7 @@ fn desired() -> DesiredRecord {
                 hostname: None,
             },
         }],
+        updates: Vec::new(),
     };
     DesiredRecord {
         generation: desired.generation,
@@ -85,6 +86,7 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
             broker: "no address".into(),
             hub: hub.public(),
             tls_pin: None,
+            release_keys: Vec::new(),
             standing: Standing::Joined {
                 device: "kiosk".parse().unwrap(),
                 password: "any".into(),

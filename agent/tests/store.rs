@@ -11,6 +11,7 @@ fn identity() -> IdentityRecord {
         broker: "mqtts://hub.example".into(),
         hub: PublicKey::from_bytes([2; 32]),
         tls_pin: None,
+        release_keys: Vec::new(),
         standing: Standing::Joined {
             device: "kiosk".parse().unwrap(),
             password: "secret".into(),

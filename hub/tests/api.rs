@@ -76,6 +76,8 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
                 }],
             }],
             events: Vec::new(),
+            vitals: skerry_wire::report::Vitals::default(),
+            updates: Vec::new(),
         };
         device.report(&report);
         let command = device.hear_command().await;

@@ -189,6 +189,8 @@ impl Fleet {
             conditions: Vec::new(),
             apps: apps.collect(),
             events: Vec::new(),
+            vitals: skerry_wire::report::Vitals::default(),
+            updates: Vec::new(),
         };
         self.device.report(&report);
     }

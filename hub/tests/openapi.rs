@@ -241,7 +241,10 @@ fn answers_fit_their_schemas() {
         send("POST", "/v1/devices/kiosk/approve", approve, "Device").await;
         let seq = skerry_wire::Seq(2);
         let reply = ask_to_join(&executor, &token, &key, "kiosk", seq).await;
-        let skerry_wire::message::JoinReply::Accepted { device, password } = reply else {
+        let skerry_wire::message::JoinReply::Accepted {
+            device, password, ..
+        } = reply
+        else {
             panic!("{reply:?}");
         };
         let mut device = TestDevice::connect(&executor, &token, key, device, password).await;

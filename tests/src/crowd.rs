@@ -127,6 +127,7 @@ impl Device {
             broker: token.broker.clone(),
             hub: token.hub_key,
             tls_pin: token.tls_pin,
+            release_keys: Vec::new(),
             standing: Standing::Joining {
                 token_id: token.secret.id,
                 token_secret: token.secret.secret,
@@ -205,7 +206,9 @@ impl Device {
                     line.ask_to_join(record, &token.secret, topic, seq, &body)
                         .expect("a key that was just made");
                 }
-                Some(JoinStep::Accepted { device, password }) => return (device, password),
+                Some(JoinStep::Accepted {
+                    device, password, ..
+                }) => return (device, password),
                 Some(JoinStep::Refused { reason }) => panic!("{}: {reason}", self.wish),
                 Some(JoinStep::Waiting { .. } | JoinStep::Unheard(_)) | None => {}
             }

@@ -3,6 +3,7 @@
 //! nobody to understand its desired state.
 
 use crate::id::{AppRef, ContainerName, Digest, Generation, RevisionId};
+use crate::update::UpdateOrder;
 use serde::{Deserialize, Serialize};
 
 /// All that one device shall run, whole: what is not in it shall stop.
@@ -12,6 +13,8 @@ pub struct Desired {
     pub generation: Generation,
     /// At most [`Desired::MAX_ASSIGNMENTS`], ordered by app, each app once.
     pub assignments: Vec<Assignment>,
+    /// Changes of the device itself, at most one of each kind.
+    pub updates: Vec<UpdateOrder>,
 }
 
 impl Desired {

@@ -20,6 +20,7 @@ pub mod seal;
 pub mod stream;
 pub mod token;
 pub mod topic;
+pub mod update;
 
 pub use codec::{DecodeError, decode, encode};
 pub use desired::{

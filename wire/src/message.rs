@@ -148,6 +148,8 @@ pub enum JoinReply {
         device: DeviceId,
         /// Its password at the broker; the user name is the device's name.
         password: String,
+        /// Ed25519 keys whose releases it may run as its own software.
+        release_keys: Vec<[u8; 32]>,
     },
     /// In the lobby until somebody says `skerry approve`. Ask again later.
     Waiting {

@@ -3,6 +3,7 @@
 //! acknowledged them.
 
 use crate::id::{AppRef, ContainerName, Generation, RevisionId, Timestamp};
+use crate::update::UpdateStatus;
 use serde::{Deserialize, Serialize};
 
 /// Observed state of one device.
@@ -21,6 +22,10 @@ pub struct Report {
     /// What happened and was not acknowledged yet, oldest first, at most
     /// [`Report::MAX_EVENTS`].
     pub events: Vec<DeviceEvent>,
+    /// What changes by the minute; no reason to report by itself.
+    pub vitals: Vitals,
+    /// How the newest order of each kind fares.
+    pub updates: Vec<UpdateStatus>,
 }
 
 impl Report {
@@ -54,6 +59,33 @@ pub struct Facts {
     pub cgroup_version: u8,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
+    /// The board's or product's serial number, or empty.
+    pub serial: String,
+    /// Boots of this machine that the agent has seen, this one included.
+    pub boot_count: u32,
+    /// Why the machine started last, where it can be told: `power on`,
+    /// `watchdog`, `reboot`; or empty.
+    pub reset_reason: String,
+}
+
+/// What changes by the minute. Absent is what cannot be read here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Seconds since the machine started, sleep included.
+    pub uptime_secs: u64,
+    /// The processor's temperature, in thousandths of a degree Celsius.
+    pub temperature_millis: Option<i32>,
+    /// The Raspberry Pi firmware's bits: 0 under-voltage, 1 frequency capped,
+    /// 2 throttled, 3 soft temperature limit now; the same since boot from
+    /// bit 16 on.
+    pub throttled: Option<u32>,
+    /// Used-up part of the data disk's life, in percent, as the disk itself
+    /// estimates it in steps of 10.
+    pub disk_wear_percent: Option<u8>,
+    /// Bytes free for the agent's data.
+    pub disk_free_bytes: u64,
+    /// Bytes of memory available.
+    pub memory_available_bytes: u64,
 }
 
 /// Something lasting about the device, with a reason.

@@ -10,6 +10,7 @@ use skerry_wire::report::*;
 use skerry_wire::seal::{self, KeyPair, Purpose, TokenSecret};
 use skerry_wire::stream::*;
 use skerry_wire::token::JoinToken;
+use skerry_wire::update::*;
 use skerry_wire::*;
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -61,6 +62,9 @@ fn facts() -> Facts {
         agent_version: "0.1.0".into(),
         cgroup_version: 2,
         boot_id: "b".into(),
+        serial: "1000".into(),
+        boot_count: 3,
+        reset_reason: "power on".into(),
     }
 }
 
@@ -125,6 +129,34 @@ fn desired_state() {
                 hostname: Some("kiosk".into()),
             },
         }],
+        updates: vec![
+            UpdateOrder {
+                order: 1,
+                confirm_secs: 300,
+                body: UpdateBody::Release(SignedRelease {
+                    statement: encode(&Release {
+                        kind: ReleaseKind::Os,
+                        version: "0.2.0".into(),
+                        artifacts: vec![Artifact {
+                            arch: "arm64".into(),
+                            variant: "v8".into(),
+                            digest: Digest::of(b"artifact"),
+                            size: 300,
+                        }],
+                    }),
+                    key: [1; 32],
+                    signature: vec![2; 64],
+                }),
+            },
+            UpdateOrder {
+                order: 2,
+                confirm_secs: 60,
+                body: UpdateBody::Line {
+                    broker: "mqtts://hub.example:8883".into(),
+                    tls_pin: Some([3; 32]),
+                },
+            },
+        ],
     };
     let bytes = encode(&desired);
     check_value("desired", desired);
@@ -219,6 +251,7 @@ fn messages() {
             JoinReply::Accepted {
                 device: device.clone(),
                 password: "p".into(),
+                release_keys: vec![[4; 32]],
             },
         ),
         ("join-waiting", JoinReply::Waiting { device }),
@@ -338,6 +371,27 @@ fn report() {
                 message: "m".into(),
                 count: 2,
             }],
+            vitals: Vitals {
+                uptime_secs: 300,
+                temperature_millis: Some(48_312),
+                throttled: Some(0x50005),
+                disk_wear_percent: Some(20),
+                disk_free_bytes: 1 << 30,
+                memory_available_bytes: 1 << 28,
+            },
+            updates: vec![
+                UpdateStatus {
+                    order: 1,
+                    state: UpdateState::Fetching {
+                        done_bytes: 1,
+                        total_bytes: 2,
+                    },
+                },
+                UpdateStatus {
+                    order: 2,
+                    state: UpdateState::RolledBack { reason: "r".into() },
+                },
+            ],
         },
     );
 }

@@ -49,6 +49,8 @@ pub enum JoinStep {
         device: DeviceId,
         /// Its password at the broker.
         password: String,
+        /// Ed25519 keys whose releases it may run as its own software.
+        release_keys: Vec<[u8; 32]>,
     },
     /// The end: tell the user.
     Refused {
@@ -136,9 +138,17 @@ impl Join {
             Err(refusal) => return JoinStep::Unheard(refusal),
         };
         match decode("join reply", &opened.body) {
-            Ok(JoinReply::Accepted { device, password }) => {
+            Ok(JoinReply::Accepted {
+                device,
+                password,
+                release_keys,
+            }) => {
                 self.ask_at_ms = None;
-                JoinStep::Accepted { device, password }
+                JoinStep::Accepted {
+                    device,
+                    password,
+                    release_keys,
+                }
             }
             Ok(JoinReply::Waiting { device }) => {
                 self.wait_ms = self.wait_ms.saturating_mul(2).min(LOBBY_CAP_MS);

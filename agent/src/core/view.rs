@@ -75,6 +75,8 @@ impl Core {
                 &self.ledger,
             ),
             events: self.journal.events().cloned().collect(),
+            vitals: skerry_wire::report::Vitals::default(),
+            updates: Vec::new(),
         }
     }
 }

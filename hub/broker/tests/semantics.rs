@@ -121,6 +121,7 @@ fn a_session_outlives_its_connection_and_delivers_in_order() {
     assert_eq!(hub.publish("f/a/command", b"0"), 0);
     let first = a.message();
     drop(a);
+    broker.wait("the hub alone is connected", |s| s.connections == 1);
     for n in 1..40u8 {
         assert_eq!(hub.publish("f/a/command", &[n]), 0);
     }

@@ -265,6 +265,7 @@ impl Fleet {
         let reply = JoinReply::Accepted {
             device: name.clone(),
             password: device_password(&self.key, &key),
+            release_keys: Vec::new(),
         };
         self.answer_join(turn, attempt.into(), key, reply);
     }

@@ -200,6 +200,7 @@ impl Fleet {
         let whole = encode(&Desired {
             generation,
             assignments,
+            updates: Vec::new(),
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

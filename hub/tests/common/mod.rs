@@ -341,9 +341,9 @@ impl TestDevice {
     ) -> Self {
         let key = KeyPair::generate(&mut Entropy);
         match ask_to_join(executor, token, &key, name, Seq(1)).await {
-            JoinReply::Accepted { device, password } => {
-                Self::connect(executor, token, key, device, password).await
-            }
+            JoinReply::Accepted {
+                device, password, ..
+            } => Self::connect(executor, token, key, device, password).await,
             other => panic!("{other:?}"),
         }
     }

@@ -185,6 +185,8 @@ fn report(generation: Generation, events: Vec<u64>) -> Report {
         conditions: Vec::new(),
         apps: Vec::new(),
         events: events.into_iter().map(event).collect(),
+        vitals: skerry_wire::report::Vitals::default(),
+        updates: Vec::new(),
     }
 }
 
