@@ -440,7 +440,7 @@ pub(super) fn look_up(layer: &Path, parts: &[Name]) -> Found {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: Time {
-                seconds: stat.st_mtime,
+                seconds: stat.st_mtime as i64,
                 nanos: stat.st_mtime_nsec as u32,
             },
         }),
