@@ -215,7 +215,9 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
 fn stop(config: &Config, exe: &Path) -> anyhow::Result<ExitCode> {
     need_root()?;
     if control::ask(&config.run_dir, &Request::Status, |_| true)?.is_some() {
-        bail!("the agent is running and would start the apps again; first: systemctl stop skerry-agent");
+        bail!(
+            "the agent is running and would start the apps again; first: systemctl stop skerry-agent"
+        );
     }
     agent::stop_alone(config, exe).map_err(anyhow::Error::msg)?;
     println!("every app has ended; the next 'skerry-agent run' starts them again");

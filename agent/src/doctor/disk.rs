@@ -18,7 +18,10 @@ pub fn find(dir: &Path) -> Finding {
         let text = format!("the disk of {shown} cannot be looked at");
         return Finding::new(KIND, Verdict::Poor, text, format!("df {shown}"));
     };
-    // A C long, which has 32 bits on 32-bit Arm.
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "a C long has 32 bits on 32-bit Arm"
+    )]
     let unit = stat.fragment_size() as u64;
     let free = stat.blocks_available().saturating_mul(unit);
     let text = format!("{} MiB free for {shown}", free >> 20);

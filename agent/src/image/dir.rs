@@ -52,6 +52,10 @@ fn open(at: Option<RawFd>, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix:
     openat(at, name, flags, Mode::from_bits_truncate(0o600)).map(own)
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "a C long has 32 bits on 32-bit Arm"
+)]
 fn timespec(time: Time) -> TimeSpec {
     // Both are C longs. Where those have 32 bits, a file of 2040 is of 2038.
     let seconds = time.seconds.clamp(c_long::MIN as i64, c_long::MAX as i64);

@@ -421,6 +421,10 @@ pub(super) enum Found {
 }
 
 /// Looks for a directory in one lower layer, as overlayfs would.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "a C long has 32 bits on 32-bit Arm"
+)]
 pub(super) fn look_up(layer: &Path, parts: &[Name]) -> Found {
     let Ok(mut here) = Dir::open(layer) else {
         return Found::Nothing;
