@@ -71,8 +71,8 @@ impl Model {
     fn device_tree(self) -> Option<&'static str> {
         match self {
             Self::Virt => None,
-            // What the firmware looks for on this model.
-            Self::Raspi3b => Some("bcm2710-rpi-3-b.dtb"),
+            // What the firmware looks for with `upstream_kernel=1`.
+            Self::Raspi3b => Some("bcm2837-rpi-3-b.dtb"),
         }
     }
 
