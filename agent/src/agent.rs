@@ -125,6 +125,7 @@ struct Agent {
 /// Runs for ever. `exe` is this program's file.
 pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<(), AgentError> {
     let store = open_store(&config, &exe)?;
+    notify::phase("store open");
     let executor = Rc::new(LocalExecutor::new());
     smol::block_on(executor.run(async {
         let control_error = |source| AgentError::Control {

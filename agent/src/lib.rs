@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod engine;
 pub mod facts;
 pub mod image;
+pub mod init;
 pub mod line;
 pub mod machine;
 pub mod notify;

@@ -9,7 +9,7 @@ use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
 use skerry_agent::runtime::{helper, keeper};
 use skerry_agent::store::{self, StoreError};
-use skerry_agent::{doctor, release};
+use skerry_agent::{doctor, init, release};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,13 @@ options of every command:
 ";
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_default();
+    let all: Vec<String> = args
+        .by_ref()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    init::take_over(&program, &all);
     let mut args = std::env::args_os().skip(1);
     let verb = args.next().unwrap_or_default();
     let words = args.map(|arg| arg.to_string_lossy().into_owned());

@@ -29,6 +29,12 @@ pub fn alive() {
     send("WATCHDOG=1");
 }
 
+/// How the start of the machine goes on, for the first process of our image;
+/// systemd does not mind.
+pub fn phase(text: &str) {
+    send(&format!("X_SKERRY_PHASE={text}"));
+}
+
 /// How often [`alive`] is to be said; `None` if nobody asked.
 pub fn interval() -> Option<Duration> {
     let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;

@@ -10,7 +10,7 @@ use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -43,6 +43,8 @@ pub struct RealMachine {
     needs: RefCell<BTreeMap<Digest, Need>>,
     /// Blobs that are being written.
     writers: RefCell<BTreeMap<Digest, BlobWriter>>,
+    /// Whether a container has been started since this program was.
+    started: Cell<bool>,
 }
 
 impl RealMachine {
@@ -58,6 +60,7 @@ impl RealMachine {
             signals,
             needs: RefCell::new(BTreeMap::new()),
             writers: RefCell::new(BTreeMap::new()),
+            started: Cell::new(false),
         })
     }
 
@@ -173,7 +176,12 @@ impl Machine for RealMachine {
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal)?;
         match runtime.create(spec).await {
-            Ok(started) => Ok(started.pid),
+            Ok(started) => {
+                if !self.started.replace(true) {
+                    crate::notify::phase("first container running");
+                }
+                Ok(started.pid)
+            }
             Err(error) => {
                 self.signals.forget(&id);
                 Err(chain(&error))

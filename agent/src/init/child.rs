@@ -1,0 +1,270 @@
+//! The agent as our child: started, watched, started again. Its keeper and the
+//! containers are not ours to touch.
+
+use super::{DATA_DIR, RUN_DIR, say};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Where the agent says that it lives: an abstract socket.
+const NOTIFY: &str = "skerry-init";
+/// The agent says so twice in this time, or it is killed.
+pub const WATCHDOG_MS: u64 = 60_000;
+/// First wait before it is started again; it doubles.
+const FIRST_WAIT_MS: u64 = 200;
+/// Longest wait.
+const MAX_WAIT_MS: u64 = 30_000;
+/// One that lived so long was well: the next wait is the first one.
+const WELL_MS: u64 = 60_000;
+
+/// When the agent is to be started again. Pure.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Backoff {
+    deaths: u32,
+}
+
+impl Backoff {
+    /// It died after so long. How long to wait.
+    pub fn died(&mut self, lived_ms: u64) -> u64 {
+        if lived_ms >= WELL_MS {
+            self.deaths = 0;
+        }
+        let wait = FIRST_WAIT_MS << self.deaths.min(16);
+        self.deaths = self.deaths.saturating_add(1);
+        wait.min(MAX_WAIT_MS)
+    }
+
+    /// How often it died soon, one after the other.
+    pub fn deaths(&self) -> u32 {
+        self.deaths
+    }
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// It plans and listens.
+    Ready,
+    /// It lives.
+    Alive,
+    /// How its start goes on.
+    Phase(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Running { pid: Pid, since_ms: u64, heard_ms: u64 },
+    Waiting { until_ms: u64 },
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Child {
+    notify: UnixDatagram,
+    config: Option<String>,
+    state: State,
+    backoff: Backoff,
+}
+
+impl Child {
+    /// One that is to be started at once. `config` is its file, if that can be
+    /// used.
+    pub fn new(config: Option<String>, now_ms: u64) -> io::Result<Self> {
+        let notify = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(NOTIFY)?)?;
+        notify.set_nonblocking(true)?;
+        Ok(Self {
+            notify,
+            config,
+            state: State::Waiting { until_ms: now_ms },
+            backoff: Backoff::default(),
+        })
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        match self.state {
+            State::Running { pid, .. } => Some(pid),
+            State::Waiting { .. } => None,
+        }
+    }
+
+    /// How often it died soon, one after the other.
+    pub fn deaths(&self) -> u32 {
+        self.backoff.deaths()
+    }
+
+    /// When [`Child::wake`] is due.
+    pub fn wake_at(&self) -> u64 {
+        match self.state {
+            State::Running { heard_ms, .. } => heard_ms + WATCHDOG_MS,
+            State::Waiting { until_ms } => until_ms,
+        }
+    }
+
+    /// Starts it if it is time, and kills one that hangs.
+    pub fn wake(&mut self, now_ms: u64) {
+        match self.state {
+            State::Waiting { until_ms } if now_ms >= until_ms => match self.spawn() {
+                Ok(pid) => {
+                    say::news("agent starts");
+                    self.state = State::Running {
+                        pid,
+                        since_ms: now_ms,
+                        heard_ms: now_ms,
+                    };
+                }
+                Err(error) => {
+                    say::trouble(&format!("the agent cannot be started: {error}"));
+                    let until_ms = now_ms + self.backoff.died(0);
+                    self.state = State::Waiting { until_ms };
+                }
+            },
+            State::Running { pid, heard_ms, .. } if now_ms >= heard_ms + WATCHDOG_MS => {
+                say::trouble("the agent hangs and is killed; containers go on");
+                // It is reaped like any other; until then, not again.
+                let _ = kill(pid, Signal::SIGKILL);
+                self.hear(now_ms);
+            }
+            State::Waiting { .. } | State::Running { .. } => {}
+        }
+    }
+
+    fn hear(&mut self, now_ms: u64) {
+        if let State::Running { heard_ms, .. } = &mut self.state {
+            *heard_ms = now_ms;
+        }
+    }
+
+    /// It ended.
+    pub fn ended(&mut self, how: &str, now_ms: u64) {
+        if let State::Running { since_ms, .. } = self.state {
+            let wait = self.backoff.died(now_ms.saturating_sub(since_ms));
+            say::trouble(&format!("the agent ended ({how}); it starts again in {wait} ms"));
+            self.state = State::Waiting {
+                until_ms: now_ms + wait,
+            };
+        }
+    }
+
+    /// The next thing it says, if there is one now.
+    pub fn notice(&mut self, now_ms: u64) -> Option<Notice> {
+        let mut bytes = [0; 512];
+        loop {
+            let count = self.notify.recv(&mut bytes).ok()?;
+            self.hear(now_ms);
+            let text = String::from_utf8_lossy(&bytes[..count]);
+            if let Some(notice) = parse(&text) {
+                return Some(notice);
+            }
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Pid> {
+        let kmsg = || File::options().write(true).open("/dev/kmsg");
+        let output = || kmsg().map_or_else(|_| Stdio::null(), Stdio::from);
+        let mut command = Command::new("/bin/skerry-agent");
+        command
+            .arg("run")
+            .args(["--data", &format!("{DATA_DIR}/agent")])
+            .args(["--run", "/run/skerry-agent"]);
+        if let Some(config) = &self.config {
+            command.args(["--config", config]);
+        }
+        command
+            .env_clear()
+            .env("PATH", "/bin:/sbin")
+            .env("HOME", "/")
+            .env("BLOCKING_MAX_THREADS", "4")
+            .env("NOTIFY_SOCKET", format!("@{NOTIFY}"))
+            .env("WATCHDOG_USEC", (WATCHDOG_MS * 1000).to_string())
+            .stdin(Stdio::null())
+            .stdout(output())
+            .stderr(output())
+            .current_dir("/");
+        // Signals are blocked here, for the loop to read; the agent has its own
+        // way with them.
+        // SAFETY: sigprocmask is safe to call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                nix::sys::signal::SigSet::all()
+                    .thread_unblock()
+                    .map_err(io::Error::from)?;
+                nix::unistd::setsid().map(drop).map_err(io::Error::from)
+            });
+        }
+        Ok(Pid::from_raw(command.spawn()?.id() as i32))
+    }
+}
+
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notify.as_fd()
+    }
+}
+
+fn parse(text: &str) -> Option<Notice> {
+    text.lines().find_map(|line| match line.split_once('=')? {
+        ("READY", "1") => Some(Notice::Ready),
+        ("WATCHDOG", "1") => Some(Notice::Alive),
+        ("X_SKERRY_PHASE", phase) => Some(Notice::Phase(phase.to_string())),
+        _ => None,
+    })
+}
+
+/// The configuration from the card, if the agent can use it. A device whose
+/// file was damaged by hand runs its apps without it.
+pub fn usable_config() -> (Option<String>, Option<String>) {
+    let file = Path::new(RUN_DIR).join("agent.yaml");
+    if !file.exists() {
+        return (None, None);
+    }
+    let overrides = crate::config::Overrides {
+        file: Some(file.clone()),
+        ..Default::default()
+    };
+    match crate::config::Config::load(overrides) {
+        Ok(config) => {
+            let name = config.name.map(|name| name.to_string());
+            (Some(file.display().to_string()), name)
+        }
+        Err(error) => {
+            say::trouble(&format!(
+                "skerry/agent.yaml on the card is not used: {}",
+                crate::machine::chain(&error)
+            ));
+            (None, None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_longer_until_it_is_well() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<u64> = (0..12).map(|_| backoff.died(10)).collect();
+        assert_eq!(waits[..4], [200, 400, 800, 1600]);
+        assert_eq!(waits[11], MAX_WAIT_MS);
+        assert_eq!(backoff.deaths(), 12);
+        assert_eq!(backoff.died(WELL_MS), FIRST_WAIT_MS);
+        assert_eq!(backoff.deaths(), 1);
+    }
+
+    #[test]
+    fn hears_what_systemd_hears_and_phases() {
+        assert_eq!(parse("READY=1\n"), Some(Notice::Ready));
+        assert_eq!(parse("WATCHDOG=1"), Some(Notice::Alive));
+        let phase = Notice::Phase("store open".into());
+        assert_eq!(parse("X_SKERRY_PHASE=store open"), Some(phase));
+        assert_eq!(parse("STATUS=x"), None);
+    }
+}
