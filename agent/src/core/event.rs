@@ -9,7 +9,8 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, Digest, Generation, ImageRef, Seq, StreamId, Timestamp,
+    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
+    Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -311,8 +312,18 @@ pub struct CreateContainer {
     pub log_name: String,
     /// The app that it belongs to, whole.
     pub assignment: Assignment,
-    /// Which container of its pod: an index that is valid.
+    /// Which container of its pod: an index of
+    /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
+    /// is valid.
     pub container: usize,
+}
+
+impl CreateContainer {
+    /// What the container is.
+    pub fn spec(&self) -> &ContainerSpec {
+        let container = self.assignment.pod.container(self.container);
+        container.expect("the index is valid")
+    }
 }
 
 /// All that survives the agent.

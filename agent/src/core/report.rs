@@ -7,7 +7,9 @@ use super::observed::{ImageState, Observed, Operation};
 use super::plan::Ledger;
 use crate::runtime::Status;
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
-use skerry_wire::{AppRef, Assignment, ContainerSpec, Digest, RevisionId, Seq, Timestamp, encode};
+use skerry_wire::{
+    AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
+};
 use std::collections::BTreeMap;
 
 /// Changes within so many milliseconds go into one report.
@@ -183,14 +185,23 @@ pub fn apps(
             .values()
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
-        let containers = assignment.pod.containers.iter().map(|container| {
+        let containers = assignment.pod.all_containers().enumerate();
+        let containers = containers.map(|(index, container)| {
             let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
             let entry = ledger.get(&name);
+            let state = state(now_ms, &name, entry, Some(container), older, observed);
+            let last_exit = entry.and_then(|e| e.last_exit);
+            let runs = matches!(state, ContainerState::Running { .. });
+            let ended_well =
+                state == ContainerState::Ended && last_exit.is_some_and(|exit| exit.is_success());
             ContainerStatus {
                 name: container.name.clone(),
-                state: state(now_ms, &name, entry, Some(container), older, observed),
+                role: assignment.pod.role(index),
+                state,
                 restarts: entry.map_or(0, |e| e.starts.saturating_sub(1)),
-                last_exit: entry.and_then(|e| e.last_exit),
+                last_exit,
+                started: runs,
+                ready: runs || ended_well,
             }
         });
         all.push(AppStatus {
@@ -207,6 +218,9 @@ pub fn apps(
             .or_default()
             .push(ContainerStatus {
                 name: entry.container.clone(),
+                role: Role::default(),
+                started: false,
+                ready: false,
                 state: state(now_ms, name, Some(entry), None, None, observed),
                 restarts: entry.starts.saturating_sub(1),
                 last_exit: entry.last_exit,

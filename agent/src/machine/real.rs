@@ -157,9 +157,7 @@ impl Machine for RealMachine {
         // That of now: once it is lost, another may list and plan anew, and
         // must not be given this container behind its back.
         let runtime = self.runtime()?;
-        let image = create.assignment.pod.containers[create.container]
-            .image
-            .clone();
+        let image = create.spec().image.clone();
         let image = match self.image_status(image).await? {
             image::Status::Ready(image) => image,
             image::Status::Missing(_) | image::Status::Fetched => {

@@ -4,7 +4,7 @@
 use super::chance::Chance;
 use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
 use skerry_wire::{
-    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Timestamp,
+    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -122,11 +122,9 @@ impl Catalog {
         let containers: Vec<ContainerSpec<PinnedImage>> =
             (0..count).map(|n| self.container(chance, n)).collect();
         let pod = PodSpec {
-            containers,
-            volumes: Vec::new(),
             restart_policy: *chance.pick(&policies),
             termination_grace_secs: chance.between(0, 3) as u32,
-            hostname: None,
+            ..PodSpec::new(containers)
         };
         let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
         let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
@@ -153,25 +151,18 @@ impl Catalog {
             2 => format!("ends:{}:3", chance.between(1, 20_000)),
             _ => "forever".to_string(),
         };
+        let pinned = PinnedImage {
+            reference: image.image.reference.clone(),
+            digest: image.image.digest,
+        };
+        let name = format!("c{number}").parse().expect("a name");
         ContainerSpec {
-            name: format!("c{number}").parse().expect("a name"),
-            image: PinnedImage {
-                reference: image.image.reference.clone(),
-                digest: image.image.digest,
-            },
-            command: Vec::new(),
             args: vec![program],
             env: vec![EnvVar {
                 name: "PASSWORD".into(),
                 value: format!("{SECRET}{}", chance.below(3)),
             }],
-            working_dir: None,
-            user: None,
-            resources: Resources::default(),
-            volume_mounts: Vec::new(),
-            read_only_root: false,
-            log_persist: false,
-            log_max_bytes: 0,
+            ..ContainerSpec::new(name, pinned)
         }
     }
 }
