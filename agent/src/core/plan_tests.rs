@@ -351,7 +351,7 @@ proptest! {
                 }
                 if let Action::Create { entry, assignment, container } = &action {
                     prop_assert!(paper.desired.as_ref().unwrap().iter().any(|a| a.app == entry.app));
-                    let image = &assignment.pod.containers[*container].image;
+                    let image = &assignment.pod.container(*container).unwrap().image;
                     prop_assert!(before.observed.has_image(&image.manifest));
                 }
             }

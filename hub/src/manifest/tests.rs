@@ -401,8 +401,8 @@ fn traps_of_yaml_are_named() {
             "two volumes named 'a'",
         ),
         (
-            "      volumes: [{name: a, hostPath: {path: /x, type: Socket}}]",
-            "'Socket' is not supported",
+            "      volumes: [{name: a, hostPath: {path: /x, type: Fifo}}]",
+            "'Fifo' is not supported",
         ),
         ("      hostname: Kiosk 7", "is not a host name"),
         (
