@@ -339,9 +339,11 @@ impl Core {
             }
             LinkState::Down { .. } | LinkState::Up { .. } => None,
         };
+        let asks = self.observed.containers.is_some();
+        let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
-            self.observed.health.wake_at_ms(),
+            probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),
             streams,
