@@ -186,28 +186,15 @@ fn assignment(app: &str, revision: &str) -> Assignment {
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
         pod: PodSpec {
-            containers: vec![ContainerSpec {
-                name: "main".parse().unwrap(),
-                image: ImageRef {
+            termination_grace_secs: 10,
+            ..PodSpec::new(vec![ContainerSpec::new(
+                "main".parse().unwrap(),
+                ImageRef {
                     reference: "busybox:1".into(),
                     manifest: Digest::of(revision.as_bytes()),
                     manifest_size: 10,
                 },
-                command: vec![],
-                args: vec![],
-                env: vec![],
-                working_dir: None,
-                user: None,
-                resources: Resources::default(),
-                volume_mounts: vec![],
-                read_only_root: false,
-                log_persist: false,
-                log_max_bytes: 0,
-            }],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
-            termination_grace_secs: 10,
-            hostname: None,
+            )])
         },
     }
 }

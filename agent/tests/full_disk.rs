@@ -19,24 +19,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 fn desired() -> DesiredRecord {
-    let container = ContainerSpec {
-        name: "main".parse().unwrap(),
-        image: ImageRef {
-            reference: "busybox:1".into(),
-            manifest: Digest::of(b"image"),
-            manifest_size: 10,
-        },
-        command: vec![],
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: None,
-        resources: Resources::default(),
-        volume_mounts: vec![],
-        read_only_root: false,
-        log_persist: false,
-        log_max_bytes: 0,
+    let image = ImageRef {
+        reference: "busybox:1".into(),
+        manifest: Digest::of(b"image"),
+        manifest_size: 10,
     };
+    let container = ContainerSpec::new("main".parse().unwrap(), image);
     let desired = Desired {
         generation: Generation(1),
         assignments: vec![Assignment {
@@ -46,11 +34,8 @@ fn desired() -> DesiredRecord {
             },
             revision: RevisionId(Digest::of(b"1")),
             pod: PodSpec {
-                containers: vec![container],
-                volumes: vec![],
-                restart_policy: RestartPolicy::Always,
                 termination_grace_secs: 1,
-                hostname: None,
+                ..PodSpec::new(vec![container])
             },
         }],
         updates: Vec::new(),

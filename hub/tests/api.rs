@@ -71,8 +71,11 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
                     state: ContainerState::Running {
                         since: Timestamp(4),
                     },
+                    role: skerry_wire::Role::Main,
                     restarts: 0,
                     last_exit: None,
+                    started: true,
+                    ready: true,
                 }],
             }],
             events: Vec::new(),

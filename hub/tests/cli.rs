@@ -177,6 +177,9 @@ impl Fleet {
             revision: assignment.revision,
             containers: vec![ContainerStatus {
                 name: ContainerName::new("web").unwrap(),
+                role: skerry_wire::Role::Main,
+                started: matches!(state, ContainerState::Running { .. }),
+                ready: matches!(state, ContainerState::Running { .. }),
                 state: state.clone(),
                 restarts: 0,
                 last_exit: exit,

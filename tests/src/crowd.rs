@@ -4,6 +4,7 @@
 
 use rand_core::UnwrapErr;
 use skerry_agent::clock::Clock;
+use skerry_agent::core::health::Answer;
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::{Core, Effect, Event, Identity, ImageStatus, Records, Start};
 use skerry_agent::line::Line;
@@ -356,6 +357,16 @@ impl Machine {
             Effect::ReadUsage { request, .. } => Some(Event::Usage {
                 request,
                 containers: Vec::new(),
+            }),
+            Effect::Probe(question) => Some(Event::Probed {
+                id: question.id,
+                kind: question.kind,
+                answer: Answer::Good,
+            }),
+            Effect::RunHook { id, kind, .. } => Some(Event::Hooked {
+                id,
+                hook: kind,
+                result: Ok(()),
             }),
             Effect::Commit(_)
             | Effect::Send(_)

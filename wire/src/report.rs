@@ -3,6 +3,7 @@
 //! acknowledged them.
 
 use crate::id::{AppRef, ContainerName, Generation, RevisionId, Timestamp};
+use crate::pod::Role;
 use crate::update::UpdateStatus;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +109,7 @@ pub struct AppStatus {
     pub app: AppRef,
     /// The revision this status is about.
     pub revision: RevisionId,
-    /// One for each container.
+    /// One for each container, init containers first.
     pub containers: Vec<ContainerStatus>,
 }
 
@@ -117,12 +118,19 @@ pub struct AppStatus {
 pub struct ContainerStatus {
     /// Its name in the pod.
     pub name: ContainerName,
+    /// What it is there.
+    pub role: Role,
     /// Where it is in its life.
     pub state: ContainerState,
     /// Starts after the first, for this revision.
     pub restarts: u32,
     /// How it ended the last time.
     pub last_exit: Option<ExitStatus>,
+    /// It runs, and its startup probe has succeeded, if it has one.
+    pub started: bool,
+    /// It is as it shall be: it has started, and its readiness probe says so if
+    /// it has one; or it ended well, for good.
+    pub ready: bool,
 }
 
 /// Where a container is in its life.

@@ -1,15 +1,18 @@
 //! What goes into the core and what comes out: closed enums of plain data.
 
+use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts};
 use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, Digest, Generation, ImageRef, Seq, StreamId, Timestamp,
+    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
+    Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -75,6 +78,25 @@ pub enum Event {
         /// Which container.
         id: ContainerId,
         /// Why not, in words.
+        result: Result<(), String>,
+    },
+
+    /// Outcome of [`Effect::Probe`].
+    Probed {
+        /// At which container.
+        id: ContainerId,
+        /// Which of its probes.
+        kind: ProbeKind,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// Outcome of [`Effect::RunHook`].
+    Hooked {
+        /// Around which container.
+        id: ContainerId,
+        /// Which of its hooks.
+        hook: HookKind,
+        /// Why it failed, in words.
         result: Result<(), String>,
     },
 
@@ -144,6 +166,15 @@ pub enum Event {
     },
 }
 
+/// When a hook is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookKind {
+    /// Right after the start.
+    PostStart,
+    /// Before the stop signal.
+    PreStop,
+}
+
 /// How an image stands on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageStatus {
@@ -196,6 +227,18 @@ pub enum Effect {
     ForgetExit {
         /// Which container.
         id: ContainerId,
+    },
+    /// Carry a probe out, then say [`Event::Probed`].
+    Probe(Box<Question>),
+    /// Do what is to be done around a start or stop, then say
+    /// [`Event::Hooked`]. Given up when the container ends.
+    RunHook {
+        /// Around which container.
+        id: ContainerId,
+        /// When.
+        kind: HookKind,
+        /// What.
+        hook: Box<Hook>,
     },
     /// An app's revision is gone: its empty-dir volumes go too.
     RemoveScratch {
@@ -311,8 +354,18 @@ pub struct CreateContainer {
     pub log_name: String,
     /// The app that it belongs to, whole.
     pub assignment: Assignment,
-    /// Which container of its pod: an index that is valid.
+    /// Which container of its pod: an index of
+    /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
+    /// is valid.
     pub container: usize,
+}
+
+impl CreateContainer {
+    /// What the container is.
+    pub fn spec(&self) -> &ContainerSpec {
+        let container = self.assignment.pod.container(self.container);
+        container.expect("the index is valid")
+    }
 }
 
 /// All that survives the agent.

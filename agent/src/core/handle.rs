@@ -6,6 +6,7 @@ use super::event::{Change, Effect, Event, Now, Outgoing, Records};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
+use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
 use super::observed::Observed;
 use super::plan::Ledger;
@@ -169,18 +170,27 @@ impl Core {
     fn rebooted(&mut self) {
         let boot_id = self.facts.boot_id.clone();
         self.changes.push(Change::Boot(boot_id));
+        let before = self.ledger.clone();
         let mut policies = BTreeMap::new();
+        let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
         for assignment in desired.chain(self.previous.values()) {
-            for container in &assignment.pod.containers {
+            let mut names = Vec::new();
+            for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-                policies.insert(name, assignment.pod.restart_policy);
+                policies.insert(name.clone(), restart_policy(assignment, index));
+                names.push(name);
             }
+            pods.push((names, assignment.pod.init_containers.len()));
         }
         for (name, entry) in &mut self.ledger {
-            let before = entry.clone();
             entry.rebooted(policies.get(name).copied());
-            if *entry != before {
+        }
+        for (names, inits) in pods {
+            rebooted_pod(&mut self.ledger, &names, inits);
+        }
+        for (name, entry) in &self.ledger {
+            if before.get(name) != Some(entry) {
                 let change = Change::Ledger(name.clone(), Some(entry.clone()));
                 self.changes.push(change);
             }
@@ -190,6 +200,19 @@ impl Core {
     /// Folds one event in and says what shall be done.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
+        let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
+        // What changes nothing that the plan goes by: with many apps, planning
+        // is what costs most.
+        let mut replan = match &event {
+            Event::Wake | Event::Probed { .. } => plan_is_due,
+            Event::StreamOutput { .. }
+            | Event::StreamInputTaken { .. }
+            | Event::StreamEnded { .. }
+            | Event::Usage { .. }
+            | Event::Conditions(_)
+            | Event::Facts(_) => plan_is_due,
+            _ => true,
+        };
         match event {
             Event::LinkUp { connection } => self.link_up(now, connection),
             Event::LinkDown { reason } => self.link_down(now, reason),
@@ -201,17 +224,22 @@ impl Core {
             }
             Event::Listed(containers) => {
                 self.observed.busy.clear();
-                self.observed.containers = Some(containers.into_iter().collect());
+                let containers = containers.into_iter().collect();
+                self.observed.health.retain(&containers);
+                self.observed.containers = Some(containers);
+                self.watch_found(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {
                 self.observed.busy.clear();
+                self.observed.health.unanswered();
                 self.observed.containers = None;
                 self.trouble(now, "RuntimeUnavailable", &reason);
             }
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
                 self.pace.changed(now_ms, Urgency::Soon);
             }
@@ -232,6 +260,8 @@ impl Core {
                 }
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Probed { id, kind, answer } => replan |= self.probed(now, &id, kind, answer),
+            Event::Hooked { id, hook, result } => self.hooked(now, &id, hook, result),
             Event::Image { manifest, result } => {
                 let (steps, news) = self.fetcher.prepared(now_ms, manifest, result);
                 self.carry_out(steps);
@@ -291,7 +321,13 @@ impl Core {
             }
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
-        self.settle(now);
+        if replan {
+            self.settle(now);
+        } else {
+            self.commit();
+            self.report_when_due(now);
+        }
+        self.ask_probes(now);
         self.take_effects()
     }
 
@@ -303,8 +339,11 @@ impl Core {
             }
             LinkState::Down { .. } | LinkState::Up { .. } => None,
         };
+        let asks = self.observed.containers.is_some();
+        let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),
             streams,
@@ -463,5 +502,26 @@ impl Core {
             .add(now.wall, Severity::Warning, reason, None, message);
         let urgency = if new { Urgency::Soon } else { Urgency::Slow };
         self.pace.changed(now.boot_ms, urgency);
+    }
+}
+
+/// A pod of a machine that was started anew begins anew, with its init
+/// containers, unless its main containers have ended for good.
+fn rebooted_pod(ledger: &mut Ledger, names: &[InstanceName], inits: usize) {
+    let (init_names, main_names) = names.split_at(inits);
+    let ended = |name: &InstanceName| {
+        let entry = ledger.get(name);
+        entry.is_some_and(|entry| entry.phase == Phase::Ended)
+    };
+    if main_names.iter().all(ended) {
+        return;
+    }
+    for name in init_names {
+        if let Some(entry) = ledger.get_mut(name)
+            && entry.phase == Phase::Ended
+            && entry.last_exit.is_some_and(|exit| exit.is_success())
+        {
+            entry.phase = Phase::Ready;
+        }
     }
 }

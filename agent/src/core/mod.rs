@@ -10,12 +10,14 @@
 
 pub mod event;
 pub mod fetch;
+pub mod health;
 pub mod inbox;
 pub mod join;
 pub mod journal;
 pub mod ledger;
 pub mod name;
 pub mod observed;
+pub mod order;
 pub mod plan;
 pub mod report;
 pub mod streams;
@@ -24,11 +26,12 @@ mod command;
 mod desired;
 mod handle;
 mod outcome;
+mod probes;
 mod settle;
 mod view;
 
 pub use event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, ImageStatus, MissingBlob, Now, Outgoing,
-    Records,
+    Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
+    Outgoing, Records,
 };
 pub use handle::{Core, Identity, Start};

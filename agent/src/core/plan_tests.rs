@@ -4,7 +4,7 @@ use super::*;
 use crate::core::observed::ImageState;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
-use skerry_wire::{ContainerSpec, Digest, PodSpec, Resources};
+use skerry_wire::{ContainerSpec, Digest, PodSpec};
 use std::collections::BTreeSet;
 
 fn assignment(app: &str, revision: &str) -> Assignment {
@@ -20,24 +20,8 @@ fn assignment(app: &str, revision: &str) -> Assignment {
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
         pod: PodSpec {
-            containers: vec![ContainerSpec {
-                name: "main".parse().unwrap(),
-                image,
-                command: vec![],
-                args: vec![],
-                env: vec![],
-                working_dir: None,
-                user: None,
-                resources: Resources::default(),
-                volume_mounts: vec![],
-                read_only_root: false,
-                log_persist: false,
-                log_max_bytes: 0,
-            }],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
             termination_grace_secs: 10,
-            hostname: None,
+            ..PodSpec::new(vec![ContainerSpec::new("main".parse().unwrap(), image)])
         },
     }
 }
@@ -367,7 +351,7 @@ proptest! {
                 }
                 if let Action::Create { entry, assignment, container } = &action {
                     prop_assert!(paper.desired.as_ref().unwrap().iter().any(|a| a.app == entry.app));
-                    let image = &assignment.pod.containers[*container].image;
+                    let image = &assignment.pod.container(*container).unwrap().image;
                     prop_assert!(before.observed.has_image(&image.manifest));
                 }
             }

@@ -1,11 +1,13 @@
 //! Between what shall be and what is: plans until nothing is planned, commits
 //! before it acts, and reports.
 
-use super::event::{Change, CreateContainer, Effect, Now};
+use super::event::{Change, CreateContainer, Effect, HookKind, Now};
 use super::handle::Core;
+use super::ledger::StopCause;
 use super::name::{InstanceName, log_name};
 use super::plan::{self, Action, Wanted, plan};
 use super::report::{self, Urgency};
+use crate::runtime::ContainerId;
 use skerry_wire::encode;
 use skerry_wire::report::{Report, Severity};
 use skerry_wire::seal::Purpose;
@@ -71,7 +73,25 @@ impl Core {
             Action::Stop { id, kill_at_ms, .. } if kill_at_ms <= now.boot_ms => {
                 acts.push(Effect::Kill { id });
             }
-            Action::Stop { id, .. } => acts.push(Effect::Stop { id }),
+            Action::Stop {
+                instance,
+                id,
+                cause,
+                ..
+            } => {
+                self.tell_stop(now, &id, cause);
+                // Its probes do not count any more.
+                self.observed.health.gone(&id);
+                let entry = instance.and_then(|name| self.ledger.get(&name));
+                acts.push(match entry.and_then(|entry| entry.stop.pre_stop.clone()) {
+                    Some(hook) => Effect::RunHook {
+                        id,
+                        kind: HookKind::PreStop,
+                        hook,
+                    },
+                    None => Effect::Stop { id },
+                });
+            }
             Action::Kill { id, .. } => acts.push(Effect::Kill { id }),
             Action::Remove { id } => {
                 acts.push(Effect::ForgetExit { id: id.clone() });
@@ -101,8 +121,19 @@ impl Core {
                     entry.container
                 );
                 self.note(now, Severity::Warning, "Adopted", Some(&entry.app), &text);
+                self.watch_found(now);
             }
             Action::Vanished { .. } | Action::Reset { .. } => {}
+        }
+    }
+
+    /// Why a container that shall run is stopped.
+    fn tell_stop(&mut self, now: Now, id: &ContainerId, cause: StopCause) {
+        let unwell = self.observed.health.unwell(id).map(|u| u.why.clone());
+        if let (StopCause::Unwell, Some(why), Some(entry)) = (cause, unwell, self.entry_of(id)) {
+            let text = format!("container {} is stopped: {why}", entry.container);
+            let app = entry.app.clone();
+            self.note(now, Severity::Warning, "Unhealthy", Some(&app), &text);
         }
     }
 

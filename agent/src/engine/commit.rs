@@ -148,7 +148,7 @@ impl<M: Machine> Engine<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ledger::Entry;
+    use crate::core::ledger::{Entry, StopPlan};
     use skerry_wire::{AppRef, Digest, RevisionId};
 
     fn entry(incarnation: u32) -> Change {
@@ -157,7 +157,7 @@ mod tests {
             name: "web".parse().unwrap(),
         };
         let revision = RevisionId(Digest::of(b"1"));
-        let mut entry = Entry::new(app, revision, "main".parse().unwrap(), 10);
+        let mut entry = Entry::new(app, revision, "main".parse().unwrap(), StopPlan::default());
         entry.incarnation = incarnation;
         Change::Ledger(entry.name(), Some(entry))
     }

@@ -96,6 +96,16 @@ impl<M: Machine> Engine<M> {
                     self.forget_exit(id);
                 }
             }
+            Effect::Probe(question) => self.act(async move {
+                let (id, kind) = (question.id.clone(), question.kind);
+                let answer = machine.probe(*question).await;
+                Event::Probed { id, kind, answer }
+            }),
+            Effect::RunHook { id, kind, hook } => self.act(async move {
+                let result = machine.run_hook(&id, *hook).await;
+                let hook = kind;
+                Event::Hooked { id, hook, result }
+            }),
             Effect::RemoveScratch { app, revision } => {
                 self.try_to(format!("removing volumes of {app}"), async move {
                     machine.remove_scratch(&app, &revision).await

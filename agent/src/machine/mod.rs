@@ -6,6 +6,7 @@ mod compose;
 mod exec;
 mod logs;
 mod pretended;
+mod probe;
 mod real;
 mod signals;
 mod stream;
@@ -15,9 +16,11 @@ pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 
+use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::probe::Hook;
 use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
@@ -85,6 +88,10 @@ pub trait Machine: 'static {
         request: ExecRequest,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
+    /// Puts a probe's question.
+    fn probe(&self, question: Question) -> impl Future<Output = Answer>;
+    /// Does what is to be done around a start or stop.
+    fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,

@@ -3,9 +3,11 @@
 //! stop.
 
 use super::{Machine, MachineEvent, StreamEnd};
+use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus};
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::probe::Hook;
 use skerry_wire::report::Condition;
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
@@ -139,6 +141,14 @@ impl Machine for PretendedMachine {
 
     async fn run_exec(&self, _: ContainerId, _: ExecRequest, _: StreamEnd) -> End {
         End::Failed("this machine runs no programs".into())
+    }
+
+    async fn probe(&self, _: Question) -> Answer {
+        Answer::Good
+    }
+
+    async fn run_hook(&self, _: &ContainerId, _: Hook) -> Result<(), String> {
+        Ok(())
     }
 
     async fn usage(&self, _: Vec<(ContainerId, AppRef, ContainerName)>) -> Vec<ContainerUsage> {

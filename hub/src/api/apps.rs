@@ -40,7 +40,7 @@ async fn known_images(
 ) -> Result<BTreeMap<String, Option<Digest>>, Failure> {
     let names: Vec<String> = apps
         .iter()
-        .flat_map(|app| app.pod.containers.iter().map(|c| c.image.clone()))
+        .flat_map(|app| app.pod.all_containers().map(|c| c.image.clone()))
         .collect();
     let look = move |fleet: &Fleet| {
         let meant = |name: String| {
@@ -189,7 +189,7 @@ pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Fa
     let look = move |fleet: &Fleet| {
         let item = |app: App| {
             let mut images: Vec<types::PinnedImage> = Vec::new();
-            for container in &app.pod.containers {
+            for container in app.pod.all_containers() {
                 let digest = known.get(&container.image).copied().flatten();
                 let image = types::PinnedImage {
                     reference: container.image.clone(),

@@ -172,15 +172,7 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
 }
 
 fn is_ready(status: &report::AppStatus) -> bool {
-    !status.containers.is_empty()
-        && status.containers.iter().all(|c| match c.state {
-            report::ContainerState::Running { .. } => true,
-            report::ContainerState::Ended => c.last_exit.is_some_and(|exit| exit.is_success()),
-            report::ContainerState::Fetching { .. }
-            | report::ContainerState::Waiting { .. }
-            | report::ContainerState::BackOff { .. }
-            | report::ContainerState::Stopping => false,
-        })
+    !status.containers.is_empty() && status.containers.iter().all(|c| c.ready)
 }
 
 /// An app with how it fares.
@@ -194,7 +186,7 @@ pub fn app(record: &AppRecord, counts: types::AppCounts) -> types::App {
         images: pinned(&record.revision),
         devices: counts,
         changed_ms: record.changed.0,
-        manifest: super::manifest_json::app(&record.app),
+        manifest: crate::manifest::to_json(&record.app),
     }
 }
 
@@ -206,7 +198,7 @@ pub fn revision(id: RevisionId) -> String {
 /// A revision's images, each once.
 pub fn pinned(revision: &model::Revision) -> Vec<types::PinnedImage> {
     let mut images: Vec<types::PinnedImage> = Vec::new();
-    for container in &revision.pod.containers {
+    for container in revision.pod.all_containers() {
         let image = types::PinnedImage {
             reference: container.image.reference.clone(),
             digest: Some(container.image.digest.to_string()),

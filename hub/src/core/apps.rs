@@ -37,7 +37,7 @@ impl Fleet {
                     ),
                 });
             }
-            for container in &revision.pod.containers {
+            for container in revision.pod.all_containers() {
                 if !self.images.contains_key(&container.image.digest) {
                     return Err(Refused {
                         kind: RefusedKind::Conflict,
@@ -226,7 +226,7 @@ impl Fleet {
         names.insert(image.reference.clone(), image);
         if changed {
             let uses = |record: &&AppRecord| {
-                let mut containers = record.revision.pod.containers.iter();
+                let mut containers = record.revision.pod.all_containers();
                 containers.any(|c| c.image.digest == digest)
             };
             let selectors: Vec<Selector> = self

@@ -74,8 +74,6 @@ pub(super) fn container(
         return None;
     }
     Some(ContainerSpec {
-        name: name?,
-        image: image?,
         command,
         args,
         env,
@@ -86,6 +84,7 @@ pub(super) fn container(
         read_only_root,
         log_persist,
         log_max_bytes,
+        ..ContainerSpec::new(name?, image?)
     })
 }
 

@@ -4,6 +4,7 @@ use super::container;
 use super::decode::{Decoder, Path};
 use super::tree::Node;
 use super::unsupported::Place;
+use skerry_wire::pod::HostPathKind;
 use skerry_wire::{PodSpec, RestartPolicy, Volume, VolumeSource};
 use std::collections::BTreeSet;
 
@@ -77,11 +78,11 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         containers.push(container);
     }
     Some(PodSpec {
-        containers,
         volumes: volumes.into_iter().filter_map(|v| v.volume).collect(),
         restart_policy,
         termination_grace_secs: grace? as u32,
         hostname,
+        ..PodSpec::new(containers)
     })
 }
 
@@ -239,29 +240,40 @@ fn host_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Volume
     let host = fields
         .require(d, path, "path", "name the path on the device, as in /srv")
         .and_then(|node| absolute_path(d, node, &path.field("path")));
-    let create = match fields.take("type") {
+    let kind = match fields.take("type") {
         Some(node) => host_path_type(d, node, &path.field("type")),
-        None => Some(false),
+        None => Some(HostPathKind::Any),
     };
     fields.finish(d, path, Place::VolumeSource);
     Some(VolumeSource::HostPath {
         path: host?,
-        create: create?,
+        kind: kind?,
     })
 }
 
-fn host_path_type(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<bool> {
+/// Kubernetes' names of what a host path has to be.
+pub(super) const HOST_PATH_KINDS: [(&str, HostPathKind); 8] = [
+    ("", HostPathKind::Any),
+    ("DirectoryOrCreate", HostPathKind::DirectoryOrCreate),
+    ("Directory", HostPathKind::Directory),
+    ("FileOrCreate", HostPathKind::FileOrCreate),
+    ("File", HostPathKind::File),
+    ("Socket", HostPathKind::Socket),
+    ("CharDevice", HostPathKind::CharDevice),
+    ("BlockDevice", HostPathKind::BlockDevice),
+];
+
+fn host_path_type(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<HostPathKind> {
     let text = d.text(node, path)?;
-    match text.as_str() {
-        "DirectoryOrCreate" => Some(true),
-        "Directory" | "" => Some(false),
-        _ => {
+    match HOST_PATH_KINDS.iter().find(|(name, _)| *name == text) {
+        Some((_, kind)) => Some(*kind),
+        None => {
             let shown: String = text.chars().take(80).collect();
             d.error(
                 node.at,
                 path,
                 format!("'{shown}' is not supported"),
-                "write DirectoryOrCreate, or remove it: then what is there is mounted",
+                "write DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice or BlockDevice, or remove it: then what is there is mounted",
             );
             None
         }
@@ -282,7 +294,10 @@ fn empty_dir(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Volume
     let fields = d.mapping(node, path)?;
     let before = d.count();
     fields.finish(d, path, Place::VolumeSource);
-    (d.count() == before).then_some(VolumeSource::EmptyDir)
+    (d.count() == before).then_some(VolumeSource::EmptyDir {
+        memory: false,
+        size_limit_bytes: None,
+    })
 }
 
 /// An absolute path, in its shortest form: no `..`, `.`, `//` or trailing `/`.

@@ -401,8 +401,8 @@ fn traps_of_yaml_are_named() {
             "two volumes named 'a'",
         ),
         (
-            "      volumes: [{name: a, hostPath: {path: /x, type: Socket}}]",
-            "'Socket' is not supported",
+            "      volumes: [{name: a, hostPath: {path: /x, type: Fifo}}]",
+            "'Fifo' is not supported",
         ),
         ("      hostname: Kiosk 7", "is not a host name"),
         (
@@ -634,9 +634,9 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
     (label(), env, mounts, resources, words(), words(), rest).prop_map(
         move |(name, env, mounts, (cpu_millis, memory_bytes, pids), command, args, rest)| {
             let mounts = mounts.into_iter().filter(|_| !volumes.is_empty());
+            let name = name.parse().expect("a label");
+            let image = "registry.example:5000/a/b:1".into();
             ContainerSpec {
-                name: name.parse().expect("a label"),
-                image: "registry.example:5000/a/b:1".into(),
                 command,
                 args,
                 env: env
@@ -649,6 +649,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                     cpu_millis,
                     memory_bytes,
                     pids,
+                    ..Resources::default()
                 },
                 volume_mounts: mounts
                     .map(|(mount_path, (index, read_only))| VolumeMount {
@@ -660,6 +661,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 read_only_root: rest.2,
                 log_persist: rest.3,
                 log_max_bytes: rest.4,
+                ..ContainerSpec::new(name, image)
             }
         },
     )
@@ -668,8 +670,15 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
 fn app() -> impl Strategy<Value = App> {
     let source = prop_oneof![
         label().prop_map(|claim| VolumeSource::Named { claim }),
-        (path(), any::<bool>()).prop_map(|(path, create)| VolumeSource::HostPath { path, create }),
-        Just(VolumeSource::EmptyDir),
+        (
+            path(),
+            prop::sample::select(super::pod::HOST_PATH_KINDS.to_vec())
+        )
+            .prop_map(|(path, (_, kind))| VolumeSource::HostPath { path, kind }),
+        Just(VolumeSource::EmptyDir {
+            memory: false,
+            size_limit_bytes: None,
+        }),
     ];
     prop::collection::btree_map(label(), source, 0..4).prop_flat_map(|volumes| {
         let names: Vec<String> = volumes.keys().cloned().collect();
@@ -698,11 +707,11 @@ fn app() -> impl Strategy<Value = App> {
                 },
                 placement,
                 pod: PodSpec {
-                    containers: pod.0,
                     volumes,
                     restart_policy: pod.1,
                     termination_grace_secs: pod.2,
                     hostname: pod.3,
+                    ..PodSpec::new(pod.0)
                 },
             })
     })

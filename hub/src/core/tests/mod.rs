@@ -13,7 +13,7 @@ use skerry_wire::report::Facts;
 use skerry_wire::seal::{TokenSecret, open, seal, seal_join};
 use skerry_wire::{
     AppName, ContainerName, ContainerSpec, Desired, DesiredPart, Labels, Namespace, PodSpec,
-    Resources, RestartPolicy, SessionId,
+    SessionId,
 };
 
 /// The same numbers each time: a test that fails, fails again.
@@ -82,27 +82,8 @@ pub fn image(reference: &str, archs: &[&str]) -> Image {
 }
 
 pub fn app(app_name: &str, selector: &str, image: &str) -> (App, Revision) {
-    let container = ContainerSpec {
-        name: ContainerName::new("main").unwrap(),
-        image: image.to_string(),
-        command: Vec::new(),
-        args: Vec::new(),
-        env: Vec::new(),
-        working_dir: None,
-        user: None,
-        resources: Resources::default(),
-        volume_mounts: Vec::new(),
-        read_only_root: false,
-        log_persist: false,
-        log_max_bytes: 0,
-    };
-    let pod = PodSpec {
-        containers: vec![container],
-        volumes: Vec::new(),
-        restart_policy: RestartPolicy::Always,
-        termination_grace_secs: 30,
-        hostname: None,
-    };
+    let name = ContainerName::new("main").unwrap();
+    let pod = PodSpec::new(vec![ContainerSpec::new(name, image.to_string())]);
     let pinned = pod.clone().map_images(|reference: String| {
         let digest = Digest::of(reference.as_bytes());
         Ok::<_, ()>(PinnedImage { reference, digest })

@@ -1,0 +1,1 @@
+//! Probes by table: what a kubelet would make of the same answers.
