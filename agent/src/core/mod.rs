@@ -29,6 +29,6 @@ mod view;
 
 pub use event::{
     Change, CreateContainer, DesiredRecord, Effect, Event, ImageStatus, MissingBlob, Now, Outgoing,
-    Records,
+    OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
