@@ -6,8 +6,9 @@ use skerry_agent::core::{
     Core, Effect, Event, Identity, ImageStatus, Now, Outgoing, Records, Start,
 };
 use skerry_agent::runtime::{Exit, ExitStatus, Status};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{Command, CommandBody, ExecRequest, Presence};
-use skerry_wire::report::{Condition, ContainerState, Facts, Report};
+use skerry_wire::report::{Condition, ContainerState, Facts, Report, Vitals};
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::*;
@@ -108,6 +109,12 @@ impl World {
                     changes.into_iter().for_each(|c| self.records.apply(c));
                 }
                 Effect::Send(message) => self.sent.push(message),
+                Effect::SendReport(report) => self.sent.push(report.with(Vitals::default())),
+                Effect::Diagnose { request, ahead_ms } => {
+                    let text = format!("{ahead_ms} ms");
+                    let findings = vec![Finding::good("Test", text)];
+                    self.say(Event::Diagnosed { request, findings });
+                }
                 Effect::Create(create) => {
                     // Commit before act.
                     let known = self.records.ledger.values();

@@ -51,7 +51,7 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let store = StoreDir::open(dir.path(), probe).unwrap();
     assert_eq!(store.store.count_start().unwrap(), 1);
-    let boot = Change::Boot("the boot before".into());
+    let boot = Change::Boot("the boot before".into(), 1);
     let changes = [Change::Desired(desired(), Seq(1)), boot];
     store.store.commit(&changes).unwrap();
 

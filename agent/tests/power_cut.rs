@@ -141,7 +141,10 @@ fn changes(rng: &mut impl Rng, generation: &mut u64) -> Vec<Change> {
         changes.push(Change::Ledger(entry.name(), keep.then_some(entry)));
     }
     if rng.next_u32().is_multiple_of(8) {
-        changes.push(Change::Boot(format!("boot-{}", rng.next_u32())));
+        changes.push(Change::Boot(
+            format!("boot-{}", rng.next_u32()),
+            rng.next_u32(),
+        ));
     }
     changes
 }

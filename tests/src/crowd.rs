@@ -12,7 +12,7 @@ use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Timestamp};
 use skerry_agent::store::{IdentityRecord, Standing};
 use skerry_link::LinkEvent;
 use skerry_wire::message::JoinRequest;
-use skerry_wire::report::Facts;
+use skerry_wire::report::{Facts, Vitals};
 use skerry_wire::seal::KeyPair;
 use skerry_wire::token::JoinToken;
 use skerry_wire::{DeviceId, Digest, SessionId};
@@ -264,6 +264,10 @@ impl Device {
                     Effect::Send(message) => {
                         line.send(&identity, &message).expect("a key that is one");
                     }
+                    Effect::SendReport(report) => {
+                        let message = report.with(Vitals::default());
+                        line.send(&identity, &message).expect("a key that is one");
+                    }
                     other => events.extend(machine.act(other, &self.seat)),
                 }
             }
@@ -368,8 +372,13 @@ impl Machine {
                 hook: kind,
                 result: Ok(()),
             }),
+            Effect::Diagnose { request, .. } => Some(Event::Diagnosed {
+                request,
+                findings: Vec::new(),
+            }),
             Effect::Commit(_)
             | Effect::Send(_)
+            | Effect::SendReport(_)
             | Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
             | Effect::RemoveLog { .. }

@@ -12,6 +12,7 @@
 
 pub mod codec;
 pub mod desired;
+pub mod finding;
 pub mod id;
 pub mod label;
 pub mod message;

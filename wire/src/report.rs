@@ -65,7 +65,8 @@ pub struct Facts {
     /// Boots of this machine that the agent has seen, this one included.
     pub boot_count: u32,
     /// Why the machine started last, where it can be told: `power on`,
-    /// `watchdog`, `reboot`; or empty.
+    /// `watchdog`, `reboot or watchdog` (a Raspberry Pi reboots through its
+    /// watchdog), `kernel panic`; or empty.
     pub reset_reason: String,
 }
 
@@ -87,6 +88,27 @@ pub struct Vitals {
     pub disk_free_bytes: u64,
     /// Bytes of memory available.
     pub memory_available_bytes: u64,
+}
+
+impl Vitals {
+    /// [`Vitals::throttled`] in words: what is so now, then what was so since
+    /// the machine started and is over. Empty when nothing is or was.
+    pub fn throttling(&self) -> Vec<&'static str> {
+        // Bit numbers of the firmware's GET_THROTTLED.
+        const WORDS: [(u32, &str, &str); 4] = [
+            (0, "under-voltage", "was under-voltage"),
+            (1, "frequency capped", "was frequency capped"),
+            (2, "throttled", "was throttled"),
+            (3, "soft temperature limit", "was at soft temperature limit"),
+        ];
+        let bits = self.throttled.unwrap_or(0);
+        let is = |bit: u32| bits & (1 << bit) != 0;
+        let now = WORDS.iter().filter(|(bit, ..)| is(*bit));
+        let past = WORDS.iter().filter(|(bit, ..)| is(bit + 16) && !is(*bit));
+        now.map(|(_, now, _)| *now)
+            .chain(past.map(|(_, _, past)| *past))
+            .collect()
+    }
 }
 
 /// Something lasting about the device, with a reason.
@@ -214,4 +236,28 @@ pub enum Severity {
     Normal,
     /// Somebody should look.
     Warning,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmwares_bits_are_said_in_words() {
+        let words = |bits| {
+            let vitals = Vitals {
+                throttled: bits,
+                ..Vitals::default()
+            };
+            vitals.throttling().join(", ")
+        };
+        assert_eq!(words(None), "");
+        assert_eq!(words(Some(0)), "");
+        assert_eq!(words(Some(0x50005)), "under-voltage, throttled");
+        assert_eq!(words(Some(0x50000)), "was under-voltage, was throttled");
+        assert_eq!(
+            words(Some(0xa_0008)),
+            "soft temperature limit, was frequency capped"
+        );
+    }
 }

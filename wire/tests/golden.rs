@@ -5,6 +5,7 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Serialize, de::DeserializeOwned};
+use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::*;
 use skerry_wire::pod::*;
 use skerry_wire::probe::*;
@@ -349,6 +350,13 @@ fn messages() {
         ),
         ("command-usage", CommandBody::Usage { request: 4 }),
         ("command-revoked", CommandBody::Revoked),
+        (
+            "command-doctor",
+            CommandBody::Doctor {
+                request: 5,
+                hub_time: Timestamp(6),
+            },
+        ),
     ] {
         check_value(name, Command { session, body });
     }
@@ -364,6 +372,19 @@ fn messages() {
                 pids: 7,
                 at: Timestamp(8),
             }],
+        },
+    );
+    let finding = |verdict| Finding::new("NoMemoryLimits", verdict, "t", "r");
+    check_value(
+        "reply-doctor",
+        Reply::Doctor {
+            request: 5,
+            findings: vec![
+                finding(Verdict::Good),
+                finding(Verdict::Poor),
+                finding(Verdict::Bad),
+                finding(Verdict::Unknown),
+            ],
         },
     );
     check_value(

@@ -9,6 +9,9 @@ use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
 use skerry_wire::report::Severity;
 use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, StreamId};
 
+/// Examinations of the machine at once: each may wait for the network.
+const MAX_DIAGNOSES: usize = 4;
+
 impl Core {
     pub(super) fn command(&mut self, now: Now, command: Command) {
         if command.session != self.session() {
@@ -40,6 +43,17 @@ impl Core {
                     request,
                     containers,
                 });
+            }
+            CommandBody::Doctor { request, hub_time } => {
+                // The hub asks anew after a while: what is too much is not done.
+                if self.diagnosing.len() < MAX_DIAGNOSES && self.diagnosing.insert(request) {
+                    let ahead_ms = (i128::from(now.wall.0) - i128::from(hub_time.0))
+                        .clamp(i64::MIN.into(), i64::MAX.into());
+                    self.effects.push(Effect::Diagnose {
+                        request,
+                        ahead_ms: ahead_ms as i64,
+                    });
+                }
             }
             CommandBody::Revoked => {
                 let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";

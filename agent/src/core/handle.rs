@@ -20,7 +20,7 @@ use skerry_wire::topic::Lane;
 use skerry_wire::{
     AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A removal that failed is tried again after so many milliseconds.
 pub const REMOVE_AGAIN_MS: u64 = 30_000;
@@ -81,6 +81,8 @@ pub struct Core {
     pub(super) fetcher: Fetcher,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
+    /// Questions of the hub that the machine is being examined for.
+    pub(super) diagnosing: BTreeSet<u64>,
     /// Records to be committed before what follows.
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
@@ -140,6 +142,7 @@ impl Core {
             fetcher: Fetcher::new(start.session),
             presence_at_ms: None,
             plan_at_ms: None,
+            diagnosing: BTreeSet::new(),
             changes: Vec::new(),
             effects: Vec::new(),
             facts: start.facts,
@@ -159,6 +162,7 @@ impl Core {
                 )),
             }
         }
+        core.facts.boot_count = records.boots;
         if records.boot_id != core.facts.boot_id {
             core.rebooted();
         }
@@ -169,7 +173,9 @@ impl Core {
 
     fn rebooted(&mut self) {
         let boot_id = self.facts.boot_id.clone();
-        self.changes.push(Change::Boot(boot_id));
+        let boots = self.facts.boot_count.saturating_add(1);
+        self.facts.boot_count = boots;
+        self.changes.push(Change::Boot(boot_id, boots));
         let before = self.ledger.clone();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
@@ -303,6 +309,11 @@ impl Core {
                 };
                 self.send(Purpose::Reply, Lane::Reply, encode(&reply));
             }
+            Event::Diagnosed { request, findings } => {
+                self.diagnosing.remove(&request);
+                let reply = Reply::Doctor { request, findings };
+                self.send(Purpose::Reply, Lane::Reply, encode(&reply));
+            }
             Event::Conditions(conditions) => {
                 // Their words hold figures that always move.
                 let same = |(a, b): (&Condition, &Condition)| {
@@ -316,7 +327,11 @@ impl Core {
                 }
             }
             Event::Facts(facts) => {
-                self.facts = facts;
+                let boot_count = self.facts.boot_count;
+                self.facts = Facts {
+                    boot_count,
+                    ..facts
+                };
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
@@ -403,7 +418,7 @@ impl Core {
         }
     }
 
-    fn next_seq(&mut self) -> Seq {
+    pub(super) fn next_seq(&mut self) -> Seq {
         self.last_seq = self.last_seq.next();
         // The numbers of this start are used up: begin those of another.
         if self.last_seq.0 >> 32 != u64::from(self.starts) {

@@ -32,6 +32,6 @@ mod view;
 
 pub use event::{
     Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
-    Outgoing, Records,
+    Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};

@@ -1,17 +1,14 @@
 //! Between what shall be and what is: plans until nothing is planned, commits
 //! before it acts, and reports.
 
-use super::event::{Change, CreateContainer, Effect, HookKind, Now};
+use super::event::{Change, CreateContainer, Effect, HookKind, Now, OutgoingReport};
 use super::handle::Core;
 use super::ledger::StopCause;
 use super::name::{InstanceName, log_name};
 use super::plan::{self, Action, Wanted, plan};
 use super::report::{self, Urgency};
 use crate::runtime::ContainerId;
-use skerry_wire::encode;
 use skerry_wire::report::{Report, Severity};
-use skerry_wire::seal::Purpose;
-use skerry_wire::topic::Lane;
 
 impl Core {
     pub(super) fn settle(&mut self, now: Now) {
@@ -147,7 +144,11 @@ impl Core {
         if self.pace.send(now.boot_ms, content, seq) {
             let events = self.journal.send();
             let report = report::fit(Report { events, ..report });
-            self.send(Purpose::Report, Lane::Report, encode(&report));
+            let report = OutgoingReport {
+                seq: self.next_seq(),
+                report: Box::new(report),
+            };
+            self.effects.push(Effect::SendReport(report));
         }
     }
 }

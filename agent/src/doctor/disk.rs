@@ -9,6 +9,8 @@ const KIND: &str = "DiskPressure";
 const LOW_BYTES: u64 = 512 << 20;
 /// Below this, even the store may not be written.
 const BAD_BYTES: u64 = 32 << 20;
+/// Files that one image may well have.
+const LOW_FILES: u64 = 20_000;
 
 /// Looks at the file system of the data directory.
 pub fn find(dir: &Path) -> Finding {
@@ -18,25 +20,55 @@ pub fn find(dir: &Path) -> Finding {
         let text = format!("the disk of {shown} cannot be looked at");
         return Finding::new(KIND, Verdict::Poor, text, format!("df {shown}"));
     };
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "a C long has 32 bits on 32-bit Arm"
-    )]
-    let unit = stat.fragment_size() as u64;
-    let free = stat.blocks_available().saturating_mul(unit);
-    let text = format!("{} MiB free for {shown}", free >> 20);
+    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
+    // Some file systems make room for files as they come, and say 0 of 0.
+    let files = (stat.files() > 0).then(|| u64::from(stat.files_available()));
+    let (verdict, text, what) = judged(free, files);
+    let text = format!("{text} for {shown}");
+    if verdict == Verdict::Good {
+        return Finding::good(KIND, text);
+    }
+    let remedy = format!(
+        "du -xh {what}--max-depth=2 {} | sort -h | tail",
+        existing.display()
+    );
+    Finding::new(KIND, verdict, text, remedy)
+}
+
+/// How bad it is, in words, and what `du` shall count.
+fn judged(free: u64, files: Option<u64>) -> (Verdict, String, &'static str) {
+    let room = format!("{} MiB free", free >> 20);
+    if let Some(files) = files.filter(|files| *files < LOW_FILES && free >= BAD_BYTES) {
+        let verdict = match files {
+            0 => Verdict::Bad,
+            _ => Verdict::Poor,
+        };
+        return (
+            verdict,
+            format!("{room}, but only {files} more files"),
+            "--inodes ",
+        );
+    }
     let verdict = match free {
         free if free < BAD_BYTES => Verdict::Bad,
         free if free < LOW_BYTES => Verdict::Poor,
-        _ => return Finding::good(KIND, text),
+        _ => Verdict::Good,
     };
-    Finding::new(
-        KIND,
-        verdict,
-        text,
-        format!(
-            "du -xh --max-depth=2 {} | sort -h | tail",
-            existing.display()
-        ),
-    )
+    (verdict, room, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_files_may_run_out() {
+        let verdict = |free, files| judged(free, files).0;
+        assert_eq!(verdict(10 << 30, None), Verdict::Good);
+        assert_eq!(verdict(10 << 30, Some(1_000_000)), Verdict::Good);
+        assert_eq!(verdict(10 << 30, Some(5)), Verdict::Poor);
+        assert_eq!(verdict(10 << 30, Some(0)), Verdict::Bad);
+        assert_eq!(verdict(100 << 20, None), Verdict::Poor);
+        assert_eq!(verdict(1 << 20, Some(0)), Verdict::Bad);
+    }
 }

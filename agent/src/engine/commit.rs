@@ -35,7 +35,7 @@ pub(super) struct Unsaved {
 /// not need its previous revision. The count of starts is for messages only.
 fn may_wait(change: &Change, has_line: bool) -> bool {
     match change {
-        Change::Ledger(..) | Change::Boot(_) | Change::Previous(_, None) => true,
+        Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
         Change::Starts(_) => !has_line,
         Change::Previous(_, Some(_)) | Change::Desired(..) | Change::Revoked => false,
     }
@@ -166,9 +166,9 @@ mod tests {
     fn what_waits_for_the_disk_does_not_grow_with_restarts() {
         let mut unsaved = Unsaved::default();
         for n in 1..100 {
-            unsaved.add(vec![entry(n), Change::Boot(n.to_string())]);
+            unsaved.add(vec![entry(n), Change::Boot(n.to_string(), 1)]);
         }
-        assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into())]);
+        assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into(), 1)]);
         assert!(
             unsaved.changes.iter().all(|c| may_wait(c, true)),
             "apps start at boot"

@@ -60,8 +60,14 @@ pub enum Notice {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    Running { pid: Pid, since_ms: u64, heard_ms: u64 },
-    Waiting { until_ms: u64 },
+    Running {
+        pid: Pid,
+        since_ms: u64,
+        heard_ms: u64,
+    },
+    Waiting {
+        until_ms: u64,
+    },
 }
 
 /// The agent.
@@ -146,7 +152,9 @@ impl Child {
     pub fn ended(&mut self, how: &str, now_ms: u64) {
         if let State::Running { since_ms, .. } = self.state {
             let wait = self.backoff.died(now_ms.saturating_sub(since_ms));
-            say::trouble(&format!("the agent ended ({how}); it starts again in {wait} ms"));
+            say::trouble(&format!(
+                "the agent ended ({how}); it starts again in {wait} ms"
+            ));
             self.state = State::Waiting {
                 until_ms: now_ms + wait,
             };

@@ -5,10 +5,12 @@
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus};
+use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::probe::Hook;
-use skerry_wire::report::Condition;
+use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use smol::channel::{Receiver, Sender, unbounded};
@@ -157,6 +159,14 @@ impl Machine for PretendedMachine {
 
     async fn conditions(&self) -> Vec<Condition> {
         Vec::new()
+    }
+
+    async fn vitals(&self) -> Vitals {
+        Vitals::default()
+    }
+
+    async fn diagnose(&self, _: Known) -> Vec<Finding> {
+        vec![Finding::good("Pretended", "a machine in memory is well")]
     }
 
     async fn shut_down(&self) -> Result<(), String> {

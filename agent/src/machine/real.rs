@@ -5,11 +5,14 @@ use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus, MissingBlob};
+use crate::doctor::Known;
+use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::probe::{Check, Hook};
-use skerry_wire::report::Condition;
+use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
@@ -363,6 +366,16 @@ impl Machine for RealMachine {
     async fn conditions(&self) -> Vec<Condition> {
         let data_dir = self.places.data_dir.clone();
         smol::unblock(move || crate::doctor::conditions(&data_dir)).await
+    }
+
+    async fn vitals(&self) -> Vitals {
+        let data_dir = self.places.data_dir.clone();
+        smol::unblock(move || facts::vitals(&facts::Host::machine(), &data_dir)).await
+    }
+
+    async fn diagnose(&self, known: Known) -> Vec<Finding> {
+        let data_dir = self.places.data_dir.clone();
+        smol::unblock(move || crate::doctor::examine(&data_dir, &known)).await
     }
 
     async fn shut_down(&self) -> Result<(), String> {

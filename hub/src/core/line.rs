@@ -302,19 +302,6 @@ impl Fleet {
         if let Some(device) = self.devices.get_mut(name) {
             device.reply_seq = seq;
         }
-        match reply {
-            Reply::Usage {
-                request,
-                containers,
-            } => {
-                // A question that was given up, or another device's: nothing
-                // to answer, and nothing that anybody need know.
-                if self.usage.get(&request).is_some_and(|q| q.device == *name)
-                    && let Some(question) = self.usage.remove(&request)
-                {
-                    turn.answer(question.request, Ok(Answer::Usage(containers)));
-                }
-            }
-        }
+        self.answered(turn, name, reply);
     }
 }

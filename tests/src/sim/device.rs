@@ -15,8 +15,9 @@ use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
 };
 use skerry_agent::runtime::{ContainerId, ExitStatus, Timestamp as Nanos};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{Gone, JoinRequest};
-use skerry_wire::report::{Facts, Report};
+use skerry_wire::report::{Facts, Report, Vitals};
 use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
@@ -680,6 +681,14 @@ impl World {
                 let message = self.seal_of_device(device, &outgoing)?;
                 self.device_send(device, message)
             }
+            Effect::SendReport(report) => {
+                let vitals = Vitals {
+                    uptime_secs: self.device_now(device).boot_ms / 1_000,
+                    ..Vitals::default()
+                };
+                let message = self.seal_of_device(device, &report.with(vitals))?;
+                self.device_send(device, message)
+            }
             Effect::Create(wanted) => {
                 self.tell(|| format!("{device} creates {}", wanted.id));
                 self.check_create(device, &wanted)?;
@@ -804,6 +813,11 @@ impl World {
                         containers,
                     },
                 );
+                Ok(())
+            }
+            Effect::Diagnose { request, .. } => {
+                let findings = vec![Finding::good("Simulated", "well")];
+                self.news_later(device, run, Event::Diagnosed { request, findings });
                 Ok(())
             }
             Effect::StopCalling => {
