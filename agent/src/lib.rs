@@ -14,6 +14,7 @@ pub mod machine;
 pub mod notify;
 pub mod runtime;
 pub mod store;
+pub mod update;
 
 /// The agent's release.
 pub fn release() -> &'static str {
