@@ -173,6 +173,7 @@ impl Device {
         let request = JoinRequest {
             name: self.wish.clone(),
             facts: self.facts(),
+            update: UpdateStart::default(),
         };
         let fleet = token.fleet.clone();
         let mut join = Join::new(fleet, attempt.clone(), key, token.hub_key, request, 1);
@@ -245,6 +246,7 @@ impl Device {
             password,
             session,
             records.starts,
+            0,
             KEEP_ALIVE,
         );
         let mut line = line.expect("the hub's own address");
@@ -371,6 +373,7 @@ impl Machine {
             | Effect::StreamResize { .. }
             | Effect::StreamCloseInput { .. }
             | Effect::StreamClose { .. }
+            | Effect::Update(_)
             | Effect::StopCalling => None,
         }
     }

@@ -262,7 +262,11 @@ impl World {
             key: host.key.clone(),
             hub,
         };
-        let start = Start { session, facts };
+        let start = Start {
+            session,
+            facts,
+            update: UpdateStart::default(),
+        };
         let (core, effects) = Core::restore(identity, start, host.records.clone(), now);
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
@@ -769,6 +773,8 @@ impl World {
                 );
                 Ok(())
             }
+            // Nothing of the device itself changes in this world.
+            Effect::Update(_) => {}
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));
