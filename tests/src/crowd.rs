@@ -5,6 +5,7 @@
 use rand_core::UnwrapErr;
 use skerry_agent::clock::Clock;
 use skerry_agent::core::join::{Join, JoinStep};
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{Core, Effect, Event, Identity, ImageStatus, Records, Start};
 use skerry_agent::line::Line;
 use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Timestamp};

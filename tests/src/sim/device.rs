@@ -10,6 +10,7 @@ use super::laws::{Lawful, broken};
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::Phase;
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, Identity, Now, Outgoing, Records, Start,
 };
