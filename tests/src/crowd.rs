@@ -174,7 +174,6 @@ impl Device {
         let request = JoinRequest {
             name: self.wish.clone(),
             facts: self.facts(),
-            update: UpdateStart::default(),
         };
         let fleet = token.fleet.clone();
         let mut join = Join::new(fleet, attempt.clone(), key, token.hub_key, request, 1);
@@ -237,6 +236,7 @@ impl Device {
         let start = Start {
             session,
             facts: self.facts(),
+            update: UpdateStart::default(),
         };
         let (mut core, effects) =
             Core::restore(identity.clone(), start, records.clone(), self.clock.now());

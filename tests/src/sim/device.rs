@@ -775,7 +775,7 @@ impl World {
                 Ok(())
             }
             // Nothing of the device itself changes in this world.
-            Effect::Update(_) => {}
+            Effect::Update(_) => Ok(()),
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));
