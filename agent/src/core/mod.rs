@@ -21,6 +21,7 @@ pub mod order;
 pub mod plan;
 pub mod report;
 pub mod streams;
+pub mod update;
 
 mod command;
 mod desired;

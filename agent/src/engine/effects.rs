@@ -211,6 +211,7 @@ impl<M: Machine> Engine<M> {
                     Event::Diagnosed { request, findings }
                 });
             }
+            Effect::Update(effect) => self.update(effect).await,
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

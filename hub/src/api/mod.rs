@@ -7,6 +7,7 @@ mod devices;
 mod error;
 mod fleet;
 mod images;
+mod releases;
 mod routes;
 mod serve;
 mod streams;

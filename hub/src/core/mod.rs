@@ -16,6 +16,7 @@ mod placement;
 mod questions;
 pub mod record;
 mod streams;
+mod update;
 
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,11 @@ pub use event::{
 pub use join::{device_password, same_secret, token_id_text};
 pub use placement::Blocked;
 pub use record::{
-    AppRecord, Change, DeviceRecord, EventRecord, HubRecord, Records, RevokedKey, Standing,
-    TokenRecord,
+    AppRecord, AttemptRecord, AttemptState, Change, DeviceRecord, EventRecord, HubRecord,
+    MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState, Standing,
+    Subject, Target, TokenRecord,
 };
+pub use update::{RolloutCounts, Steer, Wish, compare_versions};
 
 use crate::model::{Image, Platform};
 use journal::Journal;
@@ -44,6 +47,7 @@ use skerry_wire::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use streams::Streams;
+use update::Updates;
 
 /// Added to the hub's start count by a restore: more starts than happen
 /// between two backups.
@@ -81,6 +85,7 @@ pub struct Fleet {
     images: BTreeMap<Digest, BTreeMap<String, Image>>,
     journal: Journal,
     streams: Streams,
+    updates: Updates,
     line: HubLine,
     /// Devices that shall get their desired state.
     unsent: BTreeSet<DeviceId>,
@@ -249,6 +254,7 @@ impl Fleet {
             tokens: records.tokens.into_iter().map(|t| (t.id, t)).collect(),
             images,
             journal: Journal::restore(records.events),
+            updates: Updates::restore(records.releases, records.rollouts, records.attempts),
             line: HubLine::Down,
             unsent: BTreeSet::new(),
             unasked: BTreeSet::new(),
@@ -278,6 +284,7 @@ impl Fleet {
             dirty: BTreeSet::new(),
         };
         self.take(&mut turn, event);
+        self.step_rollouts(&mut turn);
         self.pump(&mut turn);
         self.collect_dirty(&mut turn);
         if !turn.changes.is_empty() {
@@ -353,6 +360,24 @@ impl Fleet {
             Event::Revoke { request, device } => self.revoke(turn, request, device),
             Event::Usage { request, device } => self.ask(turn, request, device, About::Usage),
             Event::Doctor { request, device } => self.ask(turn, request, device, About::Doctor),
+            Event::AddRelease { request, signed } => self.add_release(turn, request, signed),
+            Event::DeleteRelease {
+                request,
+                kind,
+                version,
+            } => self.delete_release(turn, request, kind, version),
+            Event::StartRollout {
+                request,
+                wish,
+                selector,
+                max_unavailable,
+                confirm_secs,
+            } => self.start_rollout(turn, request, wish, selector, max_unavailable, confirm_secs),
+            Event::SteerRollout {
+                request,
+                subject,
+                steer,
+            } => self.steer_rollout(turn, request, subject, steer),
             Event::OpenStream {
                 request,
                 device,
@@ -432,6 +457,7 @@ impl Fleet {
     fn tick(&mut self, turn: &mut Turn) {
         let now = turn.now;
         self.expire_tokens(turn);
+        self.expire_attempts(turn);
         self.expire_streams(turn);
         self.expire_questions(turn);
         let HubLine::Up { since, full, asked } = &mut self.line else {
@@ -451,6 +477,7 @@ impl Fleet {
             }
             if sync_over && device.connection == Connection::Unknown {
                 device.connection = Connection::Offline { since: now };
+                self.updates.due = true;
             }
             if ask_again
                 && device.connection == Connection::Unknown

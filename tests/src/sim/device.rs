@@ -11,6 +11,7 @@ use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::health::{Answer, ProbeKind};
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
 };
@@ -268,7 +269,11 @@ impl World {
             key: host.key.clone(),
             hub,
         };
-        let start = Start { session, facts };
+        let start = Start {
+            session,
+            facts,
+            update: UpdateStart::default(),
+        };
         let (core, effects) = Core::restore(identity, start, host.records.clone(), now);
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
@@ -820,6 +825,8 @@ impl World {
                 self.news_later(device, run, Event::Diagnosed { request, findings });
                 Ok(())
             }
+            // Nothing of the device itself changes in this world.
+            Effect::Update(_) => Ok(()),
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));

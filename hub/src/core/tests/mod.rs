@@ -5,6 +5,7 @@ mod hostile;
 mod joining;
 mod laws;
 mod streams;
+mod updates;
 
 use super::*;
 use crate::model::{App, PinnedImage, PlatformImage, Revision};
@@ -185,6 +186,29 @@ impl World {
                         (i.digest, i.reference.clone()) == id
                     })
                 }
+                Change::PutRelease(r) => {
+                    let id = (r.kind, r.version.clone());
+                    put(&mut stored.releases, *r, |i| {
+                        (i.kind, i.version.clone()) == id
+                    })
+                }
+                Change::DeleteRelease(kind, version) => stored
+                    .releases
+                    .retain(|r| (r.kind, &r.version) != (kind, &version)),
+                Change::PutRollout(r) => {
+                    let id = r.id;
+                    put(&mut stored.rollouts, *r, |i| i.id == id)
+                }
+                Change::DeleteRollout(id) => stored.rollouts.retain(|r| r.id != id),
+                Change::PutAttempt(r) => {
+                    let id = (r.device.clone(), r.subject);
+                    put(&mut stored.attempts, *r, |i| {
+                        (i.device.clone(), i.subject) == id
+                    })
+                }
+                Change::DeleteAttempt(device, subject) => stored
+                    .attempts
+                    .retain(|a| (&a.device, a.subject) != (&device, subject)),
             }
         }
         stored.devices.sort_by(|a, b| a.device.cmp(&b.device));
