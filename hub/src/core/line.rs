@@ -4,7 +4,7 @@
 use super::join::platform_of;
 use super::journal::News;
 use super::record::{Change, Standing};
-use super::{Answer, Connection, Fleet, Turn};
+use super::{Connection, Fleet, Turn};
 use skerry_wire::message::{CommandBody, Gone, Presence, Reply};
 use skerry_wire::report::Report;
 use skerry_wire::seal::{Purpose, Refusal, open};
