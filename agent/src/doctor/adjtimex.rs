@@ -7,5 +7,6 @@ pub(super) fn is_synchronised() -> Option<bool> {
     // SAFETY: `modes` is 0, so that nothing is set; the buffer is ours and
     // outlives the call.
     let state = unsafe { libc::adjtimex(&mut timex) };
-    (state >= 0).then(|| state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0)
+    let synchronised = state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0;
+    (state >= 0).then_some(synchronised)
 }

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const KIND: &str = "CertificateRefused";
 const DAY_SECS: i64 = 86_400;
+/// A hundred years.
+const FOR_EVER_DAYS: i64 = 36_525;
 
 /// Judges what the broker showed.
 pub fn find(probe: &Probe, trust: &Trust) -> Finding {
@@ -44,7 +46,8 @@ fn judged(probe: &Probe, trust: &Trust, now_secs: i64) -> Finding {
         .first()
         .and_then(|leaf| not_after_secs(leaf.as_ref()));
     let text = match ends.map(|ends| (ends - now_secs) / DAY_SECS) {
-        None => whose.to_string(),
+        // Authorities that never mean to end say the year 9999.
+        None | Some(FOR_EVER_DAYS..) => whose.to_string(),
         Some(days @ 0..) => format!("{whose}, and in date for {days} more days"),
         Some(_) => format!("{whose}; its date has passed, which does not matter here"),
     };
@@ -140,10 +143,9 @@ mod tests {
         assert_eq!(not_after_secs(&certificate(&utc)), Some(1_803_859_201));
         let mut general = vec![0x18, 15];
         general.extend(b"20500101000000Z");
-        assert_eq!(not_after_secs(&certificate(&general)), None, "cut off");
+        assert_eq!(not_after_secs(&certificate(&general)), Some(2_524_608_000));
         general[1] = 14;
-        // Wrong lengths are no panic.
-        let _ = not_after_secs(&certificate(&general));
+        assert_eq!(not_after_secs(&certificate(&general)), None, "cut off");
         for end in 0..certificate(&utc).len() {
             assert_eq!(not_after_secs(&certificate(&utc)[..end]), None);
         }

@@ -1,7 +1,7 @@
 //! Is there room on the disk?
 
 use super::{Finding, Verdict};
-use nix::sys::statvfs::statvfs;
+use crate::facts::Space;
 use std::path::Path;
 
 const KIND: &str = "DiskPressure";
@@ -16,14 +16,11 @@ const LOW_FILES: u64 = 20_000;
 pub fn find(dir: &Path) -> Finding {
     let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
     let shown = dir.display();
-    let Ok(stat) = statvfs(existing) else {
+    let Some(Space { bytes, files }) = Space::around(dir) else {
         let text = format!("the disk of {shown} cannot be looked at");
         return Finding::new(KIND, Verdict::Poor, text, format!("df {shown}"));
     };
-    let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
-    // Some file systems make room for files as they come, and say 0 of 0.
-    let files = (stat.files() > 0).then(|| u64::from(stat.files_available()));
-    let (verdict, text, what) = judged(free, files);
+    let (verdict, text, what) = judged(bytes, files);
     let text = format!("{text} for {shown}");
     if verdict == Verdict::Good {
         return Finding::good(KIND, text);

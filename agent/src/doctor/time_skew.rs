@@ -42,7 +42,8 @@ mod tests {
 
     #[test]
     fn both_directions_are_told() {
-        let host = Tree::new(&[]).host();
+        let tree = Tree::new(&[]);
+        let host = tree.host();
         assert_eq!(find(&host, -29_000).verdict, Verdict::Good);
         assert!(find(&host, 45_000).text.contains("45 s ahead of"));
         assert!(

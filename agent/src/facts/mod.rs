@@ -7,6 +7,7 @@ mod disk;
 mod firmware;
 mod host;
 mod reset;
+mod space;
 #[cfg(test)]
 pub(crate) mod tests;
 mod vcio;
@@ -17,6 +18,7 @@ pub use disk::{Disk, Wear};
 pub use firmware::throttled;
 pub use host::Host;
 pub use reset::panic_record;
+pub use space::Space;
 pub use vitals::{memory_available_bytes, temperature_millis, vitals};
 
 use crate::release;

@@ -1,8 +1,7 @@
 //! What changes by the minute. Read only when it is told: an idle agent looks
 //! at nothing.
 
-use super::{Disk, Host, memory, throttled};
-use nix::sys::statvfs::statvfs;
+use super::{Disk, Host, Space, memory, throttled};
 use skerry_wire::report::Vitals;
 use std::path::Path;
 
@@ -12,8 +11,7 @@ const SENSIBLE: std::ops::Range<i64> = -60_000..200_000;
 /// How the machine is now; what it does not tell is absent or 0. Quick:
 /// nothing is written, no disk is asked.
 pub fn vitals(host: &Host, data_dir: &Path) -> Vitals {
-    let existing = data_dir.ancestors().find(|dir| dir.exists());
-    let space = existing.and_then(|dir| statvfs(dir).ok());
+    let space = Space::around(data_dir);
     let wear = Disk::below(host, data_dir).and_then(|disk| disk.wear(host));
     let uptime = host.line("proc/uptime");
     let uptime = uptime.split('.').next().and_then(|secs| secs.parse().ok());
@@ -22,9 +20,7 @@ pub fn vitals(host: &Host, data_dir: &Path) -> Vitals {
         temperature_millis: temperature_millis(host),
         throttled: throttled(host),
         disk_wear_percent: wear.and_then(|wear| wear.used_percent),
-        disk_free_bytes: space.map_or(0, |s| {
-            u64::from(s.blocks_available()).saturating_mul(u64::from(s.fragment_size()))
-        }),
+        disk_free_bytes: space.map_or(0, |space| space.bytes),
         memory_available_bytes: memory_available_bytes(host),
     }
 }

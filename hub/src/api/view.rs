@@ -3,6 +3,7 @@
 use super::types;
 use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, TokenRecord};
 use crate::model;
+use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::report::{self, Report};
 use skerry_wire::{AppRef, RevisionId};
 use std::collections::BTreeMap;
@@ -71,6 +72,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
             },
             |r| facts(&r.facts),
         ),
+        vitals: report.as_ref().map(|r| vitals(&r.vitals)),
         conditions: report.iter().flat_map(conditions).collect(),
         generation_desired: record.generation.0,
         generation_applied: record.applied.0,
@@ -94,6 +96,37 @@ fn facts(facts: &report::Facts) -> types::Facts {
         agent_version: facts.agent_version.clone(),
         cgroup_version: facts.cgroup_version,
         boot_id: facts.boot_id.clone(),
+        serial: facts.serial.clone(),
+        boot_count: facts.boot_count,
+        reset_reason: facts.reset_reason.clone(),
+    }
+}
+
+fn vitals(vitals: &report::Vitals) -> types::Vitals {
+    let words = vitals.throttling().into_iter();
+    types::Vitals {
+        uptime_secs: vitals.uptime_secs,
+        temperature_millis: vitals.temperature_millis,
+        throttled: vitals.throttled,
+        throttling: words.map(str::to_string).collect(),
+        disk_wear_percent: vitals.disk_wear_percent,
+        disk_free_bytes: vitals.disk_free_bytes,
+        memory_available_bytes: vitals.memory_available_bytes,
+    }
+}
+
+/// What a device found out about itself.
+pub fn finding(finding: Finding) -> types::Finding {
+    types::Finding {
+        kind: finding.kind,
+        verdict: match finding.verdict {
+            Verdict::Good => types::Verdict::Good,
+            Verdict::Poor => types::Verdict::Poor,
+            Verdict::Bad => types::Verdict::Bad,
+            Verdict::Unknown => types::Verdict::Unknown,
+        },
+        text: finding.text,
+        remedy: finding.remedy,
     }
 }
 

@@ -113,6 +113,9 @@ pub enum Command {
     Events(EventsArgs),
     /// Show what devices or apps use now
     Top(TopArgs),
+    /// Ask devices what is wrong with them, and what mends it; exit code 1 if
+    /// something does not work
+    Doctor(DoctorArgs),
     /// Show how the hub and its fleet are
     Status,
     /// Save the hub's store and keys
@@ -780,6 +783,31 @@ pub struct TopArgs {
     /// Only devices with these labels
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
+}
+
+/// `skerry doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Which
+    #[arg(value_name = "DEVICE", required_unless_present = "selector")]
+    pub devices: Vec<String>,
+    /// All that are online and have these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "devices")]
+    pub selector: Option<String>,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: DataFormat,
+}
+
+/// How to print what is no list of things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// `skerry backup`.

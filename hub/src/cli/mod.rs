@@ -13,6 +13,8 @@ mod complete;
 mod demo;
 mod describe;
 mod diff;
+mod doctor;
+mod each;
 mod error;
 mod exec;
 mod files;
@@ -95,6 +97,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Line(args) => release::line(out, &client, args),
         Command::Events(args) => get::events(out, &client, &args),
         Command::Top(args) => top::top(out, client, &args),
+        Command::Doctor(args) => doctor::doctor(out, &client, &args),
         Command::Status => operate::status(out, &client),
         Command::Backup(args) => operate::backup(out, &client, &args),
         Command::Hub(_)

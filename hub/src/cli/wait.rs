@@ -253,7 +253,7 @@ mod tests {
         serde_json::from_value(json!({
             "name": name, "state": state, "labels": {}, "key": "",
             "facts": {"arch": "", "variant": "", "kernel": "", "os": "", "model": "", "hostname": "",
-                "cpus": 0, "memory_bytes": 0, "agent_version": "", "cgroup_version": 1, "boot_id": ""},
+                "cpus": 0, "memory_bytes": 0, "agent_version": "", "cgroup_version": 1, "boot_id": "", "serial": "", "boot_count": 0, "reset_reason": ""},
             "conditions": [], "generation_desired": 0, "generation_applied": 0,
             "last_seen_ms": null, "joined_ms": 0, "apps": [app]
         }))

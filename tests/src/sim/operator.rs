@@ -29,6 +29,7 @@ pub enum Ask {
     Stream,
     /// Read usage.
     Usage,
+    /// What is wrong with it.
     Doctor,
 }
 
