@@ -181,7 +181,7 @@ const KNOWN_EVERYWHERE: &[i64] = calls! {
     SYS_munlockall SYS_munmap SYS_nanosleep SYS_openat SYS_openat2 SYS_personality SYS_pidfd_getfd
     SYS_pidfd_open SYS_pidfd_send_signal SYS_pipe2 SYS_pkey_alloc SYS_pkey_free SYS_pkey_mprotect
     SYS_ppoll SYS_prctl SYS_pread64 SYS_preadv SYS_preadv2 SYS_prlimit64 SYS_process_madvise
-    SYS_process_mrelease SYS_pselect6 SYS_ptrace SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read
+    SYS_pselect6 SYS_ptrace SYS_pwrite64 SYS_pwritev SYS_pwritev2 SYS_read
     SYS_readahead SYS_readlinkat SYS_readv SYS_recvfrom SYS_recvmmsg SYS_recvmsg SYS_remap_file_pages
     SYS_removexattr SYS_renameat2 SYS_restart_syscall SYS_rt_sigaction
     SYS_rt_sigpending SYS_rt_sigprocmask SYS_rt_sigqueueinfo SYS_rt_sigreturn SYS_rt_sigsuspend
@@ -207,15 +207,16 @@ const KNOWN_HERE: &[i64] = calls! {
     SYS_access SYS_alarm SYS_arch_prctl SYS_chmod SYS_chown SYS_creat SYS_dup2 SYS_epoll_create
     SYS_epoll_wait SYS_eventfd SYS_fadvise64 SYS_fork SYS_futimesat SYS_getdents SYS_getpgrp
     SYS_getrlimit SYS_inotify_init SYS_lchown SYS_link SYS_lstat SYS_mkdir SYS_mknod SYS_mmap
-    SYS_modify_ldt SYS_newfstatat SYS_open SYS_pause SYS_pipe SYS_poll SYS_readlink SYS_rename
-    SYS_renameat SYS_rmdir SYS_rseq SYS_select SYS_signalfd SYS_stat SYS_symlink
+    SYS_modify_ldt SYS_newfstatat SYS_open SYS_pause SYS_pipe SYS_poll SYS_process_mrelease
+    SYS_readlink SYS_rename SYS_renameat SYS_rmdir SYS_rseq SYS_select SYS_signalfd SYS_stat SYS_symlink
     SYS_sync_file_range SYS_time SYS_unlink SYS_ustat SYS_utime SYS_utimes SYS_vfork
 };
 
 /// Known and allowed: what 64-bit Arm has besides.
 #[cfg(target_arch = "aarch64")]
 const KNOWN_HERE: &[i64] = calls! {
-    SYS_fadvise64 SYS_getrlimit SYS_mmap SYS_newfstatat SYS_renameat SYS_rseq SYS_sync_file_range
+    SYS_fadvise64 SYS_getrlimit SYS_mmap SYS_newfstatat SYS_process_mrelease SYS_renameat
+    SYS_rseq SYS_sync_file_range
 };
 
 /// Known and allowed: what 32-bit Arm has besides: older calls, those with
@@ -228,7 +229,7 @@ const KNOWN_HERE: &[i64] = {
         SYS_fstatat64 SYS_fstatfs64 SYS_ftruncate64 SYS_futimesat SYS_getdents SYS_getegid32
         SYS_geteuid32 SYS_getgid32 SYS_getgroups32 SYS_getpgrp SYS_getresgid32 SYS_getresuid32
         SYS_getuid32 SYS_inotify_init SYS_lchown SYS_lchown32 SYS_link SYS_lstat SYS_lstat64
-        SYS_mkdir SYS_mknod SYS_mmap2 SYS_nice SYS_open SYS_pause SYS_pipe SYS_poll SYS_readlink
+        SYS_mkdir SYS_mknod SYS_mmap2 SYS_nice SYS_open SYS_pause SYS_pipe SYS_poll SYS_process_mrelease SYS_readlink
         SYS_recv SYS_rename SYS_renameat SYS_rmdir SYS_send SYS_sendfile64 SYS_setfsgid32
         SYS_setfsuid32 SYS_setgid32 SYS_setgroups32 SYS_setregid32 SYS_setresgid32
         SYS_setresuid32 SYS_setreuid32 SYS_setuid32 SYS_sigaction SYS_signalfd SYS_sigpending
