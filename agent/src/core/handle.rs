@@ -18,7 +18,8 @@ use skerry_wire::report::{Condition, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
+    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, RestartPolicy, Role, Seq, SessionId,
+    encode,
 };
 use std::collections::BTreeMap;
 
@@ -178,7 +179,13 @@ impl Core {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-                policies.insert(name.clone(), restart_policy(assignment, index));
+                // A power cut is no failure of an init container: what comes
+                // after it has not begun.
+                let policy = match assignment.pod.role(index) {
+                    Role::Init => RestartPolicy::OnFailure,
+                    Role::Main | Role::Sidecar => restart_policy(assignment, index),
+                };
+                policies.insert(name.clone(), policy);
                 names.push(name);
             }
             pods.push((names, assignment.pod.init_containers.len()));

@@ -472,19 +472,11 @@ fn apps_cell(device: &Device) -> Cell {
 
 /// Whether the device runs what it shall, all of it.
 pub(super) fn app_is_ready(app: &DeviceApp) -> bool {
-    let well = |c: &Container| match c.state {
-        ContainerState::Running { .. } => true,
-        ContainerState::Ended => matches!(c.last_exit, Some(Exit::Code { code: 0 }) | None),
-        ContainerState::Fetching { .. }
-        | ContainerState::Waiting { .. }
-        | ContainerState::BackOff { .. }
-        | ContainerState::Stopping => false,
-    };
     app.problem.is_none()
         && app.revision.is_some()
         && app.revision == app.running_revision
         && !app.containers.is_empty()
-        && app.containers.iter().all(well)
+        && app.containers.iter().all(|c| c.ready)
 }
 
 fn app_table(apps: &[App], show: &Show) -> Table {
@@ -621,8 +613,11 @@ pub(super) fn container_state(container: &Container) -> (String, Style) {
             (format!("fetching {percent}%"), Style::Busy)
         }
         ContainerState::Waiting { reason, .. } => (reason.clone(), Style::Bad),
+        ContainerState::Running { .. } if !container.started => ("coming up".into(), Style::Busy),
+        ContainerState::Running { .. } if !container.ready => ("not ready".into(), Style::Bad),
         ContainerState::Running { .. } => ("running".into(), Style::Good),
         ContainerState::BackOff { delay_secs } => (format!("back-off {delay_secs}s"), Style::Bad),
+        ContainerState::Ended if container.ready => ("ended".into(), Style::Dim),
         ContainerState::Ended => match container.last_exit {
             Some(Exit::Code { code: 0 }) => ("ended".into(), Style::Dim),
             Some(exit) => (format!("ended: {}", exit_text(exit)), Style::Bad),

@@ -5,11 +5,13 @@
 
 use super::expand::escape;
 use super::pod::HOST_PATH_KINDS;
+use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
 use skerry_wire::pod::Network;
+use skerry_wire::probe::Probe;
 use skerry_wire::{
     ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Volume, VolumeMount, VolumeSource,
 };
@@ -156,6 +158,15 @@ fn container(container: &ContainerSpec<String>) -> Out {
     out.fields("resources", resources(&container.resources));
     out.list("volumeMounts", container.volume_mounts.iter().map(mount));
     out.fields("securityContext", security(container));
+    let mut probe = |name, probe: &Option<Box<Probe>>| {
+        if let Some(probe) = probe {
+            out.fields(name, write_probe(probe));
+        }
+    };
+    probe("startupProbe", &container.startup_probe);
+    probe("livenessProbe", &container.liveness_probe);
+    probe("readinessProbe", &container.readiness_probe);
+    out.fields("lifecycle", lifecycle(container));
     let mut logging = Fields::default();
     logging.flag("persist", container.log_persist);
     if container.log_max_bytes != 0 {
@@ -163,6 +174,18 @@ fn container(container: &ContainerSpec<String>) -> Out {
     }
     out.fields("logging", logging);
     out.done()
+}
+
+fn lifecycle(container: &ContainerSpec<String>) -> Fields {
+    let mut out = Fields::default();
+    if let Some(hook) = &container.post_start {
+        out.fields("postStart", write_hook(hook));
+    }
+    if let Some(hook) = &container.pre_stop {
+        out.fields("preStop", write_hook(hook));
+    }
+    out.some_text("stopSignal", container.stop_signal.and_then(signal_name));
+    out
 }
 
 /// Values are written so that reading them puts nothing else in.
