@@ -14,12 +14,11 @@ use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
-use skerry_wire::report::{Condition, Facts, Severity};
+use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, RestartPolicy, Role, Seq, SessionId,
-    encode,
+    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
 use std::collections::BTreeMap;
 
@@ -179,12 +178,7 @@ impl Core {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-                // A power cut is no failure of an init container: what comes
-                // after it has not begun.
-                let policy = match assignment.pod.role(index) {
-                    Role::Init => RestartPolicy::OnFailure,
-                    Role::Main | Role::Sidecar => restart_policy(assignment, index),
-                };
+                let policy = restart_policy(assignment, index, ExitStatus::Unknown);
                 policies.insert(name.clone(), policy);
                 names.push(name);
             }

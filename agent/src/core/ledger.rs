@@ -247,14 +247,17 @@ impl Entry {
     }
 }
 
-/// The restart policy of a container: an init container runs until it succeeds,
-/// unless nothing of the pod shall run twice; a sidecar always runs.
-pub fn restart_policy(assignment: &Assignment, index: usize) -> RestartPolicy {
+/// The restart policy of a container that ended so: an init container runs
+/// until it succeeds, unless nothing of the pod shall run twice; a sidecar
+/// always runs. That a power cut or a lost keeper ended an init container is no
+/// failure of it, and what comes after it has not begun.
+pub fn restart_policy(assignment: &Assignment, index: usize, exit: ExitStatus) -> RestartPolicy {
     let policy = assignment.pod.restart_policy;
     match (assignment.pod.role(index), policy) {
         (Role::Main, policy) => policy,
         (Role::Sidecar, _) => RestartPolicy::Always,
-        (Role::Init, RestartPolicy::Never) => RestartPolicy::Never,
+        (Role::Init, RestartPolicy::Never) if exit != ExitStatus::Unknown => RestartPolicy::Never,
+        (Role::Init, RestartPolicy::Never) => RestartPolicy::OnFailure,
         (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
     }
 }

@@ -585,7 +585,7 @@ impl<'a> Planner<'a> {
                     instance: instance(),
                     id,
                     exit,
-                    policy: Some(restart_policy(assignment, index)),
+                    policy: Some(restart_policy(assignment, index, exit)),
                 });
             }
             (Some(Status::Exited(_) | Status::Lost), _) => self.act(Action::Remove { id }),
