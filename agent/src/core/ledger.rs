@@ -62,6 +62,8 @@ pub struct StopPlan {
     pub rank: u16,
     /// What is done before the stop signal.
     pub pre_stop: Option<Box<Hook>>,
+    /// Apps that stop after it.
+    pub depends_on: Vec<AppRef>,
 }
 
 impl StopPlan {
@@ -76,6 +78,11 @@ impl StopPlan {
             grace_secs: pod.termination_grace_secs,
             rank: u16::try_from(rank).unwrap_or(u16::MAX),
             pre_stop: pod.container(index).and_then(|c| c.pre_stop.clone()),
+            depends_on: assignment
+                .depends_on
+                .iter()
+                .map(|d| d.app.clone())
+                .collect(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
     ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume, VolumeMount,
@@ -847,26 +848,42 @@ fn app() -> impl Strategy<Value = App> {
             RestartPolicy::OnFailure,
             RestartPolicy::Never,
         ]);
+        let condition =
+            prop::sample::select(vec![Awaited::Started, Awaited::Healthy, Awaited::Completed]);
+        let depends = prop::collection::btree_map((label(), label()), condition, 0..3);
         (
-            (label(), label(), selector()),
+            (label(), label(), selector(), depends),
             (containers, policy, 0u32..=86_400, prop::option::of(label())),
             Just(volumes),
         )
-            .prop_map(|((namespace, name, placement), pod, volumes)| App {
-                app: AppRef {
-                    namespace: namespace.parse().expect("a label"),
-                    name: name.parse().expect("a label"),
+            .prop_map(
+                |((namespace, name, placement, depends), pod, volumes)| App {
+                    app: AppRef {
+                        namespace: namespace.parse().expect("a label"),
+                        name: name.parse().expect("a label"),
+                    },
+                    placement,
+                    depends_on: depends
+                        .into_iter()
+                        .filter(|((space, other), _)| (space, other) != (&namespace, &name))
+                        .map(|((space, other), condition)| Dependency {
+                            app: AppRef {
+                                namespace: space.parse().expect("a label"),
+                                name: other.parse().expect("a label"),
+                            },
+                            condition,
+                        })
+                        .collect(),
+                    pod: PodSpec {
+                        volumes,
+                        restart_policy: pod.1,
+                        termination_grace_secs: pod.2,
+                        hostname: pod.3,
+                        init_containers: pod.0.1,
+                        ..PodSpec::new(pod.0.0)
+                    },
                 },
-                placement,
-                pod: PodSpec {
-                    volumes,
-                    restart_policy: pod.1,
-                    termination_grace_secs: pod.2,
-                    hostname: pod.3,
-                    init_containers: pod.0.1,
-                    ..PodSpec::new(pod.0.0)
-                },
-            })
+            )
     })
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Place {
     Volume,
     /// Inside a volume's source.
     VolumeSource,
+    /// One of `spec.dependsOn`.
+    Dependency,
     /// A container's `logging`.
     Logging,
     /// A probe.
@@ -83,6 +85,10 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "remove it; rollouts in waves come in a later release: for now, all devices change at once"
         }
         (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
+
+        (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
+        (Place::Dependency, "app") => "write name",
+        (Place::Dependency, "restart" | "required") => NOT_YET,
 
         (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
             "remove it: an app runs once on every device that matches"

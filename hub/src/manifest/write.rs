@@ -10,10 +10,12 @@ use super::quantity::{bytes_text, cpu_text};
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::pod::Network;
 use skerry_wire::probe::Probe;
 use skerry_wire::{
-    ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Volume, VolumeMount, VolumeSource,
+    ContainerSpec, EnvVar, Namespace, PodSpec, Resources, RestartPolicy, Volume, VolumeMount,
+    VolumeSource,
 };
 use std::fmt::Display;
 
@@ -111,6 +113,11 @@ fn document(app: &App) -> Fields {
     template.fields("spec", pod(&app.pod));
     let mut spec = Fields::default();
     spec.fields("placement", placement);
+    let own = &app.app.namespace;
+    spec.list(
+        "dependsOn",
+        app.depends_on.iter().map(|d| dependency(d, own)),
+    );
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
@@ -118,6 +125,20 @@ fn document(app: &App) -> Fields {
     document.fields("metadata", metadata);
     document.fields("spec", spec);
     document
+}
+
+fn dependency(dependency: &Dependency, own: &Namespace) -> Out {
+    let mut out = Fields::default();
+    out.text("name", dependency.app.name.as_str());
+    if dependency.app.namespace != *own {
+        out.text("namespace", dependency.app.namespace.as_str());
+    }
+    match dependency.condition {
+        Awaited::Started => {}
+        Awaited::Healthy => out.text("condition", "Healthy"),
+        Awaited::Completed => out.text("condition", "Completed"),
+    }
+    out.done()
 }
 
 fn pod(pod: &PodSpec<String>) -> Fields {
