@@ -194,6 +194,7 @@ fn assignment(app: &str, revision: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
+        depends_on: vec![],
         pod: PodSpec {
             termination_grace_secs: 10,
             ..PodSpec::new(vec![ContainerSpec::new(

@@ -176,6 +176,7 @@ fn assignment(app: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(b"1")),
+        depends_on: vec![],
         pod: PodSpec {
             termination_grace_secs: 1,
             ..PodSpec::new(vec![ContainerSpec::new(

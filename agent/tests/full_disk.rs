@@ -33,6 +33,7 @@ fn desired() -> DesiredRecord {
                 name: "web".parse().unwrap(),
             },
             revision: RevisionId(Digest::of(b"1")),
+            depends_on: vec![],
             pod: PodSpec {
                 termination_grace_secs: 1,
                 ..PodSpec::new(vec![container])

@@ -69,6 +69,36 @@ pub struct Assignment {
     pub app: AppRef,
     /// Which version of it.
     pub revision: RevisionId,
+    /// Apps of the same device that it waits for, at most
+    /// [`Assignment::MAX_DEPENDENCIES`].
+    pub depends_on: Vec<Dependency>,
     /// What to run.
     pub pod: PodSpec,
+}
+
+impl Assignment {
+    /// Dependencies of one app.
+    pub const MAX_DEPENDENCIES: usize = 16;
+}
+
+/// An app that another one waits for before it starts, and that stops after
+/// it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// Which app.
+    pub app: AppRef,
+    /// What it has to be.
+    pub condition: Awaited,
+}
+
+/// What an app has to be so that another one may start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Awaited {
+    /// Its containers run and have come up.
+    #[default]
+    Started,
+    /// Its containers are ready.
+    Healthy,
+    /// Its containers have ended well, for good.
+    Completed,
 }

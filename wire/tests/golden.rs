@@ -5,6 +5,7 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Serialize, de::DeserializeOwned};
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::*;
 use skerry_wire::pod::*;
@@ -257,6 +258,16 @@ fn desired_state() {
         assignments: vec![Assignment {
             app: app(),
             revision: RevisionId(Digest::of(b"revision")),
+            depends_on: vec![
+                Dependency {
+                    app: app(),
+                    condition: Awaited::Started,
+                },
+                Dependency {
+                    app: app(),
+                    condition: Awaited::Completed,
+                },
+            ],
             pod: pod(),
         }],
         updates: vec![

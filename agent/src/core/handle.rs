@@ -15,7 +15,7 @@ use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
-use skerry_wire::report::{Condition, Facts, Severity};
+use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
@@ -193,7 +193,8 @@ impl Core {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-                policies.insert(name.clone(), restart_policy(assignment, index));
+                let policy = restart_policy(assignment, index, ExitStatus::Unknown);
+                policies.insert(name.clone(), policy);
                 names.push(name);
             }
             pods.push((names, assignment.pod.init_containers.len()));

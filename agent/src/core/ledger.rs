@@ -62,6 +62,8 @@ pub struct StopPlan {
     pub rank: u16,
     /// What is done before the stop signal.
     pub pre_stop: Option<Box<Hook>>,
+    /// Apps that stop after it.
+    pub depends_on: Vec<AppRef>,
 }
 
 impl StopPlan {
@@ -76,6 +78,11 @@ impl StopPlan {
             grace_secs: pod.termination_grace_secs,
             rank: u16::try_from(rank).unwrap_or(u16::MAX),
             pre_stop: pod.container(index).and_then(|c| c.pre_stop.clone()),
+            depends_on: assignment
+                .depends_on
+                .iter()
+                .map(|d| d.app.clone())
+                .collect(),
         }
     }
 }
@@ -247,14 +254,17 @@ impl Entry {
     }
 }
 
-/// The restart policy of a container: an init container runs until it succeeds,
-/// unless nothing of the pod shall run twice; a sidecar always runs.
-pub fn restart_policy(assignment: &Assignment, index: usize) -> RestartPolicy {
+/// The restart policy of a container that ended so: an init container runs
+/// until it succeeds, unless nothing of the pod shall run twice; a sidecar
+/// always runs. That a power cut or a lost keeper ended an init container is no
+/// failure of it, and what comes after it has not begun.
+pub fn restart_policy(assignment: &Assignment, index: usize, exit: ExitStatus) -> RestartPolicy {
     let policy = assignment.pod.restart_policy;
     match (assignment.pod.role(index), policy) {
         (Role::Main, policy) => policy,
         (Role::Sidecar, _) => RestartPolicy::Always,
-        (Role::Init, RestartPolicy::Never) => RestartPolicy::Never,
+        (Role::Init, RestartPolicy::Never) if exit != ExitStatus::Unknown => RestartPolicy::Never,
+        (Role::Init, RestartPolicy::Never) => RestartPolicy::OnFailure,
         (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
     }
 }

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dependency;
 pub mod event;
 pub mod fetch;
 pub mod health;

@@ -13,6 +13,7 @@
 //! - an image that is here is never fetched;
 //! - carrying out a plan's ledger changes and planning again gives nothing.
 
+use super::dependency::{Running, may_stop, unmet};
 use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_policy};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
@@ -206,9 +207,13 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             strays_run |= planner.stray(id, *status);
         }
     }
+    // An app that is replaced does not leave.
+    let stay: BTreeSet<&AppRef> = pods.iter().map(|pod| &pod.assignment.app).collect();
+    let entries = ledger.values().filter(|entry| !stay.contains(&entry.app));
+    let leaving: BTreeMap<&AppRef, &Entry> = entries.map(|entry| (&entry.app, entry)).collect();
     for (name, entry) in ledger {
         if !targets.contains_key(name) {
-            planner.leave(name, entry, &targets);
+            planner.leave(name, entry, &targets, &leaving);
         }
     }
     let busy = observed.busy.values();
@@ -217,6 +222,10 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
     for (app, revision) in planner.pods.keys() {
         revisions.entry(app).or_default().push(*revision);
     }
+    let running: Running<'_> = pods
+        .iter()
+        .map(|pod| (&pod.assignment.app, pod.assignment))
+        .collect();
     for pod in &pods {
         // What was adopted in this very plan is planned for in the next.
         if pod.names.iter().any(|name| adopted.contains_key(name)) {
@@ -225,7 +234,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         let Assignment { app, revision, .. } = pod.assignment;
         let others = revisions.get(app).into_iter().flatten();
         let alone = others.into_iter().all(|other| other == revision);
-        planner.keep_pod(pod, alone && !strays_run, &mut creating);
+        planner.keep_pod(pod, alone && !strays_run, &running, &mut creating);
     }
     planner.plan
 }
@@ -404,7 +413,13 @@ impl<'a> Planner<'a> {
     }
 
     /// An instance that shall not run any more.
-    fn leave(&mut self, name: &InstanceName, entry: &Entry, targets: &Targets<'_>) {
+    fn leave(
+        &mut self,
+        name: &InstanceName,
+        entry: &Entry,
+        targets: &Targets<'_>,
+        leaving: &BTreeMap<&AppRef, &Entry>,
+    ) {
         let id = name.incarnation(entry.incarnation);
         if self.hands_off(&id) {
             return;
@@ -439,7 +454,7 @@ impl<'a> Planner<'a> {
                 Some(Status::Running { .. }),
                 Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } | Phase::Ended,
             ) => {
-                if self.is_next_to_stop(entry) {
+                if self.is_next_to_stop(entry) && may_stop(&entry.app, leaving) {
                     self.stop(name, id, entry.stop.grace_secs, StopCause::Leaving);
                 }
             }
@@ -498,9 +513,13 @@ impl<'a> Planner<'a> {
 
     /// A pod that shall run. `free` says that nothing is in the way of its
     /// containers' starts.
-    fn keep_pod(&mut self, pod: &Pod<'_>, free: bool, creating: &mut usize) {
+    fn keep_pod(&mut self, pod: &Pod<'_>, free: bool, running: &Running<'_>, creating: &mut usize) {
         let ledger = self.ledger;
         let order = self.order(pod);
+        // Only its beginning waits: what runs is not touched by what another
+        // app does later.
+        let waits = !order.begun && unmet(pod.assignment, running, self.observed, ledger).is_some();
+        let free = free && !waits;
         for (index, name) in pod.names.iter().enumerate() {
             let role = pod.assignment.pod.role(index);
             let container = pod.assignment.pod.container(index);
@@ -585,7 +604,7 @@ impl<'a> Planner<'a> {
                     instance: instance(),
                     id,
                     exit,
-                    policy: Some(restart_policy(assignment, index)),
+                    policy: Some(restart_policy(assignment, index, exit)),
                 });
             }
             (Some(Status::Exited(_) | Status::Lost), _) => self.act(Action::Remove { id }),

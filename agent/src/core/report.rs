@@ -1,12 +1,14 @@
 //! What the hub is told: whole, newest wins, only when something changed, and
 //! again until the hub has it.
 
+use super::dependency::{Running, unmet};
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::plan::Ledger;
 use crate::runtime::Status;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
@@ -179,6 +181,10 @@ pub fn apps(
     ledger: &Ledger,
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
+    let running: Running<'_> = assignments
+        .iter()
+        .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
+        .collect();
     for assignment in assignments {
         let held = previous.get(&assignment.app).map(|p| p.revision);
         let held = held.filter(|revision| *revision != assignment.revision);
@@ -186,7 +192,8 @@ pub fn apps(
             .values()
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
-        let pod = PodView::of(assignment, observed, ledger);
+        let waits_for = unmet(assignment, &running, observed, ledger);
+        let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         all.push(AppStatus {
             app: assignment.app.clone(),
@@ -228,12 +235,19 @@ struct PodView<'a> {
     assignment: &'a Assignment,
     names: Vec<InstanceName>,
     order: Order,
+    /// What its beginning waits for.
+    waits_for: Option<&'a Dependency>,
     observed: &'a Observed,
     ledger: &'a Ledger,
 }
 
 impl<'a> PodView<'a> {
-    fn of(assignment: &'a Assignment, observed: &'a Observed, ledger: &'a Ledger) -> Self {
+    fn of(
+        assignment: &'a Assignment,
+        waits_for: Option<&'a Dependency>,
+        observed: &'a Observed,
+        ledger: &'a Ledger,
+    ) -> Self {
         let containers = assignment.pod.all_containers();
         let name = |container: &ContainerSpec| {
             InstanceName::new(&assignment.app, assignment.revision, &container.name)
@@ -251,6 +265,7 @@ impl<'a> PodView<'a> {
             assignment,
             names,
             order,
+            waits_for: waits_for.filter(|_| !order.begun),
             observed,
             ledger,
         }
@@ -261,7 +276,11 @@ impl<'a> PodView<'a> {
         let container = pod.container(index).expect("an index of the pod's");
         let (name, role) = (&self.names[index], pod.role(index));
         let entry = self.ledger.get(name);
-        let waits = (!self.order.may_start(role, index)).then(|| self.waits(role, index));
+        let waits = match self.waits_for {
+            Some(dependency) => Some(waits_for_app(dependency)),
+            None if !self.order.may_start(role, index) => Some(self.waits(role, index)),
+            None => None,
+        };
         let mut state = lived(now_ms, name, entry, self.observed)
             .unwrap_or_else(|| yet_to_start(container, older, waits, self.observed));
         let last_exit = entry.and_then(|e| e.last_exit);
@@ -316,6 +335,16 @@ impl<'a> PodView<'a> {
             ),
         }
     }
+}
+
+fn waits_for_app(dependency: &Dependency) -> ContainerState {
+    let app = &dependency.app;
+    let message = match dependency.condition {
+        Awaited::Started => format!("app {app} has not started on this device yet"),
+        Awaited::Healthy => format!("app {app} is not ready on this device yet"),
+        Awaited::Completed => format!("app {app} has not ended well on this device yet"),
+    };
+    waiting("DependencyNotReady", message)
 }
 
 fn about_to_start() -> ContainerState {

@@ -414,12 +414,30 @@ pub struct Problem {
 pub struct Container {
     /// Its name in the pod.
     pub name: String,
+    /// What it is there.
+    pub role: Role,
     /// Where it is in its life.
     pub state: ContainerState,
     /// Starts after the first.
     pub restarts: u32,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
+    /// It runs, and its startup probe has succeeded, if it has one.
+    pub started: bool,
+    /// It is as it shall be: started and ready for its users, or ended well.
+    pub ready: bool,
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What the pod is for.
+    Main,
+    /// Runs to its end before the others.
+    Init,
+    /// Runs beside the others, starts before and stops after them.
+    Sidecar,
 }
 
 /// Where a container is in its life.

@@ -5,7 +5,7 @@ use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, T
 use crate::model;
 use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::report::{self, Report};
-use skerry_wire::{AppRef, RevisionId};
+use skerry_wire::{AppRef, RevisionId, Role};
 use std::collections::BTreeMap;
 
 /// A device's state.
@@ -170,9 +170,16 @@ fn container(status: &report::ContainerStatus) -> types::Container {
     };
     types::Container {
         name: status.name.to_string(),
+        role: match status.role {
+            Role::Main => types::Role::Main,
+            Role::Init => types::Role::Init,
+            Role::Sidecar => types::Role::Sidecar,
+        },
         state,
         restarts: status.restarts,
         last_exit: status.last_exit.map(exit),
+        started: status.started,
+        ready: status.ready,
     }
 }
 

@@ -214,6 +214,12 @@ fn unready(app: &DeviceApp) -> (String, bool) {
         let name = &container.name;
         let exit = container.last_exit.map(exit_text).unwrap_or_default();
         match &container.state {
+            ContainerState::Running { .. } if !container.started => {
+                return (format!("container {name} is coming up"), false);
+            }
+            ContainerState::Running { .. } if !container.ready => {
+                return (format!("container {name} is not ready"), false);
+            }
             ContainerState::Running { .. } => {}
             ContainerState::Waiting { reason, message } => {
                 return (format!("container {name}: {reason}: {message}"), false);
@@ -225,6 +231,7 @@ fn unready(app: &DeviceApp) -> (String, bool) {
                 );
                 return (text, false);
             }
+            ContainerState::Ended if container.ready => {}
             ContainerState::Ended => match container.last_exit {
                 Some(Exit::Code { code: 0 }) | None => {}
                 Some(_) => {

@@ -104,6 +104,7 @@ impl Fleet {
             })
         })?;
         Ok(Assignment {
+            depends_on: app.depends_on.clone(),
             app: app.app.clone(),
             revision: revision.id,
             pod,

@@ -14,6 +14,7 @@ mod error;
 mod expand;
 mod image;
 mod pod;
+mod probe;
 mod quantity;
 mod scalar;
 mod tree;

@@ -2,7 +2,7 @@
 
 use super::container;
 use super::decode::{Decoder, Path};
-use super::tree::Node;
+use super::tree::{Node, Value};
 use super::unsupported::Place;
 use skerry_wire::pod::HostPathKind;
 use skerry_wire::{PodSpec, RestartPolicy, Volume, VolumeSource};
@@ -52,32 +52,45 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         None => Vec::new(),
     };
     let remedy = "write at least one container with name and image";
+    let init_node = fields.take("initContainers");
     let containers_node = fields.require(d, path, "containers", remedy);
     fields.finish(d, path, Place::Pod);
+    let mut names = BTreeSet::new();
+    let mut read = |d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, is_init: bool| {
+        let items = d.bounded_sequence(node, path, MAX_CONTAINERS)?;
+        let mut containers = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = path.index(index);
+            let read = container::container(d, item, &path, &volumes, &user, is_init);
+            let Some(container) = read else {
+                continue;
+            };
+            if !names.insert(container.name.clone()) {
+                d.error(
+                    item.at,
+                    &path.field("name"),
+                    format!("there are two containers named '{}'", container.name),
+                    "give one of them another name",
+                );
+            }
+            containers.push(container);
+        }
+        Some(containers)
+    };
+    let init_containers = match init_node {
+        Some(node) => read(d, node, &path.field("initContainers"), true),
+        None => Some(Vec::new()),
+    };
     let containers_node = containers_node?;
     let path = path.field("containers");
-    let items = d.bounded_sequence(containers_node, &path, MAX_CONTAINERS)?;
-    if items.is_empty() {
+    let containers = read(d, containers_node, &path, false)?;
+    if let Value::Sequence(items) = &containers_node.value
+        && items.is_empty()
+    {
         d.error(containers_node.at, &path, "is empty", remedy);
     }
-    let mut names = BTreeSet::new();
-    let mut containers = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let path = path.index(index);
-        let Some(container) = container::container(d, item, &path, &volumes, &user) else {
-            continue;
-        };
-        if !names.insert(container.name.clone()) {
-            d.error(
-                item.at,
-                &path.field("name"),
-                format!("there are two containers named '{}'", container.name),
-                "give one of them another name",
-            );
-        }
-        containers.push(container);
-    }
     Some(PodSpec {
+        init_containers: init_containers?,
         volumes: volumes.into_iter().filter_map(|v| v.volume).collect(),
         restart_policy,
         termination_grace_secs: grace? as u32,

@@ -5,13 +5,17 @@
 
 use super::expand::escape;
 use super::pod::HOST_PATH_KINDS;
+use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::pod::Network;
+use skerry_wire::probe::Probe;
 use skerry_wire::{
-    ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Volume, VolumeMount, VolumeSource,
+    ContainerSpec, EnvVar, Namespace, PodSpec, Resources, RestartPolicy, Volume, VolumeMount,
+    VolumeSource,
 };
 use std::fmt::Display;
 
@@ -109,6 +113,11 @@ fn document(app: &App) -> Fields {
     template.fields("spec", pod(&app.pod));
     let mut spec = Fields::default();
     spec.fields("placement", placement);
+    let own = &app.app.namespace;
+    spec.list(
+        "dependsOn",
+        app.depends_on.iter().map(|d| dependency(d, own)),
+    );
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
@@ -116,6 +125,20 @@ fn document(app: &App) -> Fields {
     document.fields("metadata", metadata);
     document.fields("spec", spec);
     document
+}
+
+fn dependency(dependency: &Dependency, own: &Namespace) -> Out {
+    let mut out = Fields::default();
+    out.text("name", dependency.app.name.as_str());
+    if dependency.app.namespace != *own {
+        out.text("namespace", dependency.app.namespace.as_str());
+    }
+    match dependency.condition {
+        Awaited::Started => {}
+        Awaited::Healthy => out.text("condition", "Healthy"),
+        Awaited::Completed => out.text("condition", "Completed"),
+    }
+    out.done()
 }
 
 fn pod(pod: &PodSpec<String>) -> Fields {
@@ -156,6 +179,15 @@ fn container(container: &ContainerSpec<String>) -> Out {
     out.fields("resources", resources(&container.resources));
     out.list("volumeMounts", container.volume_mounts.iter().map(mount));
     out.fields("securityContext", security(container));
+    let mut probe = |name, probe: &Option<Box<Probe>>| {
+        if let Some(probe) = probe {
+            out.fields(name, write_probe(probe));
+        }
+    };
+    probe("startupProbe", &container.startup_probe);
+    probe("livenessProbe", &container.liveness_probe);
+    probe("readinessProbe", &container.readiness_probe);
+    out.fields("lifecycle", lifecycle(container));
     let mut logging = Fields::default();
     logging.flag("persist", container.log_persist);
     if container.log_max_bytes != 0 {
@@ -163,6 +195,18 @@ fn container(container: &ContainerSpec<String>) -> Out {
     }
     out.fields("logging", logging);
     out.done()
+}
+
+fn lifecycle(container: &ContainerSpec<String>) -> Fields {
+    let mut out = Fields::default();
+    if let Some(hook) = &container.post_start {
+        out.fields("postStart", write_hook(hook));
+    }
+    if let Some(hook) = &container.pre_stop {
+        out.fields("preStop", write_hook(hook));
+    }
+    out.some_text("stopSignal", container.stop_signal.and_then(signal_name));
+    out
 }
 
 /// Values are written so that reading them puts nothing else in.

@@ -155,6 +155,7 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
+            depends_on: Vec::new(),
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))

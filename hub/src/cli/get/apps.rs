@@ -1,26 +1,18 @@
 //! Apps as rows.
 
 use super::{Show, short};
-use crate::api::types::{App, Container, ContainerState, DeviceApp, Exit};
+use crate::api::types::{App, DeviceApp};
 use crate::cli::human;
 use crate::cli::output::Style;
 use crate::cli::table::{Cell, Table};
 
 /// Whether the device runs what it shall, all of it.
 pub(in crate::cli) fn app_is_ready(app: &DeviceApp) -> bool {
-    let well = |c: &Container| match c.state {
-        ContainerState::Running { .. } => true,
-        ContainerState::Ended => matches!(c.last_exit, Some(Exit::Code { code: 0 }) | None),
-        ContainerState::Fetching { .. }
-        | ContainerState::Waiting { .. }
-        | ContainerState::BackOff { .. }
-        | ContainerState::Stopping => false,
-    };
     app.problem.is_none()
         && app.revision.is_some()
         && app.revision == app.running_revision
         && !app.containers.is_empty()
-        && app.containers.iter().all(well)
+        && app.containers.iter().all(|c| c.ready)
 }
 
 pub(super) fn app_table(apps: &[App], show: &Show) -> Table {

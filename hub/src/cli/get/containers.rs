@@ -91,8 +91,11 @@ pub(in crate::cli) fn container_state(container: &Container) -> (String, Style) 
             (format!("fetching {percent}%"), Style::Busy)
         }
         ContainerState::Waiting { reason, .. } => (reason.clone(), Style::Bad),
+        ContainerState::Running { .. } if !container.started => ("coming up".into(), Style::Busy),
+        ContainerState::Running { .. } if !container.ready => ("not ready".into(), Style::Bad),
         ContainerState::Running { .. } => ("running".into(), Style::Good),
         ContainerState::BackOff { delay_secs } => (format!("back-off {delay_secs}s"), Style::Bad),
+        ContainerState::Ended if container.ready => ("ended".into(), Style::Dim),
         ContainerState::Ended => match container.last_exit {
             Some(Exit::Code { code: 0 }) => ("ended".into(), Style::Dim),
             Some(exit) => (format!("ended: {}", exit_text(exit)), Style::Bad),
