@@ -85,11 +85,12 @@ fn start() -> Result<std::convert::Infallible, BootError> {
     let what = card.partition(slot);
     attach(&what, Path::new("/slot"), "vfat", MsFlags::MS_RDONLY, "umask=022")?;
     let file = Path::new("/slot/root.squashfs");
-    let device = disk::loop_device(file).map_err(|source| BootError::Mount {
+    let (device, open) = disk::loop_device(file).map_err(|source| BootError::Mount {
         what: file.display().to_string(),
         source,
     })?;
     attach(&device, Path::new("/root"), "squashfs", MsFlags::MS_RDONLY, "")?;
+    drop(open);
     say::news("root mounted");
     switch_root(&card, slot)
 }
