@@ -12,7 +12,9 @@ use crate::line::{Line, LineError};
 use crate::machine::{Machine, Places, RealMachine, chain};
 use crate::notify;
 use crate::runtime::{RuntimeConfig, Status};
-use crate::store::{IdentityRecord, Standing, StoreDir, StoreError};
+use crate::store::{self, IdentityRecord, Standing, StoreDir, StoreError};
+use crate::update::slot::{Switch, Trial};
+use crate::update::{Software, slots_of};
 use getrandom::SysRng;
 use rand_core::UnwrapErr;
 use serde_json::json;
@@ -20,12 +22,14 @@ use skerry_link::LinkEvent;
 use skerry_wire::message::JoinRequest;
 use skerry_wire::seal::KeyPair;
 use skerry_wire::token::JoinToken;
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::{DeviceId, FleetId, SessionId};
 use smol::channel::{Receiver, unbounded};
 use smol::{LocalExecutor, Timer, future};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long containers get to stop when everything is taken away.
@@ -67,10 +71,26 @@ pub enum AgentError {
     Identity,
 }
 
+/// Why an agent ends that nobody asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another program is on trial: become its guard.
+    Guard,
+    /// End; whoever watches over this process starts what is in use now.
+    End,
+    /// The machine starts anew.
+    Reboot,
+}
+
 /// Opens the store, with another process looking at it first: redb may panic
 /// on a file that is damaged enough.
 pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
-    StoreDir::open(&config.data_dir, |path| {
+    StoreDir::open(&config.data_dir, probe_with(exe))
+}
+
+/// Opens a store in another process.
+fn probe_with(exe: &Path) -> impl Fn(&Path) -> Result<(), StoreError> + '_ {
+    move |path| {
         let output = Command::new(exe)
             .arg("probe-store")
             .arg(path)
@@ -90,7 +110,7 @@ pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
                 Err(StoreError::Damaged(last.to_string()))
             }
         }
-    })
+    }
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -122,10 +142,22 @@ struct Agent {
     session: SessionId,
 }
 
-/// Runs for ever. `exe` is this program's file.
-pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<(), AgentError> {
+/// Runs until the device's software changes. `exe` is this program's file.
+pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentError> {
+    let slots = slots_of(&config, &exe);
+    let on_trial = slots.iter().any(|slots| slots.trial() == Trial::Running);
+    let store_file = store::file(&config.data_dir);
+    if on_trial && store_file.exists() {
+        // Whoever was here before can read it. Moving it aside would make up
+        // for our fault at their cost.
+        probe_with(&exe)(&store_file)?;
+    }
     let store = open_store(&config, &exe)?;
     notify::phase("store open");
+    if !on_trial {
+        store.forget_snapshot();
+    }
+    drop(slots);
     let executor = Rc::new(LocalExecutor::new());
     smol::block_on(executor.run(async {
         let control_error = |source| AgentError::Control {
@@ -151,7 +183,7 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<(), AgentError>
 }
 
 impl Agent {
-    async fn live(&self, mut store: StoreDir) -> Result<(), AgentError> {
+    async fn live(&self, mut store: StoreDir) -> Result<Next, AgentError> {
         if let Some(broken) = &store.broken {
             tracing::error!("the store was damaged and moved aside ({broken}); apps keep running");
         }
@@ -195,6 +227,8 @@ impl Agent {
             };
             tracing::info!("device {device} of fleet {}", record.fleet);
             let machine = Rc::new(self.machine(&device)?);
+            let slots = slots_of(&self.config, &self.exe);
+            let software = Arc::new(Software::new(self.config.clone(), slots));
             let setup = Setup {
                 record,
                 identity,
@@ -204,6 +238,8 @@ impl Agent {
                 starts,
                 keep_alive: self.config.keep_alive,
                 clock: self.clock,
+                software: Some(software.clone()),
+                release_keys: self.config.release_keys.clone(),
             };
             let broken = store.broken.take();
             let mut engine =
@@ -225,6 +261,22 @@ impl Agent {
                     asked = Some(ask);
                     given_back
                 }
+                Ending::Restart => return Ok(Next::End),
+                Ending::Reboot => return Ok(Next::Reboot),
+                Ending::Switch { kind, confirm_secs } => {
+                    drop(given_back);
+                    match self.switch(&software, kind, confirm_secs) {
+                        Ok(next) => return Ok(next),
+                        Err(reason) => {
+                            tracing::error!("the other slot is not taken: {reason}");
+                            // What is told when the store is read again.
+                            if let Err(error) = software.revert(kind, &reason) {
+                                tracing::error!("{error}");
+                            }
+                        }
+                    }
+                    open_store(&self.config, &self.exe)?
+                }
                 Ending::Reset(ask) => {
                     let result = empty(machine.as_ref()).await;
                     let store = self.erase(given_back)?;
@@ -238,6 +290,16 @@ impl Agent {
                 }
             };
         }
+    }
+
+    /// Makes the other slot the next one, with the store closed and a copy of
+    /// it beside it.
+    fn switch(&self, software: &Software, kind: ReleaseKind, secs: u32) -> Result<Next, String> {
+        store::take_snapshot(&self.config.data_dir).map_err(|e| chain(&e))?;
+        Ok(match software.try_next(kind, secs)? {
+            Switch::RestartAgent => Next::Guard,
+            Switch::RestartMachine => Next::Reboot,
+        })
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {

@@ -55,6 +55,7 @@ pub struct File {
     log_max_bytes: Option<u64>,
     host_paths: Option<Vec<PathBuf>>,
     log_level: Option<String>,
+    release_keys: Option<Vec<String>>,
 }
 
 /// A configuration that can be used.
@@ -76,6 +77,9 @@ pub struct Config {
     pub log_max_bytes: u64,
     /// Host paths that apps may mount, with all below them; `None` is any.
     pub host_paths: Option<Vec<PathBuf>>,
+    /// Ed25519 keys whose releases it may run as its own software, besides
+    /// those that its hub had when it joined.
+    pub release_keys: Vec<[u8; 32]>,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -117,6 +121,7 @@ impl Config {
             keep_alive_secs: file.keep_alive_secs,
             log_max_bytes: file.log_max_bytes,
             host_paths: file.host_paths,
+            release_keys: file.release_keys,
         };
         merged.try_into()
     }
@@ -142,6 +147,20 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
         text: error.to_string(),
     })?;
     Ok(file.unwrap_or_default())
+}
+
+/// A key as 64 hexadecimal digits.
+fn key_of(text: &str) -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    let text = text.trim().as_bytes();
+    let digit = |b: u8| char::from(b).to_digit(16);
+    if text.len() != 64 {
+        return None;
+    }
+    for (byte, pair) in key.iter_mut().zip(text.chunks(2)) {
+        *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
+    }
+    Some(key)
 }
 
 fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
@@ -185,6 +204,12 @@ impl TryFrom<File> for Config {
             let text = format!("{} must be an absolute path", path.display());
             return Err(value("hostPaths", text));
         }
+        let keys = file.release_keys.unwrap_or_default();
+        let keys: Option<Vec<[u8; 32]>> = keys.iter().map(|key| key_of(key)).collect();
+        let release_keys = keys.ok_or_else(|| {
+            let text = "each must be the 64 hexadecimal digits that 'skerry release keygen' prints";
+            value("releaseKeys", text.into())
+        })?;
         let level = file.log_level.unwrap_or_else(|| "info".into());
         let log_level = level.parse().map_err(|_| {
             value(
@@ -202,6 +227,7 @@ impl TryFrom<File> for Config {
             keep_alive: Duration::from_secs(keep_alive_secs),
             log_max_bytes,
             host_paths,
+            release_keys,
             log_level,
         })
     }
@@ -244,6 +270,7 @@ mod tests {
             ("cgroupParent: ../x", "relative path"),
             ("logLevel: loud", "logLevel"),
             ("hostPaths: [srv]", "absolute"),
+            ("releaseKeys: [abc]", "64 hexadecimal"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

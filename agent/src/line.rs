@@ -79,7 +79,9 @@ impl Line {
         }
     }
 
-    /// The line of a device. Its will is sealed anew for each connection.
+    /// The line of a device. Its will is sealed anew for each connection;
+    /// `before` is above the numbers of all connections of earlier lines.
+    #[allow(clippy::too_many_arguments)]
     pub fn of_device(
         executor: &LocalExecutor<'static>,
         record: &IdentityRecord,
@@ -87,6 +89,7 @@ impl Line {
         password: String,
         session: SessionId,
         starts: u32,
+        before: u32,
         keep_alive: Duration,
     ) -> Result<Self, LineError> {
         let mut config = config(record, identity.device.to_string())?;
@@ -97,11 +100,12 @@ impl Line {
         let will_topic = topic(Lane::Presence);
         let identity = identity.clone();
         let will = move |attempt: skerry_link::Attempt| {
+            let number = attempt.0.saturating_add(u64::from(before));
             let gone = Gone {
                 session,
-                connection: attempt.0 as u32,
+                connection: number as u32,
             };
-            let seq = Seq(Seq::first_of_start(starts).0.saturating_add(attempt.0));
+            let seq = Seq(Seq::first_of_start(starts).0.saturating_add(number));
             let payload = seal(
                 Purpose::Gone,
                 seq,

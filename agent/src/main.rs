@@ -3,12 +3,14 @@
 mod show;
 
 use anyhow::{Context, bail};
-use skerry_agent::agent::{self, PROBE_LOCKED};
+use skerry_agent::agent::{self, Next, PROBE_LOCKED};
 use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
 use skerry_agent::runtime::{helper, keeper};
 use skerry_agent::store::{self, StoreError};
+use skerry_agent::update::binary::{BinarySlots, Launch};
+use skerry_agent::update::guard;
 use skerry_agent::{doctor, init, release};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -63,6 +65,9 @@ fn main() -> ExitCode {
         Some("keeper") => return keeper::main(words),
         Some("helper") => return helper::main(),
         Some("probe-store") => return probe(words),
+        // The two processes around an agent on trial.
+        Some("guard") => return guard_of(),
+        Some("guarded") => return guarded(),
         _ => {}
     }
     match command(verb) {
@@ -204,8 +209,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
     match verb.as_str() {
         "run" => {
             need_root()?;
-            agent::run(config, clock, exe)?;
-            Ok(ExitCode::SUCCESS)
+            run(config, clock, exe)
         }
         "join" => join(config, clock, exe, options),
         "status" | "ps" => status(&config, &verb, options.json),
@@ -213,6 +217,61 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
         "doctor" => diagnose(&config, options.json),
         _ => reset(&config, &exe, options.yes),
     }
+}
+
+/// Runs the agent that is in use, whichever file was started.
+fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let launched = BinarySlots::open(&config.data_dir, &exe, release())
+        .and_then(|mut slots| slots.launch());
+    match launched {
+        Ok(Launch::Stay) => {}
+        Ok(Launch::Become(program)) => {
+            let error = guard::become_agent(&program, &args);
+            // The package's own is as good as it was before the update.
+            tracing::error!("{} does not start: {error}", program.display());
+        }
+        Err(error) => tracing::error!("{}", skerry_agent::machine::chain(&error)),
+    }
+    let data_dir = config.data_dir.clone();
+    match agent::run(config, clock, exe)? {
+        Next::End => Ok(ExitCode::SUCCESS),
+        Next::Guard => {
+            let error = guard::become_guard(&data_dir, &args);
+            Err(error).context("the guard of the new agent does not start")
+        }
+        Next::Reboot if init::slots::here().is_some() => {
+            init::slots::ask_for_restart().context("the machine does not start anew")?;
+            // Until init ends us, in order.
+            loop {
+                nix::unistd::pause();
+            }
+        }
+        Next::Reboot => {
+            nix::unistd::sync();
+            let mode = nix::sys::reboot::RebootMode::RB_AUTOBOOT;
+            nix::sys::reboot::reboot(mode).context("the machine does not start anew")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// `guard DATA-DIR ARGS-OF-THE-AGENT`
+fn guard_of() -> ExitCode {
+    let mut args = std::env::args_os().skip(2);
+    let data_dir = PathBuf::from(args.next().unwrap_or_default());
+    let args: Vec<OsString> = args.collect();
+    let exe = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    guard::main(&exe, release(), &data_dir, &args)
+}
+
+/// `guarded PID-OF-THE-GUARD PROGRAM ARGS-OF-THE-AGENT`
+fn guarded() -> ExitCode {
+    let mut args = std::env::args_os().skip(2);
+    let guard = args.next().unwrap_or_default();
+    let program = PathBuf::from(args.next().unwrap_or_default());
+    let args: Vec<OsString> = args.collect();
+    guard::guarded(&guard.to_string_lossy(), &program, &args)
 }
 
 fn need_root() -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 //! <data dir>/agent.redb      everything
 //! <data dir>/identity        the identity once more, for the day the above breaks
 //! <data dir>/agent.redb.broken-<n>   a store that could not be opened
+//! <data dir>/agent.redb.before-update   as it was when another agent was tried
 //! ```
 //!
 //! Values are a version byte and postcard. A released record type is frozen:
@@ -38,6 +39,10 @@ const MAX_BROKEN: u32 = 3;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
+const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+
+/// The store's copy during a trial.
+const SNAPSHOT: &str = "agent.redb.before-update";
 
 const IDENTITY: &str = "identity";
 const STARTS: &str = "starts";
@@ -279,6 +284,13 @@ impl Store {
                 records.previous.insert(assignment.app.clone(), assignment);
             }
         }
+        if let Some(updates) = table(read_only.open_table(UPDATES))? {
+            for row in updates.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (subject, record) = read("update", bytes.value())?;
+                records.updates.insert(subject, record);
+            }
+        }
         Ok(records)
     }
 
@@ -401,6 +413,24 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             entry.as_ref().map(value),
         ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
+        Change::Update(subject, record) => row(
+            transaction,
+            UPDATES,
+            &format!("{subject:?}"),
+            Some(value(&(subject, record))),
+        ),
+        Change::Line { broker, tls_pin } => {
+            let mut identity = {
+                let meta = transaction.open_table(META).map_err(database("writing"))?;
+                let found = meta.get(IDENTITY).map_err(database("reading"))?;
+                // Only a device that joined hears of another line.
+                let Some(found) = found else { return Ok(()) };
+                read::<IdentityRecord>("identity", found.value())?
+            };
+            identity.broker.clone_from(broker);
+            identity.tls_pin = *tls_pin;
+            put(transaction, IDENTITY, &value(&identity))
+        }
     }
 }
 
@@ -450,7 +480,20 @@ impl StoreDir {
             move_aside(dir, &path)?;
             broken = Some(text);
         }
+        // An agent that was on trial may have left what only it can read.
+        let snapshot = dir.join(SNAPSHOT);
+        let mut old = false;
+        if broken.is_some() && snapshot.exists() && probe(&snapshot).is_ok() {
+            fs::rename(&snapshot, &path).map_err(file_error("renaming", &snapshot))?;
+            old = true;
+        }
         let store = Store::at(&path)?;
+        if old {
+            // The starts of the other agent are not counted in it, and numbers
+            // that the hub has seen must not come again.
+            let starts = store.records()?.starts.saturating_add(STARTS_SKIPPED);
+            store.commit(&[Change::Starts(starts)])?;
+        }
         let opened = Self {
             store,
             broken,
@@ -469,6 +512,27 @@ impl StoreDir {
             })?;
         }
         Ok(opened)
+    }
+
+    /// Commits all of these or none; what is part of the identity also goes to
+    /// the small file.
+    pub fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.store.commit(changes)?;
+        let line = changes.iter().any(|c| matches!(c, Change::Line { .. }));
+        match (line, self.spare(), self.store.identity()) {
+            (true, Some(spare), Ok(Some(identity))) => self.write_spare(&Spare {
+                identity,
+                starts_floor: spare.starts_floor,
+            }),
+            // The small file is for the day that the store breaks.
+            _ => Ok(()),
+        }
+    }
+
+    /// The update came to its end: the copy of the store is of no use.
+    pub fn forget_snapshot(&self) {
+        // Harmless where it stays: it counts only for a store that is broken.
+        let _ = fs::remove_file(self.dir.join(SNAPSHOT));
     }
 
     /// Stores who this device is, in both places.
@@ -495,7 +559,7 @@ impl StoreDir {
         let dir = self.dir.clone();
         drop(self);
         let broken = (1..=MAX_BROKEN).map(|n| format!("agent.redb.broken-{n}"));
-        for name in ["identity", "agent.redb"]
+        for name in ["identity", "agent.redb", SNAPSHOT]
             .map(String::from)
             .into_iter()
             .chain(broken)
@@ -538,6 +602,23 @@ impl StoreDir {
         let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(file_error("syncing", &self.dir))
     }
+}
+
+/// The store's file in a data directory.
+pub fn file(dir: &Path) -> PathBuf {
+    dir.join("agent.redb")
+}
+
+/// Copies the store, which nobody has open, for the case that an agent on
+/// trial makes it unreadable for this one. Durable when it returns.
+pub fn take_snapshot(dir: &Path) -> Result<(), StoreError> {
+    let (path, new) = (dir.join(SNAPSHOT), dir.join("agent.redb.before-update.new"));
+    fs::copy(file(dir), &new)
+        .and_then(|_| File::open(&new)?.sync_all())
+        .map_err(file_error("copying to", &new))?;
+    fs::rename(&new, &path).map_err(file_error("renaming", &new))?;
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(file_error("syncing", dir))
 }
 
 /// What the small file says, if it says something.

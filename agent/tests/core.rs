@@ -2,6 +2,7 @@
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
     Core, Effect, Event, Identity, ImageStatus, Now, Outgoing, Records, Start,
 };
@@ -70,6 +71,7 @@ impl World {
         let start = Start {
             session: SessionId(u64::from(records.starts) * 1000),
             facts,
+            update: UpdateStart::default(),
         };
         let wall = Timestamp(0); // 1970, always
         let now = Now {

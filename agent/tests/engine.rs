@@ -244,6 +244,8 @@ fn desired_state_runs_is_reported_and_survives_the_agent() {
             starts,
             keep_alive: Duration::from_secs(60),
             clock: Clock::fake(0),
+            software: None,
+            release_keys: Vec::new(),
         };
         Engine::new(executor.clone(), setup, store, machine.clone())
     };

@@ -105,6 +105,8 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
         starts: 2,
         keep_alive: Duration::from_secs(60),
         clock: Clock::fake(0),
+        software: None,
+        release_keys: Vec::new(),
     };
     let executor = Rc::new(LocalExecutor::new());
     let machine = Rc::new(PretendedMachine::default());

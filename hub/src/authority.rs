@@ -102,7 +102,13 @@ impl Roster {
                 | Change::DeleteApp(_)
                 | Change::PutEvent(_)
                 | Change::DeleteEvent(_)
-                | Change::PutImage(_) => {}
+                | Change::PutImage(_)
+                | Change::PutRelease(_)
+                | Change::DeleteRelease(..)
+                | Change::PutRollout(_)
+                | Change::DeleteRollout(_)
+                | Change::PutAttempt(_)
+                | Change::DeleteAttempt(..) => {}
             }
         }
     }

@@ -49,6 +49,14 @@ pub trait Images: Send + Sync + 'static {
     /// At most `max_bytes` of a blob; fewer only at its end.
     fn read(&self, digest: Digest, offset: u64, max_bytes: usize) -> Result<Vec<u8>, ImageFailure>;
 
+    /// Takes in one blob. When this returns, it is on the disk.
+    fn keep_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        bytes: &mut dyn Read,
+    ) -> Result<(), ImageFailure>;
+
     /// Where blobs lie: one file for each, for backups.
     fn blobs_dir(&self) -> &Path;
 }
@@ -195,6 +203,41 @@ impl Images for DiskImages {
             .read_to_end(&mut bytes)
             .map_err(|e| failed(&e))?;
         Ok(bytes)
+    }
+
+    fn keep_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        bytes: &mut dyn Read,
+    ) -> Result<(), ImageFailure> {
+        let failed = |error: &dyn Error, is_invalid| ImageFailure {
+            is_invalid,
+            reason: "BlobRefused",
+            message: chain(error),
+        };
+        if self.blobs.len(&digest) == Some(size) {
+            let skipped = std::io::copy(bytes, &mut std::io::sink());
+            return skipped.map(drop).map_err(|e| failed(&e, false));
+        }
+        let mut writer = self.blobs.writer(size).map_err(|e| failed(&e, false))?;
+        let mut piece = vec![0; 256 * 1024];
+        loop {
+            let read = bytes.read(&mut piece).map_err(|e| failed(&e, false))?;
+            if read == 0 {
+                break;
+            }
+            writer.write(&piece[..read]).map_err(|e| failed(&e, false))?;
+        }
+        let staged = writer.finish().map_err(|e| failed(&e, false))?;
+        if staged.digest() != digest {
+            return Err(ImageFailure {
+                is_invalid: true,
+                reason: "BlobRefused",
+                message: format!("a file of it should be {digest} and is another: copy it again"),
+            });
+        }
+        self.blobs.keep(&staged).map(drop).map_err(|e| failed(&e, false))
     }
 
     fn blobs_dir(&self) -> &Path {

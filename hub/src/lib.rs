@@ -17,6 +17,7 @@ pub mod keys;
 pub mod manifest;
 pub mod model;
 pub mod options;
+pub mod release;
 pub mod server;
 pub mod shell;
 pub mod store;

@@ -30,6 +30,9 @@ pub struct HubOptions {
     pub fleet: Option<String>,
     /// Credentials for registries, in the form of Docker's `config.json`.
     pub registry_auth: Option<PathBuf>,
+    /// Ed25519 keys whose releases of agents and systems this hub takes, and
+    /// devices pin when they join.
+    pub release_keys: Vec<[u8; 32]>,
 }
 
 impl Default for HubOptions {
@@ -44,6 +47,7 @@ impl Default for HubOptions {
             manual_approval: false,
             fleet: None,
             registry_auth: None,
+            release_keys: Vec::new(),
         }
     }
 }
@@ -57,6 +61,9 @@ pub enum OptionsError {
     /// `approve`.
     #[error("approve is '{0}': write auto or manual")]
     Approve(String),
+    /// `releaseKeys`.
+    #[error("'{0}' is no release key: write the 64 hexadecimal digits that 'skerry release keygen' printed")]
+    ReleaseKey(String),
     /// `advertise`.
     #[error("'{0}' is no HOST or HOST:PORT to advertise: write hub.example or hub.example:8883")]
     Advertise(String),
@@ -75,6 +82,7 @@ struct Raw {
     approve: Option<String>,
     fleet: Option<String>,
     registry_auth: Option<PathBuf>,
+    release_keys: Vec<String>,
 }
 
 impl HubOptions {
@@ -149,8 +157,18 @@ impl TryFrom<Raw> for HubOptions {
             },
             fleet: raw.fleet,
             registry_auth: raw.registry_auth,
+            release_keys: raw
+                .release_keys
+                .iter()
+                .map(|key| release_key(key))
+                .collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// A release key as 64 hexadecimal digits.
+pub fn release_key(text: &str) -> Result<[u8; 32], OptionsError> {
+    crate::release::parse_key(text).ok_or_else(|| OptionsError::ReleaseKey(text.into()))
 }
 
 /// Whether this can be dialled at all.

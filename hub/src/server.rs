@@ -141,7 +141,8 @@ impl Server {
 
         let records = store.load()?;
         let roster = Arc::new(Roster::new(fleet_id.clone(), keys.hub.clone(), &records));
-        let (fleet, changes) = Fleet::restore(fleet_id.clone(), keys.hub.clone(), records);
+        let (mut fleet, changes) = Fleet::restore(fleet_id.clone(), keys.hub.clone(), records);
+        fleet.trust(options.release_keys.clone());
         store.commit(&changes)?;
 
         let broker = start_broker(options, &tls, &roster, &executor)?;

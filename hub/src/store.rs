@@ -2,9 +2,10 @@
 //! postcard behind a version byte. A commit is one transaction and one fsync,
 //! whatever it holds; when it returns, a power cut loses nothing of it.
 
-use crate::core::{Change, HubRecord, Records};
+use crate::core::{Change, HubRecord, Records, Subject};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Serialize, de::DeserializeOwned};
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::{DecodeError, DeviceId, IdError, Timestamp, decode, encode};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ const DEVICES: Named = TableDefinition::new("devices");
 const REPORTS: Named = TableDefinition::new("reports");
 const APPS: Named = TableDefinition::new("apps");
 const IMAGES: Named = TableDefinition::new("images");
+const RELEASES: Named = TableDefinition::new("releases");
+const ATTEMPTS: Named = TableDefinition::new("attempts");
+const ROLLOUTS: TableDefinition<u64, &[u8]> = TableDefinition::new("rollouts");
 const REVOKED: Keyed = TableDefinition::new("revoked");
 const TOKENS: Keyed = TableDefinition::new("tokens");
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
@@ -140,13 +144,15 @@ impl Store {
 
     fn make_tables(&self) -> Result<(), StoreError> {
         let write = self.db.begin_write().map_err(write_error)?;
-        for table in [HUB, DEVICES, REPORTS, APPS, IMAGES] {
+        for table in [HUB, DEVICES, REPORTS, APPS, IMAGES, RELEASES, ATTEMPTS] {
             write.open_table(table).map_err(write_error)?;
         }
         for table in [REVOKED, TOKENS] {
             write.open_table(table).map_err(write_error)?;
         }
-        write.open_table(EVENTS).map_err(write_error)?;
+        for table in [EVENTS, ROLLOUTS] {
+            write.open_table(table).map_err(write_error)?;
+        }
         write.commit().map_err(write_error)
     }
 
@@ -162,6 +168,9 @@ impl Store {
             let mut revoked = write.open_table(REVOKED).map_err(write_error)?;
             let mut tokens = write.open_table(TOKENS).map_err(write_error)?;
             let mut events = write.open_table(EVENTS).map_err(write_error)?;
+            let mut releases = write.open_table(RELEASES).map_err(write_error)?;
+            let mut attempts = write.open_table(ATTEMPTS).map_err(write_error)?;
+            let mut rollouts = write.open_table(ROLLOUTS).map_err(write_error)?;
             for change in changes {
                 let done = match change {
                     Change::PutHub(r) => hub.insert(HUB_KEY, &record(r)[..]).map(drop),
@@ -188,6 +197,22 @@ impl Store {
                     Change::PutImage(r) => {
                         let key = format!("{}@{}", r.reference, r.digest);
                         images.insert(&key[..], &record(r)[..]).map(drop)
+                    }
+                    Change::PutRelease(r) => {
+                        let key = release_key(r.kind, &r.version);
+                        releases.insert(&key[..], &record(r)[..]).map(drop)
+                    }
+                    Change::DeleteRelease(kind, version) => {
+                        releases.remove(&release_key(*kind, version)[..]).map(drop)
+                    }
+                    Change::PutRollout(r) => rollouts.insert(r.id, &record(r)[..]).map(drop),
+                    Change::DeleteRollout(id) => rollouts.remove(id).map(drop),
+                    Change::PutAttempt(r) => {
+                        let key = attempt_key(&r.device, r.subject);
+                        attempts.insert(&key[..], &record(r)[..]).map(drop)
+                    }
+                    Change::DeleteAttempt(device, subject) => {
+                        attempts.remove(&attempt_key(device, *subject)[..]).map(drop)
                     }
                 };
                 done.map_err(write_error)?;
@@ -231,6 +256,12 @@ impl Store {
             tokens: all("tokens", &keyed(TOKENS)?)?,
             events,
             images: all("images", &named(IMAGES)?)?,
+            releases: all("releases", &named(RELEASES)?)?,
+            rollouts: all(
+                "rollouts",
+                &read.open_table(ROLLOUTS).map_err(read_error)?,
+            )?,
+            attempts: all("attempts", &named(ATTEMPTS)?)?,
         })
     }
 
@@ -240,7 +271,7 @@ impl Store {
         let read = self.db.begin_read().map_err(read_error)?;
         let copy = Store::open(path)?;
         let write = copy.db.begin_write().map_err(write_error)?;
-        for definition in [HUB, DEVICES, REPORTS, APPS, IMAGES] {
+        for definition in [HUB, DEVICES, REPORTS, APPS, IMAGES, RELEASES, ATTEMPTS] {
             let from = read.open_table(definition).map_err(read_error)?;
             let mut to = write.open_table(definition).map_err(write_error)?;
             for entry in from.iter().map_err(read_error)? {
@@ -256,9 +287,9 @@ impl Store {
                 to.insert(key.value(), value.value()).map_err(write_error)?;
             }
         }
-        {
-            let from = read.open_table(EVENTS).map_err(read_error)?;
-            let mut to = write.open_table(EVENTS).map_err(write_error)?;
+        for definition in [EVENTS, ROLLOUTS] {
+            let from = read.open_table(definition).map_err(read_error)?;
+            let mut to = write.open_table(definition).map_err(write_error)?;
             for entry in from.iter().map_err(read_error)? {
                 let (key, value) = entry.map_err(read_error)?;
                 to.insert(key.value(), value.value()).map_err(write_error)?;
@@ -272,6 +303,14 @@ impl Store {
         let changes = self.load()?.mark_restored(at);
         self.commit(&changes)
     }
+}
+
+fn release_key(kind: ReleaseKind, version: &str) -> String {
+    format!("{} {version}", kind.as_str())
+}
+
+fn attempt_key(device: &DeviceId, subject: Subject) -> String {
+    format!("{device} {}", subject.as_str())
 }
 
 fn all<K: redb::Key + 'static, T: DeserializeOwned>(

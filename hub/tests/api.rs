@@ -200,6 +200,15 @@ impl Images for Together {
         self.inner.read(digest, offset, max)
     }
 
+    fn keep_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        bytes: &mut dyn std::io::Read,
+    ) -> Result<(), ImageFailure> {
+        self.inner.keep_blob(digest, size, bytes)
+    }
+
     fn blobs_dir(&self) -> &Path {
         self.inner.blobs_dir()
     }

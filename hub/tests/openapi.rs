@@ -40,7 +40,15 @@ fn routes_and_document_are_the_same() {
 /// Fills a path's parameters with names that are nobody's.
 fn filled(path: &str) -> String {
     let mut out = path.to_string();
-    for name in ["{id}", "{device}", "{namespace}", "{name}"] {
+    for name in [
+        "{id}",
+        "{device}",
+        "{namespace}",
+        "{name}",
+        "{kind}",
+        "{version}",
+        "{subject}",
+    ] {
         out = out.replace(name, "nobody");
     }
     out

@@ -5,6 +5,7 @@
 use rand_core::UnwrapErr;
 use skerry_agent::clock::Clock;
 use skerry_agent::core::join::{Join, JoinStep};
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{Core, Effect, Event, Identity, ImageStatus, Records, Start};
 use skerry_agent::line::Line;
 use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Timestamp};
@@ -235,6 +236,7 @@ impl Device {
         let start = Start {
             session,
             facts: self.facts(),
+            update: UpdateStart::default(),
         };
         let (mut core, effects) =
             Core::restore(identity.clone(), start, records.clone(), self.clock.now());
@@ -245,6 +247,7 @@ impl Device {
             password,
             session,
             records.starts,
+            0,
             KEEP_ALIVE,
         );
         let mut line = line.expect("the hub's own address");
@@ -371,6 +374,7 @@ impl Machine {
             | Effect::StreamResize { .. }
             | Effect::StreamCloseInput { .. }
             | Effect::StreamClose { .. }
+            | Effect::Update(_)
             | Effect::StopCalling => None,
         }
     }

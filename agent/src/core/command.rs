@@ -30,6 +30,7 @@ impl Core {
             }
             CommandBody::Acknowledge { report, events } => {
                 self.pace.acknowledged(report);
+                self.update_acknowledged(now, report);
                 self.journal.acknowledge(events);
             }
             CommandBody::Logs(request) => self.logs(request),

@@ -5,6 +5,8 @@ use super::event::{Change, DesiredRecord, Now};
 use super::handle::{Core, InForce};
 use super::ledger::Entry;
 use super::report::Urgency;
+use super::update::MAX_ORDERS;
+use skerry_wire::update::UpdateOrder;
 use skerry_wire::{Assignment, Desired, Digest, Generation, Seq, decode};
 use std::collections::BTreeSet;
 
@@ -34,8 +36,8 @@ impl Core {
                 return;
             }
         }
-        let assignments = match read_desired(generation, &bytes) {
-            Ok(assignments) => assignments,
+        let (assignments, updates) = match read_desired(generation, &bytes) {
+            Ok(read) => read,
             Err(text) => {
                 let text = format!("desired state {generation} cannot be used: {text}");
                 return self.refusal(now, "DesiredRefused", &text);
@@ -48,6 +50,7 @@ impl Core {
             generation,
             digest,
             assignments,
+            updates,
         });
         let needed = self.images();
         let steps = self
@@ -92,7 +95,7 @@ impl Core {
 pub(super) fn read_desired(
     generation: Generation,
     bytes: &[u8],
-) -> Result<Vec<Assignment>, String> {
+) -> Result<(Vec<Assignment>, Vec<UpdateOrder>), String> {
     if bytes.len() > Desired::MAX_BYTES {
         return Err("it is too long".into());
     }
@@ -108,6 +111,9 @@ pub(super) fn read_desired(
     if !assignments.windows(2).all(|pair| pair[0].app < pair[1].app) {
         return Err("its apps are not in order, or one is there twice".into());
     }
+    if desired.updates.len() > MAX_ORDERS {
+        return Err(format!("more than {MAX_ORDERS} updates"));
+    }
     let mut count = 0;
     for assignment in &assignments {
         let names: BTreeSet<_> = assignment.pod.containers.iter().map(|c| &c.name).collect();
@@ -122,5 +128,5 @@ pub(super) fn read_desired(
             "{count} containers, at most {MAX_CONTAINERS} are possible"
         ));
     }
-    Ok(assignments)
+    Ok((assignments, desired.updates))
 }

@@ -2,6 +2,7 @@
 
 use super::ledger::Entry;
 use super::name::InstanceName;
+use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::report::{Condition, Facts};
@@ -134,6 +135,8 @@ pub enum Event {
     Conditions(Vec<Condition>),
     /// The machine's facts changed.
     Facts(Facts),
+    /// Something of an update.
+    Update(UpdateEvent),
     /// The shell has something to tell the operator: CamelCase reason and a
     /// sentence.
     Trouble {
@@ -285,6 +288,8 @@ pub enum Effect {
         /// The containers that run.
         containers: Vec<(ContainerId, AppRef, ContainerName)>,
     },
+    /// Something for an update.
+    Update(UpdateEffect),
     /// The device was shut out: close the line and stay away.
     StopCalling,
 }
@@ -334,6 +339,8 @@ pub struct Records {
     pub ledger: BTreeMap<InstanceName, Entry>,
     /// The device was shut out.
     pub revoked: bool,
+    /// The newest order of each subject that was begun.
+    pub updates: BTreeMap<Subject, UpdateRecord>,
 }
 
 /// A desired state as it was received.
@@ -360,6 +367,15 @@ pub enum Change {
     Ledger(InstanceName, Option<Entry>),
     /// The device was shut out.
     Revoked,
+    /// How far the newest order of a subject is.
+    Update(Subject, UpdateRecord),
+    /// The hub is reached on this line from now on.
+    Line {
+        /// The broker's address.
+        broker: String,
+        /// The certificate that must be in its chain.
+        tls_pin: Option<[u8; 32]>,
+    },
 }
 
 impl Records {
@@ -385,6 +401,11 @@ impl Records {
                 self.ledger.remove(&name);
             }
             Change::Revoked => self.revoked = true,
+            Change::Update(subject, record) => {
+                self.updates.insert(subject, record);
+            }
+            // Part of the identity, which is no record of the core's.
+            Change::Line { .. } => {}
         }
     }
 }

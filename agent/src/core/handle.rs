@@ -11,11 +11,13 @@ use super::observed::Observed;
 use super::plan::Ledger;
 use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
+use super::update::{UpdateStart, Updates};
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
+use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
     AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
@@ -48,6 +50,8 @@ pub struct Start {
     pub session: SessionId,
     /// What the machine is, its boot id included.
     pub facts: Facts,
+    /// What of the device itself can be changed, and how that stands.
+    pub update: UpdateStart,
 }
 
 /// The desired state in force.
@@ -56,6 +60,7 @@ pub(super) struct InForce {
     pub(super) generation: Generation,
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
+    pub(super) updates: Vec<UpdateOrder>,
 }
 
 /// The agent's brain.
@@ -78,6 +83,7 @@ pub struct Core {
     pub(super) pace: Pace,
     pub(super) streams: Streams,
     pub(super) fetcher: Fetcher,
+    pub(super) updates: Updates,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
     /// Records to be committed before what follows.
@@ -137,6 +143,7 @@ impl Core {
             pace: Pace::default(),
             streams: Streams::default(),
             fetcher: Fetcher::new(start.session),
+            updates: Updates::new(start.update, records.updates, start.session),
             presence_at_ms: None,
             plan_at_ms: None,
             changes: Vec::new(),
@@ -146,11 +153,12 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok(assignments) => {
+                Ok((assignments, updates)) => {
                     core.desired = Some(InForce {
                         generation: record.generation,
                         digest: Digest::of(&record.bytes),
                         assignments,
+                        updates,
                     });
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
@@ -161,6 +169,7 @@ impl Core {
         if records.boot_id != core.facts.boot_id {
             core.rebooted();
         }
+        core.restore_updates(now);
         core.settle(now);
         let effects = core.take_effects();
         (core, effects)
@@ -197,6 +206,7 @@ impl Core {
             Event::Wake => {
                 let steps = self.fetcher.wake(now_ms);
                 self.carry_out(steps);
+                self.update_wake(now);
                 self.close_streams_when_offline(now);
             }
             Event::Listed(containers) => {
@@ -289,6 +299,7 @@ impl Core {
                 self.facts = facts;
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Update(event) => self.update_event(now, event),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
         self.settle(now);
@@ -307,6 +318,7 @@ impl Core {
             self.plan_at_ms,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),
+            self.updates.wake_at_ms(),
             streams,
         ]
         .into_iter()
@@ -322,6 +334,7 @@ impl Core {
         self.pace.link_up();
         let steps = self.fetcher.link_up(now.boot_ms);
         self.carry_out(steps);
+        self.update_link_up(now);
     }
 
     fn link_down(&mut self, now: Now, reason: String) {
@@ -332,6 +345,7 @@ impl Core {
         self.link = LinkState::Down { since_ms, reason };
         self.pace.link_down();
         self.fetcher.link_down();
+        self.updates.fetcher.link_down();
     }
 
     fn close_streams_when_offline(&mut self, now: Now) {
@@ -406,6 +420,8 @@ impl Core {
                     let (steps, news) = self.fetcher.heard(now.boot_ms, frame);
                     self.carry_out(steps);
                     self.image_news(now, news);
+                } else if self.updates.fetcher.owns(frame.stream) {
+                    self.artifact_frame(now, frame);
                 } else {
                     let steps = self.streams.heard(frame);
                     self.carry_out(steps);

@@ -19,6 +19,7 @@ pub mod observed;
 pub mod plan;
 pub mod report;
 pub mod streams;
+pub mod update;
 
 mod command;
 mod desired;

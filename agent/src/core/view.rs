@@ -76,7 +76,7 @@ impl Core {
             ),
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),
-            updates: Vec::new(),
+            updates: self.updates.status(),
         }
     }
 }

@@ -37,7 +37,11 @@ fn may_wait(change: &Change, has_line: bool) -> bool {
     match change {
         Change::Ledger(..) | Change::Boot(_) | Change::Previous(_, None) => true,
         Change::Starts(_) => !has_line,
-        Change::Previous(_, Some(_)) | Change::Desired(..) | Change::Revoked => false,
+        Change::Previous(_, Some(_))
+        | Change::Desired(..)
+        | Change::Revoked
+        | Change::Update(..)
+        | Change::Line { .. } => false,
     }
 }
 
@@ -46,6 +50,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
     match (a, b) {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
         (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
+        (Change::Update(a, _), Change::Update(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),
     }
 }
@@ -104,7 +109,7 @@ impl<M: Machine> Engine<M> {
             let changes = std::mem::take(&mut self.unsaved.changes);
             let store = self.store.take().expect("only taken while committing");
             let (store, changes, result) = smol::unblock(move || {
-                let result = store.store.commit(&changes);
+                let result = store.commit(&changes);
                 (store, changes, result)
             })
             .await;

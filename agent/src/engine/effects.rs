@@ -169,6 +169,7 @@ impl<M: Machine> Engine<M> {
                     containers,
                 }
             }),
+            Effect::Update(effect) => self.update(effect).await,
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

@@ -6,6 +6,7 @@ mod commit;
 mod effects;
 mod pause;
 mod run;
+mod updates;
 
 pub use asked::shown_broker;
 pub use run::{Ending, Engine, EngineError, Setup};

@@ -4,20 +4,24 @@ use super::commit::Unsaved;
 use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
+use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Event, Identity, Start};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
 use crate::runtime::{ContainerId, Status};
 use crate::store::{IdentityRecord, StoreDir, StoreError};
+use crate::update::Software;
 use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::stream::End;
 use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Outcomes that wait for the loop.
@@ -43,6 +47,17 @@ pub enum Ending {
     Reset(Ask),
     /// A device that was shut out joins again.
     Rejoin(Ask),
+    /// Software in the other slot is to be tried.
+    Switch {
+        /// Which slots.
+        kind: ReleaseKind,
+        /// Time to confirm, in seconds.
+        confirm_secs: u32,
+    },
+    /// This process is to be started anew.
+    Restart,
+    /// The machine is.
+    Reboot,
 }
 
 /// What does not change while the engine runs.
@@ -65,6 +80,10 @@ pub struct Setup {
     pub keep_alive: Duration,
     /// The clocks.
     pub clock: Clock,
+    /// Where the device's own software lies; `None` where it cannot be updated.
+    pub software: Option<Arc<Software>>,
+    /// Whose releases are believed, besides those of the identity.
+    pub release_keys: Vec<[u8; 32]>,
 }
 
 pub(super) enum Turn {
@@ -103,6 +122,12 @@ pub struct Engine<M: Machine> {
     /// Hands on what the machine tells; ends with the engine.
     pub(super) watch: Option<smol::Task<()>>,
     pub(super) line: Option<Line>,
+    /// The line on trial: the broker's address and the pin.
+    pub(super) trial_line: Option<(String, Option<[u8; 32]>)>,
+    /// Lines that this run has had before.
+    pub(super) lines: u32,
+    /// Why the loop ends, once it does.
+    pub(super) ending: Option<Ending>,
     pub(super) turns: Receiver<Turn>,
     pub(super) turns_in: Sender<Turn>,
     pub(super) outputs: Receiver<StreamOutput>,
@@ -125,6 +150,7 @@ impl<M: Machine> Engine<M> {
         let start = Start {
             session: setup.session,
             facts: setup.facts.clone(),
+            update: update_start(&setup),
         };
         let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
@@ -142,6 +168,9 @@ impl<M: Machine> Engine<M> {
             look_at_ms: now.boot_ms,
             watch: None,
             line: None,
+            trial_line: None,
+            lines: 0,
+            ending: None,
             turns,
             turns_in,
             outputs,
@@ -172,6 +201,9 @@ impl<M: Machine> Engine<M> {
         self.call().await;
         let mut beat = notify::interval().map(Timer::interval);
         loop {
+            if let Some(ending) = self.ending.take() {
+                return Ok((ending, self.hang_up().await));
+            }
             match self.next(asks, &mut beat).await {
                 Turn::Event(event) => self.step(event).await,
                 Turn::Outcome(epoch, event) if epoch == self.epoch => self.step(event).await,
@@ -196,11 +228,7 @@ impl<M: Machine> Engine<M> {
                 }
                 Turn::Ask(ask) => {
                     if let Some(ending) = self.asked(ask) {
-                        if let Some(line) = self.line.take() {
-                            line.close().await;
-                        }
-                        let store = self.store.take().expect("only taken while committing");
-                        return Ok((ending, store));
+                        return Ok((ending, self.hang_up().await));
                     }
                 }
                 Turn::Wake => self.step(Event::Wake).await,
@@ -212,6 +240,13 @@ impl<M: Machine> Engine<M> {
                 Turn::Watchdog => notify::alive(),
             }
         }
+    }
+
+    async fn hang_up(&mut self) -> StoreDir {
+        if let Some(line) = self.line.take() {
+            line.close().await;
+        }
+        self.store.take().expect("only taken while committing")
     }
 
     async fn next(&self, asks: &Receiver<Ask>, beat: &mut Option<Timer>) -> Turn {
@@ -347,17 +382,23 @@ impl<M: Machine> Engine<M> {
     /// Sets the line up, if there shall be one. Its numbers come from the
     /// count of starts, so that must be on the disk. Trouble with the line
     /// leaves apps alone.
-    async fn call(&mut self) {
+    pub(super) async fn call(&mut self) {
         if self.line.is_some() || self.core.is_revoked() || self.unsaved.has_starts() {
             return;
         }
+        let mut record = self.setup.record.clone();
+        if let Some((broker, tls_pin)) = self.trial_line.clone() {
+            record.broker = broker;
+            record.tls_pin = tls_pin;
+        }
         let line = Line::of_device(
             &self.executor,
-            &self.setup.record,
+            &record,
             &self.setup.identity,
             self.setup.password.clone(),
             self.setup.session,
             self.setup.starts,
+            connections_before(self.lines),
             self.setup.keep_alive,
         );
         match line {
@@ -374,7 +415,7 @@ impl<M: Machine> Engine<M> {
         match event {
             LinkEvent::Up { attempt, .. } => {
                 tracing::info!("connected to the broker");
-                let connection = attempt.0 as u32;
+                let connection = (attempt.0 as u32).wrapping_add(connections_before(self.lines));
                 self.step(Event::LinkUp { connection }).await;
             }
             LinkEvent::Down { reason } => {
@@ -398,5 +439,22 @@ impl<M: Machine> Engine<M> {
                 }
             }
         }
+    }
+}
+
+/// Connections of this run have numbers that rise, also from line to line:
+/// more attempts than a line makes before it is changed.
+fn connections_before(lines: u32) -> u32 {
+    lines.wrapping_mul(1 << 20)
+}
+
+fn update_start(setup: &Setup) -> UpdateStart {
+    let software = setup.software.as_ref();
+    let mut release_keys = setup.record.release_keys.clone();
+    release_keys.extend(&setup.release_keys);
+    UpdateStart {
+        release_keys,
+        slots: software.map(|software| software.states()).unwrap_or_default(),
+        line: Some((setup.record.broker.clone(), setup.record.tls_pin)),
     }
 }

@@ -149,7 +149,7 @@ pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Fail
             .await?
         {
             Answer::Applied(actions) => actions,
-            Answer::Done | Answer::Stream(_) | Answer::Usage(_) => Vec::new(),
+            Answer::Done | Answer::Stream(_) | Answer::Usage(_) | Answer::Rollout(_) => Vec::new(),
         }
     };
     let items = applied(actions, &revisions);
@@ -179,7 +179,7 @@ async fn take_away(state: &State, apps: Vec<AppRef>) -> Result<Vec<(AppRef, AppA
     let delete = move |request| Event::Delete { request, apps };
     match state.hub.ask(delete).await? {
         Answer::Applied(actions) => Ok(actions),
-        Answer::Done | Answer::Stream(_) | Answer::Usage(_) => Ok(Vec::new()),
+        Answer::Done | Answer::Stream(_) | Answer::Usage(_) | Answer::Rollout(_) => Ok(Vec::new()),
     }
 }
 

@@ -13,7 +13,7 @@ use axum::extract::Query;
 use serde::Deserialize;
 use skerry_wire::Digest;
 use smol::io::AsyncWriteExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Longest archive, in bytes.
 const MAX_ARCHIVE_BYTES: u64 = 64 * 1024 * 1024 * 1024;
@@ -87,7 +87,35 @@ pub struct ImportQuery {
 }
 
 /// A file that is gone when it is no longer needed.
-struct Upload(PathBuf);
+pub struct Upload(PathBuf);
+
+impl Upload {
+    /// Takes a request's body to the disk.
+    pub async fn receive(api: &Api, body: &mut Body, max_bytes: u64) -> Result<Self, Failure> {
+        let name = Digest::of(&random::<16>()).hex();
+        let file = Self(api.data.join(UPLOADS_DIR).join(name));
+        let broken = |error: std::io::Error| {
+            Failure::internal(format!("cannot keep the upload on the hub's disk: {error}"))
+        };
+        let mut out = smol::fs::File::create(&file.0).await.map_err(broken)?;
+        let mut total = 0u64;
+        while let Some(piece) = body::piece(body).await? {
+            total += piece.len() as u64;
+            if total > max_bytes {
+                let message = format!("an archive has at most {} GiB", max_bytes >> 30);
+                return Err(Failure::invalid("ArchiveTooLarge", message));
+            }
+            out.write_all(&piece).await.map_err(broken)?;
+        }
+        out.flush().await.map_err(broken)?;
+        Ok(file)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
 
 impl Drop for Upload {
     fn drop(&mut self) {
@@ -101,23 +129,7 @@ pub async fn import(
     Query(query): Query<ImportQuery>,
     mut upload: Body,
 ) -> Result<Json<List<types::Image>>, Failure> {
-    let name = Digest::of(&random::<16>()).hex();
-    let file = Upload(state.data.join(UPLOADS_DIR).join(name));
-    let broken = |error: std::io::Error| {
-        Failure::internal(format!("cannot keep the upload on the hub's disk: {error}"))
-    };
-    let mut out = smol::fs::File::create(&file.0).await.map_err(broken)?;
-    let mut total = 0u64;
-    while let Some(piece) = body::piece(&mut upload).await? {
-        total += piece.len() as u64;
-        if total > MAX_ARCHIVE_BYTES {
-            let message = "an archive has at most 64 GiB";
-            return Err(Failure::invalid("ArchiveTooLarge", message));
-        }
-        out.write_all(&piece).await.map_err(broken)?;
-    }
-    out.flush().await.map_err(broken)?;
-    drop(out);
+    let file = Upload::receive(&state, &mut upload, MAX_ARCHIVE_BYTES).await?;
     let images = state.images.clone();
     let found = smol::unblock(move || {
         let found = images.import(&file.0, query.name.as_deref());

@@ -8,6 +8,7 @@ mod error;
 mod fleet;
 mod images;
 mod manifest_json;
+mod releases;
 mod routes;
 mod serve;
 mod streams;

@@ -1,7 +1,7 @@
 //! Every route, once.
 
 use super::error::Failure;
-use super::{Api, OPENAPI, apps, devices, fleet, images, streams};
+use super::{Api, OPENAPI, apps, devices, fleet, images, releases, streams};
 use crate::core::same_secret;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -72,6 +72,36 @@ fn guarded() -> Vec<Route> {
             get(images::list).post(images::import),
         ),
         ("/v1/images/pull", &["post"], post(images::pull)),
+        (
+            "/v1/releases",
+            &["get", "post"],
+            get(releases::list).post(releases::import),
+        ),
+        (
+            "/v1/releases/{kind}/{version}",
+            &["delete"],
+            delete(releases::delete),
+        ),
+        (
+            "/v1/rollouts",
+            &["get", "post"],
+            get(releases::rollouts).post(releases::start),
+        ),
+        (
+            "/v1/rollouts/{subject}/pause",
+            &["post"],
+            post(releases::pause),
+        ),
+        (
+            "/v1/rollouts/{subject}/resume",
+            &["post"],
+            post(releases::resume),
+        ),
+        (
+            "/v1/rollouts/{subject}/undo",
+            &["post"],
+            post(releases::undo),
+        ),
     ]
 }
 

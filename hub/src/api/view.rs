@@ -77,6 +77,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         last_seen_ms: Some(record.last_seen.0),
         joined_ms: record.joined.0,
         apps: apps.into_values().collect(),
+        updates: super::releases::of_device(fleet, &record.device),
     }
 }
 

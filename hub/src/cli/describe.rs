@@ -117,6 +117,7 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
     facts.line("Cgroups", format!("v{}", machine.cgroup_version));
     facts.line("Agent", &machine.agent_version);
     let mut text = facts.text;
+    text.push_str(&super::release::updates_text(device, colour));
     if !device.conditions.is_empty() {
         text.push_str("\nConditions:\n");
         let mut table = Table::new(&["KIND", "SO", "REASON", "MESSAGE"]);

@@ -405,7 +405,7 @@ fn device_table(devices: &[Device], show: &Show) -> Table {
                 facts.kernel.as_str().into(),
                 cpus.into(),
                 memory.into(),
-                facts.agent_version.as_str().into(),
+                super::release::agent_text(device).into(),
                 device.key.as_str().into(),
             ]);
         }

@@ -23,6 +23,7 @@ mod line;
 mod logs;
 mod operate;
 mod output;
+mod release;
 mod serve;
 mod table;
 mod terminal;
@@ -65,6 +66,7 @@ pub fn main() -> ExitCode {
         }
         Command::Completion { shell } => complete::script(&mut out, shell),
         Command::Demo(args) => demo::demo(args),
+        Command::Release(args) if args.is_offline() => release::offline(&mut out, args),
         command => run(&mut out, &cli.connection, command),
     };
     match result {
@@ -88,6 +90,9 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Approve(args) => operate::approve(out, &client, &args),
         Command::Token(args) => operate::token(out, &client, args),
         Command::Image(args) => operate::image(out, &client, args),
+        Command::Release(args) => release::release(out, &client, args),
+        Command::Rollout(args) => release::rollout(out, &client, args),
+        Command::Line(args) => release::line(out, &client, args),
         Command::Events(args) => get::events(out, &client, &args),
         Command::Top(args) => top::top(out, client, &args),
         Command::Status => operate::status(out, &client),

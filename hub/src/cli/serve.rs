@@ -5,7 +5,7 @@ use super::args::{Approve, HubArgs};
 use super::error::CliError;
 use super::human;
 use super::output::Out;
-use crate::options::{HubOptions, check_advertise};
+use crate::options::{HubOptions, check_advertise, release_key};
 use crate::{backup, server};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,12 @@ fn options(args: HubArgs, data: Option<PathBuf>) -> Result<HubOptions, CliError>
     options.broker = args.broker.or(options.broker);
     options.device_broker = args.device_broker.or(options.device_broker);
     options.fleet = args.fleet.or(options.fleet);
+    if !args.release_keys.is_empty() {
+        let keys = args.release_keys.iter().map(|key| release_key(key));
+        options.release_keys = keys
+            .collect::<Result<_, _>>()
+            .map_err(|e| CliError::Usage(e.to_string()))?;
+    }
     options.registry_auth = args.registry_auth.or(options.registry_auth);
     if let Some(approve) = args.approve {
         options.manual_approval = approve == Approve::Manual;

@@ -42,6 +42,7 @@ impl Fleet {
         let message = "was let in by an operator".to_string();
         self.note(turn, Some(&name), None, "Approved", message);
         self.place(turn, &name, true);
+        self.updates_due();
         self.accept(turn, &name);
         // A hub that was restored may have one in its lobby that has long been
         // a device, and said so when nobody listened.
@@ -72,6 +73,7 @@ impl Fleet {
         if labels != device.record.labels {
             device.record.labels = labels;
             turn.dirty.insert(name.clone());
+            self.updates_due();
             self.place(turn, &name, true);
         }
         turn.answer(request, Ok(Answer::Done));
@@ -110,6 +112,7 @@ impl Fleet {
         self.unasked.remove(&name);
         turn.dirty.insert(name.clone());
         self.end_streams_of(turn, &name, "the device was shut out");
+        self.forget_attempts(turn, &name);
         self.place(turn, &name, false);
         let message = "was shut out by an operator".to_string();
         self.note(turn, Some(&name), None, "Revoked", message);

@@ -1,12 +1,16 @@
 //! What goes into the core and what comes out: closed enums of plain data.
 
-use super::record::Change;
+use super::record::{Change, MaxUnavailable, Subject};
+use super::update::{Steer, Wish};
 use crate::model::{App, Image, Platform, Revision};
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::seal::{PublicKey, Purpose};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Topic;
-use skerry_wire::{AppRef, ContainerName, DeviceId, Digest, Labels, Seq, StreamId, Timestamp};
+use skerry_wire::update::{ReleaseKind, SignedRelease};
+use skerry_wire::{
+    AppRef, ContainerName, DeviceId, Digest, Labels, Selector, Seq, StreamId, Timestamp,
+};
 
 /// Whose answer an [`Effect::Answer`] is; the shell numbers its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,6 +124,45 @@ pub enum Event {
         request: RequestId,
         /// Which.
         device: DeviceId,
+    },
+    /// A release's artifacts are in the blob store.
+    AddRelease {
+        /// Who waits.
+        request: RequestId,
+        /// As its maker signed it.
+        signed: SignedRelease,
+    },
+    /// An operator takes a release away.
+    DeleteRelease {
+        /// Who waits.
+        request: RequestId,
+        /// Which software.
+        kind: ReleaseKind,
+        /// Which version.
+        version: String,
+    },
+    /// An operator rolls something out; answered with [`Answer::Rollout`].
+    StartRollout {
+        /// Who waits.
+        request: RequestId,
+        /// What.
+        wish: Wish,
+        /// To which devices.
+        selector: Selector,
+        /// How many at one time.
+        max_unavailable: MaxUnavailable,
+        /// Time for each to confirm in, in seconds.
+        confirm_secs: u32,
+    },
+    /// An operator holds, goes on with or takes back the newest rollout of a
+    /// subject; answered with [`Answer::Rollout`].
+    SteerRollout {
+        /// Who waits.
+        request: RequestId,
+        /// Of what.
+        subject: Subject,
+        /// How.
+        steer: Steer,
     },
     /// An operator wants a device's usage.
     Usage {
@@ -345,6 +388,8 @@ pub enum Answer {
     Stream(StreamId),
     /// What containers use.
     Usage(Vec<ContainerUsage>),
+    /// The rollout that this is about.
+    Rollout(u64),
 }
 
 /// What was done to an app.

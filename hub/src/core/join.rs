@@ -265,7 +265,7 @@ impl Fleet {
         let reply = JoinReply::Accepted {
             device: name.clone(),
             password: device_password(&self.key, &key),
-            release_keys: Vec::new(),
+            release_keys: self.release_keys().to_vec(),
         };
         self.answer_join(turn, attempt.into(), key, reply);
     }

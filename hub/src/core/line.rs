@@ -159,6 +159,7 @@ impl Fleet {
         }
         self.unasked.remove(name);
         if !was_online {
+            self.updates_due();
             self.note(turn, Some(name), None, "Online", "is connected".into());
         }
         self.has_generation(turn, name, has, true);
@@ -215,6 +216,7 @@ impl Fleet {
             return;
         }
         device.connection = Connection::Offline { since: turn.now };
+        self.updates_due();
         self.unsent.remove(name);
         self.unasked.remove(name);
         self.end_streams_of(turn, name, "the device went away: try again");
@@ -286,10 +288,16 @@ impl Fleet {
         if moved {
             self.place(turn, name, true);
         }
+        self.updates_reported(turn, name, &report.updates);
         self.has_generation(turn, name, has, false);
         // It is there, and its presence was lost: ask for another.
         if self.devices.get(name).is_some_and(|d| !d.is_online()) {
             self.unasked.insert(name.clone());
+        }
+        if self.tries_unordered(name, &report.updates) {
+            // What it is about to do was taken back: it hears that instead.
+            self.unsent.insert(name.clone());
+            return;
         }
         let body = CommandBody::Acknowledge {
             report: seq,

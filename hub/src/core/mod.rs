@@ -15,6 +15,7 @@ mod line;
 mod placement;
 pub mod record;
 mod streams;
+mod update;
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +27,11 @@ pub use event::{
 pub use join::{device_password, same_secret, token_id_text};
 pub use placement::Blocked;
 pub use record::{
-    AppRecord, Change, DeviceRecord, EventRecord, HubRecord, Records, RevokedKey, Standing,
-    TokenRecord,
+    AppRecord, AttemptRecord, AttemptState, Change, DeviceRecord, EventRecord, HubRecord,
+    MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState, Standing,
+    Subject, Target, TokenRecord,
 };
+pub use update::{RolloutCounts, Steer, Wish, compare_versions};
 
 use crate::model::{Image, Platform};
 use journal::Journal;
@@ -42,6 +45,7 @@ use skerry_wire::{
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use streams::Streams;
+use update::Updates;
 
 /// Added to the hub's start count by a restore: more starts than happen
 /// between two backups.
@@ -83,6 +87,7 @@ pub struct Fleet {
     images: BTreeMap<Digest, BTreeMap<String, Image>>,
     journal: Journal,
     streams: Streams,
+    updates: Updates,
     line: HubLine,
     /// Devices that shall get their desired state.
     unsent: BTreeSet<DeviceId>,
@@ -259,6 +264,7 @@ impl Fleet {
             tokens: records.tokens.into_iter().map(|t| (t.id, t)).collect(),
             images,
             journal: Journal::restore(records.events),
+            updates: Updates::restore(records.releases, records.rollouts, records.attempts),
             line: HubLine::Down,
             unsent: BTreeSet::new(),
             unasked: BTreeSet::new(),
@@ -289,6 +295,7 @@ impl Fleet {
             dirty: BTreeSet::new(),
         };
         self.take(&mut turn, event);
+        self.step_rollouts(&mut turn);
         self.pump(&mut turn);
         self.collect_dirty(&mut turn);
         if !turn.changes.is_empty() {
@@ -362,6 +369,31 @@ impl Fleet {
                 remove,
             } => self.label(turn, request, device, set, remove),
             Event::Revoke { request, device } => self.revoke(turn, request, device),
+            Event::AddRelease { request, signed } => self.add_release(turn, request, signed),
+            Event::DeleteRelease {
+                request,
+                kind,
+                version,
+            } => self.delete_release(turn, request, kind, version),
+            Event::StartRollout {
+                request,
+                wish,
+                selector,
+                max_unavailable,
+                confirm_secs,
+            } => self.start_rollout(
+                turn,
+                request,
+                wish,
+                selector,
+                max_unavailable,
+                confirm_secs,
+            ),
+            Event::SteerRollout {
+                request,
+                subject,
+                steer,
+            } => self.steer_rollout(turn, request, subject, steer),
             Event::Usage { request, device } => self.ask_usage(turn, request, device),
             Event::OpenStream {
                 request,
@@ -442,6 +474,7 @@ impl Fleet {
     fn tick(&mut self, turn: &mut Turn) {
         let now = turn.now;
         self.expire_tokens(turn);
+        self.expire_attempts(turn);
         self.expire_streams(turn);
         let late: Vec<u64> = self
             .usage
@@ -473,6 +506,7 @@ impl Fleet {
             }
             if sync_over && device.connection == Connection::Unknown {
                 device.connection = Connection::Offline { since: now };
+                self.updates.due = true;
             }
             if ask_again
                 && device.connection == Connection::Unknown

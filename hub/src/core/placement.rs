@@ -132,6 +132,9 @@ impl Fleet {
         if device.record.standing != Standing::Approved {
             return None;
         }
+        if let Some(size) = self.artifact_size(&device.record.device, blob) {
+            return Some(size);
+        }
         self.apps
             .values()
             .filter(|record| record.app.placement.matches(&device.record.labels))
@@ -157,7 +160,7 @@ impl Fleet {
         }
         let platform = device.record.platform.clone();
         let (assigned, blocked) = self.assignments(device);
-        let content = Digest::of(&encode(&assigned));
+        let content = Digest::of(&encode(&(&assigned, self.orders(name))));
         let device = self.devices.get_mut(name).expect("it was there above");
         if content != device.record.content {
             device.record.content = content;
@@ -200,7 +203,7 @@ impl Fleet {
         let whole = encode(&Desired {
             generation,
             assignments,
-            updates: Vec::new(),
+            updates: self.orders(name),
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

@@ -6,7 +6,10 @@ use crate::model::{App, Image, Platform, Revision};
 use serde::{Deserialize, Serialize};
 use skerry_wire::report::Severity;
 use skerry_wire::seal::PublicKey;
-use skerry_wire::{AppRef, DeviceId, Digest, Generation, Labels, Seq, SessionId, Timestamp};
+use skerry_wire::update::{Artifact, ReleaseKind, SignedRelease};
+use skerry_wire::{
+    AppRef, DeviceId, Digest, Generation, Labels, Selector, Seq, SessionId, Timestamp,
+};
 
 /// The hub's own numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +113,153 @@ pub struct TokenRecord {
     pub manual: bool,
 }
 
+/// A release of the devices' own software.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRecord {
+    /// Which software.
+    pub kind: ReleaseKind,
+    /// Its version.
+    pub version: String,
+    /// For each platform.
+    pub artifacts: Vec<Artifact>,
+    /// As its maker signed it.
+    pub signed: SignedRelease,
+    /// When it came.
+    pub added: Timestamp,
+}
+
+/// What an update changes of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// The agent's program.
+    Agent,
+    /// The whole system.
+    Os,
+    /// The line to the hub.
+    Line,
+}
+
+/// What a rollout brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// A release, here in full: it may be deleted meanwhile.
+    Release {
+        /// Which software.
+        kind: ReleaseKind,
+        /// Its version.
+        version: String,
+        /// For each platform.
+        artifacts: Vec<Artifact>,
+        /// As its maker signed it.
+        signed: SignedRelease,
+    },
+    /// Another way to this hub.
+    Line {
+        /// The broker's address.
+        broker: String,
+        /// The certificate that must be in its chain.
+        tls_pin: Option<[u8; 32]>,
+    },
+}
+
+/// How many devices may be between two softwares at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MaxUnavailable {
+    /// So many.
+    Count(u32),
+    /// So many of a hundred; at least one.
+    Percent(u8),
+}
+
+/// Where a rollout stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RolloutState {
+    /// Going on.
+    Running,
+    /// An operator holds it.
+    Paused,
+    /// A device could not, and no other shall try.
+    Stopped {
+        /// Which device.
+        device: DeviceId,
+        /// Why, after its name.
+        reason: String,
+    },
+    /// Every device has it.
+    Complete,
+    /// Another came after it, or it was called off.
+    Superseded,
+}
+
+/// A release or a line on its way to devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutRecord {
+    /// Rises by one.
+    pub id: u64,
+    /// What.
+    pub target: Target,
+    /// To which devices.
+    pub selector: Selector,
+    /// How many at one time.
+    pub max_unavailable: MaxUnavailable,
+    /// Time for each to confirm in, in seconds.
+    pub confirm_secs: u32,
+    /// Where it stands.
+    pub state: RolloutState,
+    /// What failed up to this order is tried once more.
+    pub forgiven: u64,
+    /// When it began.
+    pub created: Timestamp,
+    /// When its state last changed.
+    pub changed: Timestamp,
+}
+
+/// How far an order is, as far as the hub knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptState {
+    /// Not switched.
+    Ordered,
+    /// About to switch, or switched.
+    Trying {
+        /// Since when, by the hub's clock.
+        since: Timestamp,
+    },
+    /// It has it for good.
+    Confirmed,
+    /// It did not try.
+    Refused {
+        /// Why, in the device's words.
+        reason: String,
+    },
+    /// It tried and went back.
+    RolledBack {
+        /// Why, in the device's words.
+        reason: String,
+    },
+    /// It tried and was not heard of again in time.
+    Lost {
+        /// The time, in seconds.
+        secs: u64,
+    },
+}
+
+/// The newest order of one subject to one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Which device.
+    pub device: DeviceId,
+    /// What it changes.
+    pub subject: Subject,
+    /// For which rollout.
+    pub rollout: u64,
+    /// The order's number.
+    pub order: u64,
+    /// When it was given.
+    pub ordered: Timestamp,
+    /// How far it is.
+    pub state: AttemptState,
+}
+
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
@@ -160,6 +310,18 @@ pub enum Change {
     DeleteEvent(u64),
     /// An image.
     PutImage(Box<Image>),
+    /// A release.
+    PutRelease(Box<ReleaseRecord>),
+    /// The release is gone.
+    DeleteRelease(ReleaseKind, String),
+    /// A rollout.
+    PutRollout(Box<RolloutRecord>),
+    /// The rollout is forgotten.
+    DeleteRollout(u64),
+    /// The newest order of one subject to one device.
+    PutAttempt(Box<AttemptRecord>),
+    /// There is none any more.
+    DeleteAttempt(DeviceId, Subject),
 }
 
 /// All that was stored, for [`super::Fleet::restore`].
@@ -181,6 +343,12 @@ pub struct Records {
     pub events: Vec<EventRecord>,
     /// Images.
     pub images: Vec<Image>,
+    /// Releases.
+    pub releases: Vec<ReleaseRecord>,
+    /// Rollouts, oldest first.
+    pub rollouts: Vec<RolloutRecord>,
+    /// The newest order of each subject to each device.
+    pub attempts: Vec<AttemptRecord>,
 }
 
 /// Generations of one second of restores: more than happen in it.

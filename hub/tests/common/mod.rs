@@ -124,6 +124,19 @@ impl Images for FakeImages {
         Ok(blob[from..to].to_vec())
     }
 
+    fn keep_blob(
+        &self,
+        digest: Digest,
+        size: u64,
+        bytes: &mut dyn std::io::Read,
+    ) -> Result<(), ImageFailure> {
+        let mut blob = Vec::new();
+        bytes.read_to_end(&mut blob).unwrap();
+        assert_eq!((Digest::of(&blob), blob.len() as u64), (digest, size));
+        self.blobs.lock().unwrap().insert(digest, blob);
+        Ok(())
+    }
+
     fn blobs_dir(&self) -> &Path {
         &self.dir
     }

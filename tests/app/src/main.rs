@@ -1,5 +1,6 @@
 //! The app of the demo and of the tests: it serves, counts, ends or misbehaves
 //! as told. Built static (see `demo`), so that an image of it holds one file.
+//! With a trailer behind the program it plays an agent that does not work.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,6 +17,9 @@ const USAGE: &str = "usage:
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((version, how)) = trailer() {
+        return broken_agent(&version, &how, args.first().map_or("", String::as_str));
+    }
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words[..] {
         ["serve", port] => serve(port),
@@ -99,4 +103,28 @@ fn hog(mebibytes: &str) -> Result<(), String> {
     }
     println!("holding {} MiB", held.len());
     sleep()
+}
+
+/// `\0skerry-agent version=VERSION\0HOW\0` at the end of this program's file.
+fn trailer() -> Option<(String, String)> {
+    let bytes = std::fs::read(std::env::current_exe().ok()?).ok()?;
+    let end = &bytes[bytes.len().saturating_sub(128)..];
+    let text = String::from_utf8_lossy(end);
+    let (_, rest) = text.split_once("skerry-agent version=")?;
+    let mut words = rest.split('\0');
+    Some((words.next()?.to_string(), words.next()?.to_string()))
+}
+
+/// Says its version as an agent does, and is of no use otherwise.
+fn broken_agent(version: &str, how: &str, verb: &str) -> ExitCode {
+    match (verb, how) {
+        ("version", _) => {
+            println!("skerry-agent {version}");
+            ExitCode::SUCCESS
+        }
+        ("run", "hang") => loop {
+            std::thread::park();
+        },
+        _ => ExitCode::from(3),
+    }
 }

@@ -10,6 +10,7 @@ use super::laws::{Lawful, broken};
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::Phase;
+use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, Identity, Now, Outgoing, Records, Start,
 };
@@ -262,7 +263,11 @@ impl World {
             key: host.key.clone(),
             hub,
         };
-        let start = Start { session, facts };
+        let start = Start {
+            session,
+            facts,
+            update: UpdateStart::default(),
+        };
         let (core, effects) = Core::restore(identity, start, host.records.clone(), now);
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
@@ -769,6 +774,8 @@ impl World {
                 );
                 Ok(())
             }
+            // Nothing of the device itself changes in this world.
+            Effect::Update(_) => Ok(()),
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));

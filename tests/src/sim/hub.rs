@@ -85,6 +85,13 @@ impl HubStore {
                 let key = (image.digest, image.reference.clone());
                 self.images.insert(key, *image);
             }
+            // Nobody releases anything in this world.
+            Change::PutRelease(_)
+            | Change::DeleteRelease(..)
+            | Change::PutRollout(_)
+            | Change::DeleteRollout(_)
+            | Change::PutAttempt(_)
+            | Change::DeleteAttempt(..) => {}
         }
     }
 
@@ -98,6 +105,7 @@ impl HubStore {
             tokens: self.tokens.values().cloned().collect(),
             events: self.events.values().cloned().collect(),
             images: self.images.values().cloned().collect(),
+            ..Records::default()
         }
     }
 }

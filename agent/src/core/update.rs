@@ -1,0 +1,1074 @@
+//! Changes of the device itself: its software and its line to the hub. Tried
+//! once, kept only when they prove themselves.
+//!
+//! ```text
+//! order ─► Fetching ─► Installing ─► Armed ─► Trying ─► Confirming ─► Confirmed
+//!   │          │            │          (volatile │ stored)
+//!   └──────────┴────────────┴─► Refused          └─► RolledBack
+//! ```
+//!
+//! The laws, each with a test:
+//! - nothing is switched before the hub has acknowledged that it will be: so
+//!   what the hub has never heard to be `Trying` was not switched;
+//! - the record `Trying` is committed before the switch, and an order whose
+//!   record is there is never begun again;
+//! - confirmed is only what heard the hub acknowledge a report of its own;
+//! - a start that finds `Trying` and is not the one on trial ends in
+//!   `RolledBack`: no order can make a device start over and over.
+
+use super::event::{Change, Effect, ImageStatus, MissingBlob, Now};
+use super::fetch::{Fetcher, News};
+use super::handle::Core;
+use super::observed::ImageState;
+use super::report::Urgency;
+use super::streams::Steps;
+use crate::update::slot::Trial;
+use serde::{Deserialize, Serialize};
+use skerry_link::BrokerUrl;
+use skerry_wire::report::Severity;
+use skerry_wire::seal::Purpose;
+use skerry_wire::stream::Frame;
+use skerry_wire::topic::Lane;
+use skerry_wire::update::{
+    Release, ReleaseKind, SignedRelease, UpdateBody, UpdateOrder, UpdateState, UpdateStatus,
+};
+use skerry_wire::{Digest, ImageRef, Seq, SessionId, decode, encode};
+use std::collections::BTreeMap;
+
+/// Orders in one desired state: one for each subject, and some to spare.
+pub const MAX_ORDERS: usize = 8;
+/// While `doctor` finds fault with what is on trial, it is asked again after
+/// so many milliseconds: a network may still be coming up.
+const DIAGNOSE_AGAIN_MS: u64 = 2_000;
+/// Artifacts' streams are numbered far from those of images.
+const STREAMS_APART: u64 = 1 << 62;
+
+/// What an order changes; one order at a time is under way for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    /// The agent's program.
+    Agent,
+    /// The whole system.
+    Os,
+    /// The line to the hub.
+    Line,
+}
+
+impl Subject {
+    fn of(kind: ReleaseKind) -> Self {
+        match kind {
+            ReleaseKind::Agent => Subject::Agent,
+            ReleaseKind::Os => Subject::Os,
+        }
+    }
+
+    fn kind(self) -> Option<ReleaseKind> {
+        match self {
+            Subject::Agent => Some(ReleaseKind::Agent),
+            Subject::Os => Some(ReleaseKind::Os),
+            Subject::Line => None,
+        }
+    }
+}
+
+/// What the store keeps of the newest order of a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRecord {
+    /// Which order. No order up to this one is begun any more.
+    pub order: u64,
+    /// How far it is.
+    pub phase: Phase,
+}
+
+/// How far a stored order is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// Committed before the switch.
+    Trying {
+        /// The version, or the broker's address, as people see it.
+        what: String,
+        /// Time to confirm, in seconds.
+        confirm_secs: u32,
+        /// What `doctor` found bad before the switch: none of its fault.
+        bad_before: Vec<String>,
+    },
+    /// It has proved itself; the slots may have been told or not.
+    Confirming {
+        /// As above.
+        what: String,
+    },
+    /// In use for good.
+    Confirmed,
+    /// Not tried.
+    Refused {
+        /// A sentence for people.
+        reason: String,
+    },
+    /// Tried and undone.
+    RolledBack {
+        /// A sentence for people.
+        reason: String,
+    },
+}
+
+/// What is known of one kind of software at the agent's start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotState {
+    /// The version that runs.
+    pub running: String,
+    /// Where its trial stands.
+    pub trial: Trial,
+}
+
+/// What the core must know about updates at its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpdateStart {
+    /// Whose releases are believed.
+    pub release_keys: Vec<[u8; 32]>,
+    /// What can be updated here.
+    pub slots: BTreeMap<ReleaseKind, SlotState>,
+    /// The line in use: the broker's address and the pin.
+    pub line: Option<(String, Option<[u8; 32]>)>,
+}
+
+/// Something happened to an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpdateEvent {
+    /// Outcome of [`UpdateEffect::Look`]: bytes that are here, all of them
+    /// verified if it is as many as wanted; or why it cannot come here.
+    Looked {
+        /// Which artifact.
+        digest: Digest,
+        /// Bytes here, and whether all of them are, verified.
+        result: Result<(u64, bool), String>,
+    },
+    /// Outcome of [`UpdateEffect::Write`] when it failed.
+    WriteFailed {
+        /// Which artifact.
+        digest: Digest,
+        /// Why, in words.
+        reason: String,
+    },
+    /// Outcome of [`UpdateEffect::Finish`].
+    Finished {
+        /// Which artifact.
+        digest: Digest,
+        /// Why not, in words: the bytes are then gone.
+        result: Result<(), String>,
+    },
+    /// Outcome of [`UpdateEffect::Install`].
+    Installed {
+        /// Which order.
+        order: u64,
+        /// What `doctor` finds bad now; or why it cannot be tried here.
+        result: Result<Vec<String>, String>,
+    },
+    /// Outcome of [`UpdateEffect::Diagnose`]: what is bad, and in words.
+    Diagnosed {
+        /// Kind and sentence of each.
+        bad: Vec<(String, String)>,
+    },
+    /// Outcome of [`UpdateEffect::Confirm`].
+    SlotConfirmed {
+        /// Whether this process must start anew; or why not, in words.
+        result: Result<bool, String>,
+    },
+}
+
+/// What the shell shall do for an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpdateEffect {
+    /// See what is here of an artifact and whether there is room, forget
+    /// others, then say [`UpdateEvent::Looked`].
+    Look {
+        /// Which.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+    },
+    /// Bytes of an artifact, in order; a failure is told.
+    Write {
+        /// Which.
+        digest: Digest,
+        /// Where they go.
+        offset: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// Verify an artifact, then say [`UpdateEvent::Finished`].
+    Finish {
+        /// Which.
+        digest: Digest,
+    },
+    /// Put it into the slot that is not in use, then say
+    /// [`UpdateEvent::Installed`].
+    Install {
+        /// Which order.
+        order: u64,
+        /// Which slots.
+        kind: ReleaseKind,
+        /// The artifact.
+        digest: Digest,
+        /// Its version.
+        version: String,
+    },
+    /// Take the other slot: this process ends, or the machine.
+    Switch {
+        /// Which slots.
+        kind: ReleaseKind,
+        /// Time to confirm, in seconds.
+        confirm_secs: u32,
+    },
+    /// Call the hub on this line from now on, until told otherwise.
+    TryLine {
+        /// The broker's address.
+        broker: String,
+        /// The pin.
+        tls_pin: Option<[u8; 32]>,
+    },
+    /// The line on trial is the line.
+    KeepLine,
+    /// Back to the line before.
+    OldLine,
+    /// Ask `doctor`, then say [`UpdateEvent::Diagnosed`].
+    Diagnose,
+    /// What runs on trial is for good: say [`UpdateEvent::SlotConfirmed`].
+    Confirm {
+        /// Which slots.
+        kind: ReleaseKind,
+    },
+    /// Give up what runs on trial: this process ends, or the machine.
+    Revert {
+        /// Which slots.
+        kind: ReleaseKind,
+        /// Why, in words.
+        reason: String,
+    },
+    /// This process ends, to be started anew at once.
+    Restart,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Updates {
+    start: UpdateStart,
+    records: BTreeMap<Subject, UpdateRecord>,
+    active: Option<Active>,
+    pub(super) fetcher: Fetcher,
+}
+
+#[derive(Debug, Clone)]
+struct Active {
+    subject: Subject,
+    order: u64,
+    confirm_secs: u32,
+    /// The version, or the broker's address without its login.
+    what: String,
+    step: Step,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Fetching {
+        image: ImageRef,
+        done_bytes: u64,
+        retry_at_ms: Option<u64>,
+    },
+    Installing,
+    /// Ready; the hub shall know before it begins.
+    Armed {
+        /// A report after this one says so.
+        after: Seq,
+        bad_before: Vec<String>,
+        /// For a line: which.
+        line: Option<(String, Option<[u8; 32]>)>,
+    },
+    /// This process is about to end.
+    Switching,
+    Proving {
+        deadline_ms: u64,
+        /// A report after this one must be acknowledged.
+        after: Seq,
+        bad_before: Vec<String>,
+        doctor: Doctor,
+        line: Option<(String, Option<[u8; 32]>)>,
+    },
+    Confirming,
+    /// Given up; this process is about to end.
+    Reverting,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Doctor {
+    /// The hub has not been heard yet.
+    Waits,
+    Asked,
+    Again {
+        at_ms: u64,
+        found: String,
+    },
+}
+
+impl Updates {
+    pub(super) fn new(
+        start: UpdateStart,
+        records: BTreeMap<Subject, UpdateRecord>,
+        session: SessionId,
+    ) -> Self {
+        let apart = SessionId(session.0.wrapping_add(STREAMS_APART));
+        Self {
+            start,
+            records,
+            active: None,
+            fetcher: Fetcher::new(apart),
+        }
+    }
+
+    /// How the newest order of each subject fares.
+    pub(super) fn status(&self) -> Vec<UpdateStatus> {
+        let mut all: BTreeMap<Subject, UpdateStatus> = BTreeMap::new();
+        for (subject, record) in &self.records {
+            let state = match &record.phase {
+                Phase::Trying { .. } | Phase::Confirming { .. } => UpdateState::Trying,
+                Phase::Confirmed => UpdateState::Confirmed,
+                Phase::Refused { reason } => UpdateState::Refused {
+                    reason: reason.clone(),
+                },
+                Phase::RolledBack { reason } => UpdateState::RolledBack {
+                    reason: reason.clone(),
+                },
+            };
+            let order = record.order;
+            all.insert(*subject, UpdateStatus { order, state });
+        }
+        if let Some(active) = &self.active {
+            let state = match &active.step {
+                Step::Fetching {
+                    image, done_bytes, ..
+                } => UpdateState::Fetching {
+                    done_bytes: *done_bytes,
+                    total_bytes: image.manifest_size,
+                },
+                Step::Installing => UpdateState::Fetching {
+                    done_bytes: 1,
+                    total_bytes: 1,
+                },
+                Step::Armed { .. }
+                | Step::Switching
+                | Step::Proving { .. }
+                | Step::Confirming
+                | Step::Reverting => UpdateState::Trying,
+            };
+            let order = active.order;
+            all.insert(active.subject, UpdateStatus { order, state });
+        }
+        all.into_values().collect()
+    }
+
+    /// When to be woken, in milliseconds since boot.
+    pub(super) fn wake_at_ms(&self) -> Option<u64> {
+        let active = match &self.active.as_ref()?.step {
+            Step::Fetching { retry_at_ms, .. } => *retry_at_ms,
+            Step::Proving {
+                deadline_ms,
+                doctor: Doctor::Again { at_ms, .. },
+                ..
+            } => Some(*at_ms.min(deadline_ms)),
+            Step::Proving { deadline_ms, .. } => Some(*deadline_ms),
+            Step::Installing
+            | Step::Armed { .. }
+            | Step::Switching
+            | Step::Confirming
+            | Step::Reverting => None,
+        };
+        active.into_iter().chain(self.fetcher.wake_at_ms()).min()
+    }
+
+    /// Whether this order was never begun.
+    fn is_new(&self, subject: Subject, order: u64) -> bool {
+        self.records.get(&subject).is_none_or(|r| r.order < order)
+    }
+}
+
+/// What the order is about. A release that is not believed is filed where it
+/// claims to belong.
+fn subject_of(order: &UpdateOrder) -> Subject {
+    match &order.body {
+        UpdateBody::Line { .. } => Subject::Line,
+        UpdateBody::Release(signed) => {
+            decode::<Release>("release", &signed.statement).map_or(Subject::Agent, |r| {
+                Subject::of(r.kind)
+            })
+        }
+    }
+}
+
+impl Core {
+    // --- the agent starts
+
+    /// Takes up what an earlier run of the agent left.
+    pub(super) fn restore_updates(&mut self, now: Now) {
+        for (subject, record) in self.updates.records.clone() {
+            let slot = subject.kind().and_then(|k| self.updates.start.slots.get(&k));
+            let trial = slot.map(|s| s.trial.clone());
+            match (record.phase, trial) {
+                (
+                    Phase::Trying {
+                        what,
+                        confirm_secs,
+                        bad_before,
+                    },
+                    Some(Trial::Running),
+                ) => {
+                    let wait_ms = u64::from(confirm_secs).saturating_mul(1_000);
+                    self.updates.active = Some(Active {
+                        subject,
+                        order: record.order,
+                        confirm_secs,
+                        what,
+                        step: Step::Proving {
+                            deadline_ms: now.boot_ms.saturating_add(wait_ms),
+                            after: self.last_seq,
+                            bad_before,
+                            doctor: Doctor::Waits,
+                            line: None,
+                        },
+                    });
+                }
+                (Phase::Confirming { what }, Some(Trial::Running)) => {
+                    self.updates.active = Some(Active {
+                        subject,
+                        order: record.order,
+                        confirm_secs: 0,
+                        what,
+                        step: Step::Confirming,
+                    });
+                    self.confirm_slot(subject);
+                }
+                (Phase::Confirming { what }, Some(Trial::None)) => {
+                    self.confirmed(now, subject, record.order, &what);
+                }
+                (
+                    Phase::Trying { what, .. } | Phase::Confirming { what },
+                    Some(Trial::Undone { reason }),
+                ) => self.rolled_back(now, subject, record.order, &what, reason),
+                (Phase::Trying { what, .. }, Some(Trial::None)) => {
+                    let reason = "the device started anew before the switch was made".to_string();
+                    self.rolled_back(now, subject, record.order, &what, reason);
+                }
+                (Phase::Trying { what, .. } | Phase::Confirming { what }, None) => {
+                    let reason = match subject {
+                        Subject::Line => "the agent started anew during the trial",
+                        Subject::Agent | Subject::Os => "the place for it is gone",
+                    };
+                    self.rolled_back(now, subject, record.order, &what, reason.into());
+                }
+                (Phase::Confirmed | Phase::Refused { .. } | Phase::RolledBack { .. }, _) => {}
+            }
+        }
+        // A trial that the store knows nothing of: it was lost with it.
+        let stray = self.updates.start.slots.iter().find(|(kind, slot)| {
+            let active = self.updates.active.as_ref().map(|a| a.subject);
+            slot.trial == Trial::Running && active != Some(Subject::of(**kind))
+        });
+        if let Some((kind, slot)) = stray {
+            let (kind, what) = (*kind, slot.running.clone());
+            self.updates.active = Some(Active {
+                subject: Subject::of(kind),
+                order: 0,
+                confirm_secs: 0,
+                what,
+                step: Step::Reverting,
+            });
+            let reason = "the agent's store does not know of the trial".to_string();
+            self.effects
+                .push(Effect::Update(UpdateEffect::Revert { kind, reason }));
+        }
+    }
+
+    // --- orders
+
+    /// Begins what is ordered, gives up what is not any more, and sees whether
+    /// time is up.
+    pub(super) fn step_updates(&mut self, now: Now) {
+        self.drop_unwanted(now);
+        if self.updates.active.is_none() {
+            let orders = self.desired.as_ref().map_or(&[][..], |d| &d.updates);
+            let next = orders
+                .iter()
+                .find(|o| self.updates.is_new(subject_of(o), o.order))
+                .cloned();
+            if let Some(order) = next
+                && !self.revoked
+            {
+                self.begin(now, order);
+            }
+        }
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        match &mut active.step {
+            Step::Fetching {
+                image, retry_at_ms, ..
+            } if retry_at_ms.is_some_and(|at| now.boot_ms >= at) => {
+                *retry_at_ms = None;
+                let image = image.clone();
+                let steps = self.updates.fetcher.want(&image);
+                self.carry_out_update(steps);
+            }
+            Step::Proving { deadline_ms, .. } if now.boot_ms >= *deadline_ms => {
+                self.give_up(now);
+            }
+            Step::Proving {
+                doctor: doctor @ Doctor::Again { .. },
+                ..
+            } => {
+                if matches!(doctor, Doctor::Again { at_ms, .. } if now.boot_ms >= *at_ms) {
+                    *doctor = Doctor::Asked;
+                    self.effects.push(Effect::Update(UpdateEffect::Diagnose));
+                }
+            }
+            Step::Fetching { .. }
+            | Step::Installing
+            | Step::Armed { .. }
+            | Step::Switching
+            | Step::Proving { .. }
+            | Step::Confirming
+            | Step::Reverting => {}
+        }
+    }
+
+    /// What was not switched yet ends with its order.
+    fn drop_unwanted(&mut self, now: Now) {
+        let Some(active) = &self.updates.active else {
+            return;
+        };
+        let begun = match active.step {
+            Step::Fetching { .. } | Step::Installing | Step::Armed { .. } => false,
+            Step::Switching | Step::Proving { .. } | Step::Confirming | Step::Reverting => true,
+        };
+        let orders = self.desired.as_ref().map_or(&[][..], |d| &d.updates);
+        if begun || orders.iter().any(|o| o.order == active.order) {
+            return;
+        }
+        let text = format!("the order to change to {} was taken back", active.what);
+        self.updates.active = None;
+        let steps = self.updates.fetcher.retain(now.boot_ms, |_| false);
+        self.carry_out_update(steps);
+        self.note(now, Severity::Normal, "UpdateDropped", None, &text);
+    }
+
+    fn begin(&mut self, now: Now, order: UpdateOrder) {
+        let confirm_secs = order
+            .confirm_secs
+            .clamp(UpdateOrder::MIN_CONFIRM_SECS, UpdateOrder::MAX_CONFIRM_SECS);
+        match order.body {
+            UpdateBody::Line { broker, tls_pin } => {
+                self.begin_line(now, order.order, confirm_secs, broker, tls_pin);
+            }
+            UpdateBody::Release(signed) => {
+                self.begin_release(now, order.order, confirm_secs, &signed);
+            }
+        }
+        self.pace.changed(now.boot_ms, Urgency::Soon);
+    }
+
+    fn begin_line(
+        &mut self,
+        now: Now,
+        order: u64,
+        confirm_secs: u32,
+        broker: String,
+        tls_pin: Option<[u8; 32]>,
+    ) {
+        let subject = Subject::Line;
+        let what = match broker.parse::<BrokerUrl>() {
+            Ok(mut url) => {
+                url.login = None;
+                url.to_string()
+            }
+            Err(error) => {
+                let reason = format!("the line's address cannot be used: {error}");
+                return self.refuse_update(now, subject, order, "the new line", reason);
+            }
+        };
+        let line = Some((broker, tls_pin));
+        if self.updates.start.line == line {
+            return self.confirmed(now, subject, order, &what);
+        }
+        self.updates.active = Some(Active {
+            subject,
+            order,
+            confirm_secs,
+            what,
+            step: Step::Armed {
+                after: self.last_seq,
+                bad_before: Vec::new(),
+                line,
+            },
+        });
+    }
+
+    fn begin_release(&mut self, now: Now, order: u64, confirm_secs: u32, signed: &SignedRelease) {
+        let filed = decode::<Release>("release", &signed.statement);
+        let filed = filed.map_or(Subject::Agent, |r| Subject::of(r.kind));
+        let release = match signed.open(&self.updates.start.release_keys) {
+            Ok(release) => release,
+            Err(error) => {
+                let reason = format!(
+                    "{error}; a device trusts the keys that its hub had when it joined, and releaseKeys of its agent.yaml"
+                );
+                return self.refuse_update(now, filed, order, "the release", reason);
+            }
+        };
+        let subject = Subject::of(release.kind);
+        let what = release.version.clone();
+        let Some(slot) = self.updates.start.slots.get(&release.kind) else {
+            let reason = match release.kind {
+                ReleaseKind::Os => "this device does not run from Skerry's image: update its system with its own tools",
+                ReleaseKind::Agent => "the agent is part of this device's system: update the system instead",
+            };
+            return self.refuse_update(now, subject, order, &what, reason.into());
+        };
+        if slot.running == release.version {
+            return self.confirmed(now, subject, order, &what);
+        }
+        let (arch, variant) = (&self.facts.arch, &self.facts.variant);
+        let Some(artifact) = release.artifact_for(arch, variant) else {
+            let has: Vec<String> = release.artifacts.iter().map(|a| a.platform()).collect();
+            let reason = format!(
+                "release {what} has nothing for {arch} {variant}, only for {}: sign one with a file for it",
+                has.join(", ")
+            );
+            return self.refuse_update(now, subject, order, &what, reason);
+        };
+        let image = ImageRef {
+            reference: what.clone(),
+            manifest: artifact.digest,
+            manifest_size: artifact.size,
+        };
+        self.updates.active = Some(Active {
+            subject,
+            order,
+            confirm_secs,
+            what,
+            step: Step::Fetching {
+                image: image.clone(),
+                done_bytes: 0,
+                retry_at_ms: None,
+            },
+        });
+        let steps = self.updates.fetcher.want(&image);
+        self.carry_out_update(steps);
+    }
+
+    // --- getting the artifact
+
+    /// The fetcher's effects are about images; here, about the artifact.
+    fn carry_out_update(&mut self, steps: Steps) {
+        for frame in steps.frames {
+            self.send(Purpose::StreamOut, Lane::StreamOut, encode(&frame));
+        }
+        for effect in steps.effects {
+            let ours = match effect {
+                Effect::PrepareImage(image) => UpdateEffect::Look {
+                    digest: image.manifest,
+                    size: image.manifest_size,
+                },
+                Effect::WriteBlob {
+                    digest,
+                    offset,
+                    bytes,
+                } => UpdateEffect::Write {
+                    digest,
+                    offset,
+                    bytes,
+                },
+                Effect::FinishBlob { digest } => UpdateEffect::Finish { digest },
+                // A fetcher says nothing else.
+                _ => continue,
+            };
+            self.effects.push(Effect::Update(ours));
+        }
+    }
+
+    /// A frame of the artifact's stream.
+    pub(super) fn artifact_frame(&mut self, now: Now, frame: Frame) {
+        let (steps, news) = self.updates.fetcher.heard(now.boot_ms, frame);
+        self.carry_out_update(steps);
+        self.artifact_news(now, news);
+    }
+
+    /// The line is up.
+    pub(super) fn update_link_up(&mut self, now: Now) {
+        let steps = self.updates.fetcher.link_up(now.boot_ms);
+        self.carry_out_update(steps);
+    }
+
+    /// Time passed.
+    pub(super) fn update_wake(&mut self, now: Now) {
+        let steps = self.updates.fetcher.wake(now.boot_ms);
+        self.carry_out_update(steps);
+    }
+
+    fn artifact_news(&mut self, now: Now, news: News) {
+        for (digest, state) in news {
+            let Some(active) = &mut self.updates.active else {
+                return;
+            };
+            let Step::Fetching {
+                image,
+                done_bytes,
+                retry_at_ms,
+            } = &mut active.step
+            else {
+                return;
+            };
+            if image.manifest != digest {
+                continue;
+            }
+            match state {
+                ImageState::Fetching { done_bytes: done, .. } => {
+                    *done_bytes = done;
+                    self.pace.changed(now.boot_ms, Urgency::Slow);
+                }
+                ImageState::Failed {
+                    reason,
+                    retry_at_ms: at,
+                    ..
+                } => {
+                    *retry_at_ms = Some(at);
+                    let text = format!("release {} cannot be had: {reason}", active.what);
+                    self.trouble(now, "UpdateUnavailable", &text);
+                }
+                ImageState::Ready => {
+                    let (order, version) = (active.order, active.what.clone());
+                    let Some(kind) = active.subject.kind() else {
+                        continue;
+                    };
+                    active.step = Step::Installing;
+                    self.effects.push(Effect::Update(UpdateEffect::Install {
+                        order,
+                        kind,
+                        digest,
+                        version,
+                    }));
+                }
+            }
+        }
+    }
+
+    // --- outcomes
+
+    pub(super) fn update_event(&mut self, now: Now, event: UpdateEvent) {
+        match event {
+            UpdateEvent::Looked { digest, result } => self.looked(now, digest, result),
+            UpdateEvent::WriteFailed { digest, reason } => {
+                let (steps, news) = self.updates.fetcher.blob(now.boot_ms, digest, Err(reason));
+                self.carry_out_update(steps);
+                self.artifact_news(now, news);
+            }
+            UpdateEvent::Finished { digest, result } => {
+                let (steps, news) = self.updates.fetcher.blob(now.boot_ms, digest, result);
+                self.carry_out_update(steps);
+                self.artifact_news(now, news);
+            }
+            UpdateEvent::Installed { order, result } => self.installed(now, order, result),
+            UpdateEvent::Diagnosed { bad } => self.diagnosed(now, bad),
+            UpdateEvent::SlotConfirmed { result } => self.slot_confirmed(now, result),
+        }
+    }
+
+    fn looked(&mut self, now: Now, digest: Digest, result: Result<(u64, bool), String>) {
+        let Some(active) = &self.updates.active else {
+            return;
+        };
+        let Step::Fetching { image, .. } = &active.step else {
+            return;
+        };
+        if image.manifest != digest {
+            return;
+        }
+        let size = image.manifest_size;
+        let status = match result {
+            Ok((_, true)) => ImageStatus::Ready,
+            Ok((have, false)) => ImageStatus::Missing(vec![MissingBlob { digest, size, have }]),
+            Err(reason) => {
+                let (subject, order, what) = (active.subject, active.order, active.what.clone());
+                let steps = self.updates.fetcher.retain(now.boot_ms, |_| false);
+                self.carry_out_update(steps);
+                return self.refuse_update(now, subject, order, &what, reason);
+            }
+        };
+        let (steps, news) = self.updates.fetcher.prepared(now.boot_ms, digest, Ok(status));
+        self.carry_out_update(steps);
+        self.artifact_news(now, news);
+    }
+
+    fn installed(&mut self, now: Now, order: u64, result: Result<Vec<String>, String>) {
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        if active.order != order || !matches!(active.step, Step::Installing) {
+            return;
+        }
+        match result {
+            Ok(bad_before) => {
+                active.step = Step::Armed {
+                    after: self.last_seq,
+                    bad_before,
+                    line: None,
+                };
+                self.pace.changed(now.boot_ms, Urgency::Soon);
+            }
+            Err(reason) => {
+                let (subject, what) = (active.subject, active.what.clone());
+                self.refuse_update(now, subject, order, &what, reason);
+            }
+        }
+    }
+
+    /// The hub has committed a report of ours.
+    pub(super) fn update_acknowledged(&mut self, now: Now, report: Seq) {
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        match &mut active.step {
+            Step::Armed { after, .. } if report > *after => self.switch(now),
+            Step::Proving {
+                after,
+                doctor,
+                line,
+                ..
+            } if report > *after => match line.clone() {
+                Some(line) => self.line_proved(now, line),
+                None if *doctor == Doctor::Waits => {
+                    *doctor = Doctor::Asked;
+                    self.effects.push(Effect::Update(UpdateEffect::Diagnose));
+                }
+                None => {}
+            },
+            Step::Armed { .. }
+            | Step::Proving { .. }
+            | Step::Fetching { .. }
+            | Step::Installing
+            | Step::Switching
+            | Step::Confirming
+            | Step::Reverting => {}
+        }
+    }
+
+    /// The hub knows: commit, then switch.
+    fn switch(&mut self, now: Now) {
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        let Step::Armed {
+            bad_before, line, ..
+        } = std::mem::replace(&mut active.step, Step::Switching)
+        else {
+            return;
+        };
+        let record = UpdateRecord {
+            order: active.order,
+            phase: Phase::Trying {
+                what: active.what.clone(),
+                confirm_secs: active.confirm_secs,
+                bad_before: bad_before.clone(),
+            },
+        };
+        let (subject, confirm_secs) = (active.subject, active.confirm_secs);
+        let effect = match (line, subject.kind()) {
+            (Some((broker, tls_pin)), _) => {
+                let wait_ms = u64::from(confirm_secs).saturating_mul(1_000);
+                active.step = Step::Proving {
+                    deadline_ms: now.boot_ms.saturating_add(wait_ms),
+                    after: self.last_seq,
+                    bad_before,
+                    doctor: Doctor::Waits,
+                    line: Some((broker.clone(), tls_pin)),
+                };
+                UpdateEffect::TryLine { broker, tls_pin }
+            }
+            (None, Some(kind)) => UpdateEffect::Switch { kind, confirm_secs },
+            // A line always says which.
+            (None, None) => return,
+        };
+        self.updates.records.insert(subject, record.clone());
+        self.changes.push(Change::Update(subject, record));
+        self.commit();
+        self.effects.push(Effect::Update(effect));
+    }
+
+    fn diagnosed(&mut self, now: Now, bad: Vec<(String, String)>) {
+        let seen = self.observed.containers.is_some();
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        let Step::Proving {
+            bad_before, doctor, ..
+        } = &mut active.step
+        else {
+            return;
+        };
+        let mut fresh: Vec<String> = bad
+            .into_iter()
+            .filter(|(kind, _)| !bad_before.contains(kind))
+            .map(|(_, text)| text)
+            .collect();
+        if !seen {
+            fresh.push("the containers cannot be seen".into());
+        }
+        if !fresh.is_empty() {
+            *doctor = Doctor::Again {
+                at_ms: now.boot_ms.saturating_add(DIAGNOSE_AGAIN_MS),
+                found: fresh.join("; "),
+            };
+            return;
+        }
+        active.step = Step::Confirming;
+        let record = UpdateRecord {
+            order: active.order,
+            phase: Phase::Confirming {
+                what: active.what.clone(),
+            },
+        };
+        let subject = active.subject;
+        self.updates.records.insert(subject, record.clone());
+        self.changes.push(Change::Update(subject, record));
+        self.commit();
+        self.confirm_slot(subject);
+    }
+
+    fn confirm_slot(&mut self, subject: Subject) {
+        if let Some(kind) = subject.kind() {
+            let confirm = UpdateEffect::Confirm { kind };
+            self.effects.push(Effect::Update(confirm));
+        }
+    }
+
+    fn slot_confirmed(&mut self, now: Now, result: Result<bool, String>) {
+        let Some(active) = &self.updates.active else {
+            return;
+        };
+        if !matches!(active.step, Step::Confirming) {
+            return;
+        }
+        let (subject, order, what) = (active.subject, active.order, active.what.clone());
+        match result {
+            Ok(restart) => {
+                self.confirmed(now, subject, order, &what);
+                if restart {
+                    self.commit();
+                    self.effects.push(Effect::Update(UpdateEffect::Restart));
+                }
+            }
+            Err(reason) => self.revert(format!("it cannot be made the one in use: {reason}")),
+        }
+    }
+
+    fn line_proved(&mut self, now: Now, line: (String, Option<[u8; 32]>)) {
+        let Some(active) = &self.updates.active else {
+            return;
+        };
+        let (order, what) = (active.order, active.what.clone());
+        let (broker, tls_pin) = line.clone();
+        self.updates.start.line = Some(line);
+        self.changes.push(Change::Line { broker, tls_pin });
+        self.confirmed(now, Subject::Line, order, &what);
+        self.commit();
+        self.effects.push(Effect::Update(UpdateEffect::KeepLine));
+    }
+
+    // --- ends
+
+    /// Time is up.
+    fn give_up(&mut self, now: Now) {
+        let Some(active) = &self.updates.active else {
+            return;
+        };
+        let Step::Proving { doctor, line, .. } = &active.step else {
+            return;
+        };
+        let secs = active.confirm_secs;
+        let unheard = match self.offline_reason() {
+            Some(why) => format!("the hub was not reached within {secs} s: {why}"),
+            None => format!("the hub acknowledged nothing within {secs} s"),
+        };
+        let reason = match doctor {
+            Doctor::Waits => unheard,
+            Doctor::Asked => format!("'skerry-agent doctor' did not end within {secs} s"),
+            Doctor::Again { found, .. } => {
+                format!("'skerry-agent doctor' finds what was not so before: {found}")
+            }
+        };
+        if line.is_none() {
+            return self.revert(reason);
+        }
+        let (order, what) = (active.order, active.what.clone());
+        self.rolled_back(now, Subject::Line, order, &what, reason);
+        self.commit();
+        self.effects.push(Effect::Update(UpdateEffect::OldLine));
+    }
+
+    /// What runs on trial gives itself up; what comes back tells of it.
+    fn revert(&mut self, reason: String) {
+        let Some(active) = &mut self.updates.active else {
+            return;
+        };
+        active.step = Step::Reverting;
+        if let Some(kind) = active.subject.kind() {
+            let revert = UpdateEffect::Revert { kind, reason };
+            self.effects.push(Effect::Update(revert));
+        }
+    }
+
+    fn end_update(&mut self, now: Now, subject: Subject, order: u64, phase: Phase) {
+        let record = UpdateRecord { order, phase };
+        self.updates.records.insert(subject, record.clone());
+        self.changes.push(Change::Update(subject, record));
+        if self.updates.active.as_ref().is_some_and(|a| a.order == order) {
+            self.updates.active = None;
+        }
+        self.pace.changed(now.boot_ms, Urgency::Soon);
+    }
+
+    fn confirmed(&mut self, now: Now, subject: Subject, order: u64, what: &str) {
+        self.end_update(now, subject, order, Phase::Confirmed);
+        let text = format!("{} is in use for good", shown(subject, what));
+        self.note(now, Severity::Normal, "UpdateConfirmed", None, &text);
+    }
+
+    fn rolled_back(
+        &mut self,
+        now: Now,
+        subject: Subject,
+        order: u64,
+        what: &str,
+        reason: String,
+    ) {
+        let text = format!("{} was tried and undone: {reason}", shown(subject, what));
+        self.end_update(now, subject, order, Phase::RolledBack { reason });
+        self.trouble(now, "UpdateRolledBack", &text);
+    }
+
+    fn refuse_update(
+        &mut self,
+        now: Now,
+        subject: Subject,
+        order: u64,
+        what: &str,
+        reason: String,
+    ) {
+        let text = format!("{} was not tried: {reason}", shown(subject, what));
+        self.end_update(now, subject, order, Phase::Refused { reason });
+        self.trouble(now, "UpdateRefused", &text);
+    }
+}
+
+fn shown(subject: Subject, what: &str) -> String {
+    match subject {
+        Subject::Agent => format!("agent {what}"),
+        Subject::Os => format!("system {what}"),
+        Subject::Line => format!("the line to {what}"),
+    }
+}
