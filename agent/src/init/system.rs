@@ -421,21 +421,21 @@ fn until(patience: Duration, mut holds: impl FnMut() -> bool) {
 
 /// The processes that run our program, other than this one.
 fn ours() -> Vec<Pid> {
-    let program = |pid: &str| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split(|b| *b == 0);
-        let verb = words.nth(1).unwrap_or_default().to_vec();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        (name.trim().to_string(), verb)
-    };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let agents = numbers.filter(|pid| *pid != 1).filter(|pid| {
-        let (name, verb) = program(&pid.to_string());
-        [&b"keeper"[..], b"run", b"guard"].contains(&&verb[..]) && name != "sh"
+        let verb = verb(*pid);
+        ["keeper", "run", "guard", "guarded"].contains(&verb.as_str())
             && has_our_root(*pid)
     });
     agents.map(Pid::from_raw).collect()
+}
+
+/// The second word of a process's command line.
+fn verb(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let second = line.split(|b| *b == 0).nth(1).unwrap_or_default();
+    String::from_utf8_lossy(second).into_owned()
 }
 
 /// Not in a container: those have another root.
@@ -484,11 +484,6 @@ fn say_memory() {
         let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
         let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
         number.unwrap_or(0)
-    };
-    let verb = |pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let second = line.split(|b| *b == 0).nth(1).unwrap_or_default().to_vec();
-        String::from_utf8_lossy(&second).into_owned()
     };
     let parts: Vec<String> = ours()
         .into_iter()
