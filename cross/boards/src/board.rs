@@ -296,6 +296,12 @@ impl Board {
         self.start(false)
     }
 
+    /// The same with the firmware's one-shot flag set.
+    pub fn power_on_for_trial(&mut self) -> Result<(), BoardError> {
+        self.cut_power();
+        self.start(true)
+    }
+
     /// Waits until it resets itself, and starts it as its firmware would: with
     /// the one-shot flag if it asked for that. Returns whether it did.
     pub fn wait_for_reset(&mut self, patience: Duration) -> Result<bool, BoardError> {
