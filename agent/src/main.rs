@@ -256,6 +256,13 @@ fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
             let error = guard::become_guard(&data_dir, &args);
             Err(error).context("the guard of the new agent does not start")
         }
+        Next::Reboot if init::slots::here().is_some() => {
+            init::slots::ask_for_restart().context("the machine does not start anew")?;
+            // Until init ends us, in order.
+            loop {
+                nix::unistd::pause();
+            }
+        }
         Next::Reboot => {
             nix::unistd::sync();
             let mode = nix::sys::reboot::RebootMode::RB_AUTOBOOT;

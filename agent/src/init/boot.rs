@@ -96,7 +96,7 @@ fn start() -> Result<std::convert::Infallible, BootError> {
         "umask=022",
     )?;
     let file = Path::new("/slot/root.squashfs");
-    let device = disk::loop_device(file).map_err(|source| BootError::Mount {
+    let (device, open) = disk::loop_device(file).map_err(|source| BootError::Mount {
         what: file.display().to_string(),
         source,
     })?;
@@ -107,6 +107,7 @@ fn start() -> Result<std::convert::Infallible, BootError> {
         MsFlags::MS_RDONLY,
         "",
     )?;
+    drop(open);
     say::news("root mounted");
     switch_root(&card, slot)
 }

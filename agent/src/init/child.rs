@@ -60,10 +60,12 @@ pub enum Notice {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
+    /// `heard_ms` is when it last said that it lives; before it does so the
+    /// first time, nothing is asked of it.
     Running {
         pid: Pid,
         since_ms: u64,
-        heard_ms: u64,
+        heard_ms: Option<u64>,
     },
     Waiting {
         until_ms: u64,
@@ -109,7 +111,7 @@ impl Child {
     /// When [`Child::wake`] is due.
     pub fn wake_at(&self) -> u64 {
         match self.state {
-            State::Running { heard_ms, .. } => heard_ms + WATCHDOG_MS,
+            State::Running { heard_ms, .. } => heard_ms.map_or(u64::MAX, |at| at + WATCHDOG_MS),
             State::Waiting { until_ms } => until_ms,
         }
     }
@@ -123,7 +125,7 @@ impl Child {
                     self.state = State::Running {
                         pid,
                         since_ms: now_ms,
-                        heard_ms: now_ms,
+                        heard_ms: None,
                     };
                 }
                 Err(error) => {
@@ -132,19 +134,23 @@ impl Child {
                     self.state = State::Waiting { until_ms };
                 }
             },
-            State::Running { pid, heard_ms, .. } if now_ms >= heard_ms + WATCHDOG_MS => {
+            State::Running {
+                pid,
+                heard_ms: Some(at),
+                ..
+            } if now_ms >= at + WATCHDOG_MS => {
                 say::trouble("the agent hangs and is killed; containers go on");
                 // It is reaped like any other; until then, not again.
                 let _ = kill(pid, Signal::SIGKILL);
-                self.hear(now_ms);
+                self.lives(now_ms);
             }
             State::Waiting { .. } | State::Running { .. } => {}
         }
     }
 
-    fn hear(&mut self, now_ms: u64) {
+    fn lives(&mut self, now_ms: u64) {
         if let State::Running { heard_ms, .. } = &mut self.state {
-            *heard_ms = now_ms;
+            *heard_ms = Some(now_ms);
         }
     }
 
@@ -166,10 +172,11 @@ impl Child {
         let mut bytes = [0; 512];
         loop {
             let count = self.notify.recv(&mut bytes).ok()?;
-            self.hear(now_ms);
             let text = String::from_utf8_lossy(&bytes[..count]);
-            if let Some(notice) = parse(&text) {
-                return Some(notice);
+            match parse(&text) {
+                Some(Notice::Alive) => self.lives(now_ms),
+                Some(notice) => return Some(notice),
+                None => {}
             }
         }
     }

@@ -213,8 +213,10 @@ pub fn detach(place: &Path) -> io::Result<()> {
     umount2(place, nix::mount::MntFlags::MNT_DETACH).map_err(io::Error::from)
 }
 
-/// Puts a file behind a loop device, read-only, and returns the device.
-pub fn loop_device(file: &Path) -> io::Result<PathBuf> {
+/// Puts a file behind a loop device, read-only. The device lets go of the file
+/// when nobody has it open or mounted any more: keep the one returned here
+/// until it is.
+pub fn loop_device(file: &Path) -> io::Result<(PathBuf, File)> {
     let control = File::open("/dev/loop-control")?;
     let number = sys::free_loop(&control)?;
     let path = PathBuf::from(format!("/dev/loop{number}"));
@@ -224,7 +226,7 @@ pub fn loop_device(file: &Path) -> io::Result<PathBuf> {
     // file system below can't, it is held twice.
     sys::configure_loop(&device, &file, true)
         .or_else(|_| sys::configure_loop(&device, &file, false))?;
-    Ok(path)
+    Ok((path, device))
 }
 
 /// How the data partition was mounted.

@@ -24,7 +24,7 @@
 //! | `uevent` | what the kernel says of devices that come |
 //! | `net`, `dhcp`, `interface` | IPv4 addresses; IPv6 is the kernel's |
 //! | `time` | the clock without a battery |
-//! | `slots` | the system's two slots, for updates |
+//! | `slots`, `os` | the system's two slots on the card; for updates |
 //! | `say` | the console |
 //! | `sys` | system calls |
 
@@ -35,6 +35,7 @@ pub mod disk;
 pub mod interface;
 pub mod modules;
 pub mod net;
+pub mod os;
 pub mod say;
 pub mod slots;
 mod sys;

@@ -203,13 +203,21 @@ impl Modules {
     }
 }
 
-/// `modprobe [-q] [--] NAME...` for the kernel. Returns the exit status.
+/// A name for [`modprobe`]: whatever the devices want that are there.
+pub const FOR_DEVICES: &str = "@devices";
+
+/// `modprobe [-q] [--] NAME...` for the kernel, and for ourselves. Returns the
+/// exit status.
 pub fn modprobe(args: &[String]) -> i32 {
     let Ok(mut modules) = Modules::of_this_kernel() else {
         return 1;
     };
     for name in args.iter().filter(|arg| !arg.starts_with('-')) {
-        modules.load(name);
+        if name == FOR_DEVICES {
+            while modules.load_for_devices() > 0 {}
+        } else {
+            modules.load(name);
+        }
     }
     0
 }

@@ -88,6 +88,24 @@ pub fn here() -> Option<Here> {
     read_json(&here_file())
 }
 
+/// Leaves that for the agent, and for init.
+pub fn tell(here: &Here) -> io::Result<()> {
+    let text = serde_json::to_vec(here).map_err(io::Error::other)?;
+    // In memory: it is written anew at every start.
+    let new = here_file().with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, here_file())
+}
+
+/// Asks init to end everything in order and to start the machine anew.
+pub fn ask_for_restart() -> io::Result<()> {
+    let init = nix::unistd::Pid::from_raw(1);
+    Ok(nix::sys::signal::kill(
+        init,
+        nix::sys::signal::Signal::SIGTERM,
+    )?)
+}
+
 /// What is or was on trial.
 pub fn record() -> Option<TrialRecord> {
     read_json(&record_file())
@@ -199,8 +217,8 @@ pub fn write_slot(card: &Card, slot: u32, artifact: &Path) -> io::Result<()> {
 
 fn same(from: &mut File, to: &mut File) -> io::Result<()> {
     // What is read must come from the card, not from memory.
-    // SAFETY-free way: the advice drops clean pages; where it is not taken, the
-    // comparison is only weaker.
+    // The advice drops clean pages; where it is not taken, the comparison is
+    // only weaker.
     let _ = nix::fcntl::posix_fadvise(
         std::os::fd::AsRawFd::as_raw_fd(to),
         0,
@@ -233,10 +251,7 @@ pub fn look(card: &Card, slot: u32, autoboot: Option<&str>) -> Option<u32> {
         slot,
         confirmed,
     };
-    let written = serde_json::to_vec(&here)
-        .map_err(io::Error::other)
-        .and_then(|text| fs::write(here_file(), text));
-    if let Err(error) = written {
+    if let Err(error) = tell(&here) {
         say::trouble(&format!("{}: {error}", here_file().display()));
     }
     if slot == confirmed {

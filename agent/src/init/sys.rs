@@ -226,8 +226,8 @@ pub fn feed_watchdog(device: &File) -> io::Result<()> {
 /// Sets the wall clock, in milliseconds since 1970.
 pub fn set_clock(wall_ms: u64) -> io::Result<()> {
     let time = libc::timespec {
-        tv_sec: (wall_ms / 1000) as libc::time_t,
-        tv_nsec: (wall_ms % 1000 * 1_000_000) as libc::c_long,
+        tv_sec: (wall_ms / 1000) as _,
+        tv_nsec: (wall_ms % 1000 * 1_000_000) as _,
     };
     // SAFETY: `time` lives over the call.
     let result = unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };

@@ -2,12 +2,11 @@
 
 use super::child::{Child, Notice, usable_config};
 use super::disk::{self, Card, Data};
-use super::modules::Modules;
 use super::net::Net;
 use super::sys::{self, Down};
 use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
-use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, say, slots};
+use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, modules, say, slots};
 use crate::clock::Clock;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The watchdog's time: a Raspberry Pi's can't do more than 15 s.
@@ -29,6 +29,8 @@ const FEED_MS: u64 = 5_000;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A system on trial whose agent dies so often is given up.
 const MAX_TRIAL_DEATHS: u32 = 5;
+/// Wishes for drivers that one process looks up.
+const MODALIASES_AT_ONCE: usize = 64;
 /// When it is said what memory we take, after the agent is ready.
 const MEMORY_MS: u64 = 30_000;
 
@@ -51,10 +53,14 @@ struct Init {
     clock: Clock,
     signals: SignalFd,
     uevents: Uevents,
-    modules: Modules,
+    /// What devices wanted since the last look, to be loaded in one go.
+    wanted: Vec<String>,
     net: Net,
     wall: WallClock,
     child: Child,
+    /// `skerry.watchdog=off` leaves it alone: QEMU's Raspberry Pi resets at
+    /// once when it is started.
+    use_watchdog: bool,
     watchdog: Option<File>,
     feed_ms: u64,
     /// When the trial is over, if this system is on trial.
@@ -185,8 +191,6 @@ impl Init {
             SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         sys::take_ctrl_alt_del();
         let uevents = Uevents::listen()?;
-        let mut modules = Modules::of_this_kernel()?;
-        modules.load("ext4");
         let autoboot = read_boot_partition(card);
         mount_data(card);
         let trial_secs = slots::look(card, slot, autoboot.as_deref());
@@ -212,9 +216,11 @@ impl Init {
             clock,
             signals,
             uevents,
-            modules,
+            wanted: Vec::new(),
             wall,
             child,
+            use_watchdog: super::kernel_option(&cmdline, "skerry.watchdog").as_deref()
+                != Some("off"),
             watchdog: None,
             feed_ms: now_ms,
             trial_ends_ms: trial_secs.map(|secs| now_ms + u64::from(secs) * 1000),
@@ -285,11 +291,14 @@ impl Init {
         let now_ms = self.now_ms();
         while let Some(event) = self.uevents.next() {
             match event {
-                Uevent::Wants(alias) => drop(self.modules.load(&alias)),
+                Uevent::Wants(alias) => self.wanted.push(alias),
                 Uevent::Interface(name) => self.net.add(&name, now_ms),
                 Uevent::Lost => self.look_at_devices(),
                 Uevent::Other => {}
             }
+        }
+        for some in std::mem::take(&mut self.wanted).chunks(MODALIASES_AT_ONCE) {
+            load_modules(some);
         }
         while let Some(notice) = self.child.notice(now_ms) {
             match notice {
@@ -304,13 +313,13 @@ impl Init {
     }
 
     fn look_at_devices(&mut self) {
-        while self.modules.load_for_devices() > 0 {}
+        load_modules(&[modules::FOR_DEVICES.to_string()]);
         let now_ms = self.now_ms();
         self.net.look(now_ms);
     }
 
     fn feed(&mut self) {
-        if self.watchdog.is_none() {
+        if self.use_watchdog && self.watchdog.is_none() {
             self.watchdog = open_watchdog();
         }
         if let Some(watchdog) = &self.watchdog
@@ -399,6 +408,20 @@ impl Init {
     }
 }
 
+/// Has a process of its own load modules: the names of all modules take more
+/// memory than the rest of us, and this loop must not wait.
+fn load_modules(wanted: &[String]) {
+    let child = Command::new("/sbin/modprobe")
+        .arg("--")
+        .args(wanted)
+        .stdin(Stdio::null())
+        .spawn();
+    // It is reaped like any other.
+    if let Err(error) = child {
+        say::trouble(&format!("drivers cannot be loaded: {error}"));
+    }
+}
+
 /// Takes up every child that ended.
 fn reap(mut ended: impl FnMut(Pid, &str)) {
     loop {
@@ -427,22 +450,20 @@ fn until(patience: Duration, mut holds: impl FnMut() -> bool) {
 
 /// The processes that run our program, other than this one.
 fn ours() -> Vec<Pid> {
-    let program = |pid: &str| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut words = line.split(|b| *b == 0);
-        let verb = words.nth(1).unwrap_or_default().to_vec();
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        (name.trim().to_string(), verb)
-    };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let agents = numbers.filter(|pid| *pid != 1).filter(|pid| {
-        let (name, verb) = program(&pid.to_string());
-        [&b"keeper"[..], b"run", b"guard"].contains(&&verb[..])
-            && name != "sh"
-            && has_our_root(*pid)
+        let verb = verb(*pid);
+        ["keeper", "run", "guard", "guarded"].contains(&verb.as_str()) && has_our_root(*pid)
     });
     agents.map(Pid::from_raw).collect()
+}
+
+/// The second word of a process's command line.
+fn verb(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let second = line.split(|b| *b == 0).nth(1).unwrap_or_default();
+    String::from_utf8_lossy(second).into_owned()
 }
 
 /// Not in a container: those have another root.
@@ -491,11 +512,6 @@ fn say_memory() {
         let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
         let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
         number.unwrap_or(0)
-    };
-    let verb = |pid: i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let second = line.split(|b| *b == 0).nth(1).unwrap_or_default().to_vec();
-        String::from_utf8_lossy(&second).into_owned()
     };
     let parts: Vec<String> = ours()
         .into_iter()

@@ -21,5 +21,8 @@ pub fn slots_of(config: &Config, exe: &Path) -> Vec<Box<dyn Slots>> {
         Ok(slots) => all.push(Box::new(slots)),
         Err(error) => tracing::error!("the agent cannot be updated: {}", chain(&error)),
     }
+    if let Some(slots) = crate::init::os::OsSlots::open() {
+        all.push(Box::new(slots));
+    }
     all
 }

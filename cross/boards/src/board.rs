@@ -98,6 +98,15 @@ impl Model {
         }
     }
 
+    /// What this emulation needs on the command line.
+    fn cmdline(self) -> &'static str {
+        match self {
+            Self::Virt => "",
+            // QEMU's model resets the moment that the watchdog is started.
+            Self::Raspi3b => "skerry.watchdog=off",
+        }
+    }
+
     fn network(self) -> &'static str {
         match self {
             Self::Virt => "virtio-net-pci,netdev=n,romfile=",
@@ -233,7 +242,12 @@ impl Board {
         if let Some(tree) = &boot.device_tree {
             qemu.arg("-dtb").arg(tree);
         }
-        let mut cmdline = format!("{} {}", boot.cmdline, setup.more_cmdline);
+        let mut cmdline = format!(
+            "{} {} {}",
+            boot.cmdline,
+            model.cmdline(),
+            setup.more_cmdline
+        );
         if boot.partition != 0 {
             // A real firmware says this in the device tree.
             cmdline.push_str(&format!(" skerry.slot={}", boot.partition));
@@ -303,6 +317,12 @@ impl Board {
     pub fn power_on(&mut self) -> Result<(), BoardError> {
         self.cut_power();
         self.start(false)
+    }
+
+    /// The same with the firmware's one-shot flag set.
+    pub fn power_on_for_trial(&mut self) -> Result<(), BoardError> {
+        self.cut_power();
+        self.start(true)
     }
 
     /// Waits until it resets itself, and starts it as its firmware would: with

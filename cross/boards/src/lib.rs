@@ -11,10 +11,12 @@
 //! board.cut_power();
 //! ```
 
+pub mod bench;
 pub mod board;
 pub mod console;
 pub mod firmware;
 
+pub use bench::{Bench, PATIENCE};
 pub use board::{Board, BoardError, Model, Setup};
 pub use console::Console;
 pub use firmware::{Boot, Firmware, FirmwareError};

@@ -22,10 +22,22 @@ pub fn write_oci_archive(
     files: &[File],
     entrypoint: &[&str],
 ) -> io::Result<()> {
+    let architecture = oci_architecture(std::env::consts::ARCH);
+    write_oci_archive_for(out, reference, architecture, files, entrypoint)
+}
+
+/// The same for another architecture, by OCI's name of it.
+pub fn write_oci_archive_for(
+    out: impl Write,
+    reference: &str,
+    architecture: &str,
+    files: &[File],
+    entrypoint: &[&str],
+) -> io::Result<()> {
     let layer = layer(files)?;
     let layer_digest = Digest::of(&layer);
     let config = json!({
-        "architecture": oci_architecture(std::env::consts::ARCH),
+        "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin"]},
         // The layer is not compressed, so its digest is its diff id.

@@ -1,0 +1,372 @@
+//! The real image on emulated boards. `cross/boards/run` builds what they need
+//! and runs them, one at a time.
+
+use skerry_boards::bench::{PATIENCE, prepared, write_boot_file};
+use skerry_boards::{Bench, Board, Model};
+use skerry_tests::until;
+use std::time::{Duration, Instant};
+
+/// An app that says in its log what its limits are and what comes of passing
+/// them, then stays.
+const LIMITED: &str = r#"apiVersion: skerry/v1
+kind: App
+metadata: { name: limited }
+spec:
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: limited
+          image: test/busybox:1
+          command: ["/bin/busybox", "sh", "-c"]
+          args:
+            - |
+              B=/bin/busybox
+              for f in memory.max pids.max cpu.max; do $B echo "$f=$($B cat /sys/fs/cgroup/$f)"; done
+              $B dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null; $B echo "memory: dd ended with $?"
+              $B sh -c 'i=0; while [ $i -lt 20 ]; do /bin/busybox sleep 30 & i=$((i+1)); done' 2>&1 | $B grep -m1 fork
+              $B timeout 5 $B sh -c 'while :; do :; done'
+              $B grep nr_throttled /sys/fs/cgroup/cpu.stat
+              $B echo "limits: done"
+              exec $B sleep 1000000
+          resources: { limits: { cpu: 100m, memory: 32Mi, pids: 12 } }
+"#;
+
+/// An app that only has to run.
+const PLAIN: &str = r#"apiVersion: skerry/v1
+kind: App
+metadata: { name: plain }
+spec:
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - { name: plain, image: test/app:1, args: [sleep] }
+"#;
+
+const RUNNING: &str = "first container running";
+
+fn apply(bench: &Bench, manifest: &str) {
+    let path = bench.scratch.path().join("apply.yaml");
+    std::fs::write(&path, manifest).expect("written");
+    bench
+        .hub
+        .skerry(&["apply", "-f", &path.display().to_string()]);
+}
+
+fn joined(bench: &Bench, board: &Board, name: &str) {
+    let online = until(PATIENCE, || {
+        (bench.hub.device(name)["state"] == "online").then_some(())
+    });
+    assert!(
+        online.is_some(),
+        "{name} does not join:\n{}\n{}",
+        board.console().text(),
+        bench.hub.log()
+    );
+}
+
+/// The lines of the board's console that show how its start went.
+fn phases(board: &Board) -> String {
+    let text = board.console().text();
+    let lines: Vec<&str> = text.lines().filter(|l| l.contains("skerry: ")).collect();
+    lines.join("\n")
+}
+
+fn said(board: &Board, what: &str) {
+    board
+        .wait_for(what, PATIENCE)
+        .unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// When a line of the kernel's log was said, in seconds since it started.
+fn kernel_seconds(board: &Board, what: &str) -> f64 {
+    let line = board.console().wait_for(what, PATIENCE).expect(what);
+    let stamp = line.split(['[', ']']).nth(1).expect("a time stamp");
+    stamp.trim().parse().expect("seconds")
+}
+
+/// How long the way from kernel to app took, and what of it was ours. Returns
+/// the agent's share: from its start to the first container.
+fn tell_start(board: &Board, model: &str) -> f64 {
+    let at = |what| kernel_seconds(board, what);
+    let (init, root, data) = (
+        at("skerry: init starts"),
+        at("skerry: root mounted"),
+        at("skerry: data mounted"),
+    );
+    let (agent, store, app) = (
+        at("skerry: agent starts"),
+        at("skerry: store open"),
+        at(RUNNING),
+    );
+    let share = app - agent;
+    println!(
+        "{model}: kernel to init {init:.2} s, root {:.2}, data {:.2}, agent starts {agent:.2}, store open +{:.2}, app running {app:.2} s after the kernel's start; the agent's share {:.0} ms (budget 500 ms)",
+        root - init,
+        data - root,
+        store - agent,
+        share * 1000.0
+    );
+    share
+}
+
+fn limits_bite(bench: &Bench) {
+    let log = until(PATIENCE, || {
+        let text = bench.hub.try_skerry(&["logs", "limited"]).ok()?;
+        text.contains("limits: done").then_some(text)
+    });
+    let log = log.unwrap_or_else(|| {
+        panic!(
+            "the limited app does not end its work: {:?}",
+            bench.hub.try_skerry(&["logs", "limited"])
+        )
+    });
+    println!("{log}");
+    for wanted in [
+        "memory.max=33554432",
+        "pids.max=12",
+        "cpu.max=10000 100000",
+        "memory: dd ended with 137",
+        "can't fork",
+    ] {
+        assert!(log.contains(wanted), "{wanted:?} is not in\n{log}");
+    }
+    let throttled = log
+        .lines()
+        .find_map(|l| l.rsplit_once("nr_throttled ")?.1.parse::<u64>().ok());
+    assert!(
+        throttled.is_some_and(|n| n > 0),
+        "the processor was not limited:\n{log}"
+    );
+}
+
+fn joins_and_limits_bite(model: Model) {
+    let name = model.name();
+    let bench = Bench::new(name);
+    let board = bench.boot(model).expect("power");
+    joined(&bench, &board, name);
+    apply(&bench, LIMITED);
+    said(&board, RUNNING);
+    limits_bite(&bench);
+    println!("{}", phases(&board));
+}
+
+#[test]
+fn virt_joins_and_limits_bite() {
+    joins_and_limits_bite(Model::Virt);
+}
+
+#[test]
+fn raspi3b_joins_and_limits_bite() {
+    joins_and_limits_bite(Model::Raspi3b);
+}
+
+/// Numbers that look random and come again: SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// Takes the power away so often, at any moment of start and work, and looks
+/// each time at the file system and whether the app comes back.
+fn survives_power_cuts(model: Model, cuts: u32) {
+    let seed = std::env::var("SKERRY_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1);
+    println!("SKERRY_SEED={seed}");
+    let mut dice = Dice(seed);
+    let name = format!("cuts-{}", model.name());
+    let bench = Bench::new(&name);
+    let mut board = bench.boot(model).expect("power");
+    joined(&bench, &board, &name);
+    apply(&bench, PLAIN);
+    said(&board, RUNNING);
+    let applied = until(PATIENCE, || {
+        let device = bench.hub.device(&name);
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
+    });
+    assert!(
+        applied.is_some(),
+        "the state is not applied: {:#}",
+        bench.hub.device(&name)
+    );
+    for cut in 1..=cuts {
+        board.power_on().expect("power");
+        // One in four while the hub changes what the device keeps.
+        let busy = dice.below(4) == 0;
+        let wait = Duration::from_millis(dice.below(20_000));
+        let deadline = Instant::now() + wait;
+        if busy {
+            apply(
+                &bench,
+                &PLAIN.replace(
+                    "args: [sleep]",
+                    &format!("args: [sleep], env: [{{name: N, value: \"{cut}\"}}]"),
+                ),
+            );
+        }
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        board.cut_power();
+        bench
+            .check_data()
+            .unwrap_or_else(|e| panic!("cut {cut} after {wait:?}: {e}"));
+        board.power_on().expect("power");
+        let share = {
+            said(&board, RUNNING);
+            tell_start(&board, model.name())
+        };
+        println!(
+            "cut {cut} after {wait:?}: the app is back, file system clean ({:.0} ms)",
+            share * 1000.0
+        );
+    }
+    let console = board.console().text();
+    assert!(!console.contains("LOST AT THE NEXT POWER CUT"), "{console}");
+    joined(&bench, &board, &name);
+    said(&board, "skerry: memory:");
+    println!("{}", phases(&board));
+}
+
+#[test]
+fn virt_survives_two_power_cuts() {
+    survives_power_cuts(Model::Virt, 2);
+}
+
+#[test]
+#[ignore = "long"]
+fn virt_survives_twenty_power_cuts() {
+    survives_power_cuts(Model::Virt, 20);
+}
+
+#[test]
+#[ignore = "long"]
+fn raspi3b_survives_twenty_power_cuts() {
+    survives_power_cuts(Model::Raspi3b, 20);
+}
+
+#[test]
+#[ignore = "long"]
+fn runs_its_app_in_1970_without_a_network() {
+    let bench = Bench::new("island");
+    let mut board = bench.boot(Model::Virt).expect("power");
+    joined(&bench, &board, "island");
+    apply(&bench, PLAIN);
+    said(&board, RUNNING);
+    // Until the device has said that it has it, it may not have kept it.
+    let kept = until(PATIENCE, || {
+        let device = bench.hub.device("island");
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
+    });
+    assert!(kept.is_some(), "{:#}", bench.hub.device("island"));
+    board.cut_power();
+    let mut setup = bench.setup(Model::Virt);
+    setup.network = false;
+    setup.clock = Some("1970-01-01T00:00:00".into());
+    let board = Board::boot(&setup).expect("power");
+    said(&board, RUNNING);
+    assert!(
+        !board.console().text().contains("eth0:"),
+        "there is a network"
+    );
+    tell_start(&board, "virt, 1970, no network");
+}
+
+#[test]
+#[ignore = "long"]
+fn a_data_partition_that_is_gone_is_said_loudly_and_does_not_stop_the_start() {
+    let bench = Bench::new("worn");
+    let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 4).expect("there");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&bench.card)
+        .expect("opens");
+    let junk = vec![0xff; usize::try_from(bytes.min(4 << 20)).expect("small")];
+    std::os::unix::fs::FileExt::write_all_at(&file, &junk, at).expect("written");
+    drop(file);
+    let board = bench.boot(Model::Virt).expect("power");
+    said(&board, "ALL OF IT IS LOST AT THE NEXT POWER CUT");
+    joined(&bench, &board, "worn");
+    apply(&bench, PLAIN);
+    said(&board, RUNNING);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_damaged_agent_yaml_does_not_stop_the_start() {
+    let bench = Bench::new("typo");
+    write_boot_file(&bench.card, "skerry/agent.yaml", b"nmae: [typo\n");
+    let board = bench.boot(Model::Virt).expect("power");
+    said(&board, "skerry/agent.yaml on the card is not used");
+    said(&board, "skerry: ready");
+}
+
+/// Writes another system into slot B, as the agent does, from outside.
+fn put_into_slot_b(bench: &Bench, system: &std::path::Path) {
+    let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 3).expect("slot B");
+    let system = std::fs::read(system).expect("the system");
+    assert!(system.len() as u64 <= bytes);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&bench.card)
+        .expect("opens");
+    std::os::unix::fs::FileExt::write_all_at(&file, &system, at).expect("written");
+}
+
+#[test]
+#[ignore = "long"]
+fn a_system_that_is_not_confirmed_gives_way_to_the_old_one() {
+    let bench = Bench::new("trial");
+    let mut board = bench.boot(Model::Virt).expect("power");
+    said(&board, "skerry: ready");
+    board.cut_power();
+    put_into_slot_b(&bench, &prepared("SKERRY_BOARD_SLOT"));
+    // As the firmware does after reboot "0 tryboot"; nobody told the agent of
+    // this trial, so nobody confirms it.
+    board.power_on_for_trial().expect("power");
+    assert_eq!(board.partition(), 3);
+    said(&board, "this system is on trial");
+    said(&board, "skerry: ready");
+    board.cut_power();
+    board.power_on().expect("power");
+    assert_eq!(board.partition(), 2);
+    said(&board, "skerry: ready");
+}
+
+#[test]
+#[ignore = "long"]
+fn a_kernel_that_panics_gives_way_to_the_old_system() {
+    let bench = Bench::new("panics");
+    let mut board = bench.boot(Model::Virt).expect("power");
+    said(&board, "skerry: ready");
+    board.cut_power();
+    // Slot B has a kernel and an initramfs, and a root that is none.
+    let system = bench.scratch.path().join("broken.img");
+    std::fs::copy(prepared("SKERRY_BOARD_SLOT"), &system).expect("copied");
+    let junk = bench.scratch.path().join("junk");
+    std::fs::write(&junk, vec![7; 1 << 20]).expect("written");
+    let copied = std::process::Command::new("mcopy")
+        .args(["-o", "-i"])
+        .arg(&system)
+        .arg(&junk)
+        .arg("::root.squashfs")
+        .status();
+    assert!(copied.is_ok_and(|s| s.success()), "mcopy breaks the root");
+    put_into_slot_b(&bench, &system);
+    board.power_on_for_trial().expect("power");
+    said(&board, "skerry: cannot start");
+    let asked = board.wait_for_reset(PATIENCE).expect("resets itself");
+    assert!(!asked);
+    assert_eq!(board.partition(), 2);
+    said(&board, "skerry: ready");
+}
