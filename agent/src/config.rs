@@ -54,6 +54,7 @@ pub struct File {
     keep_alive_secs: Option<u64>,
     log_max_bytes: Option<u64>,
     host_paths: Option<Vec<PathBuf>>,
+    allow_privileged: Option<bool>,
     log_level: Option<String>,
 }
 
@@ -76,6 +77,9 @@ pub struct Config {
     pub log_max_bytes: u64,
     /// Host paths that apps may mount, with all below them; `None` is any.
     pub host_paths: Option<Vec<PathBuf>>,
+    /// Whether apps may be privileged or share namespaces of the host other
+    /// than its network.
+    pub allow_privileged: bool,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -117,6 +121,7 @@ impl Config {
             keep_alive_secs: file.keep_alive_secs,
             log_max_bytes: file.log_max_bytes,
             host_paths: file.host_paths,
+            allow_privileged: file.allow_privileged,
         };
         merged.try_into()
     }
@@ -202,6 +207,7 @@ impl TryFrom<File> for Config {
             keep_alive: Duration::from_secs(keep_alive_secs),
             log_max_bytes,
             host_paths,
+            allow_privileged: file.allow_privileged.unwrap_or(false),
             log_level,
         })
     }

@@ -344,6 +344,7 @@ fn lives_beside_runc(scratch: &Scratch, rounds: u32) {
         data_dir: scratch.path().join("lives-data"),
         cgroup_parent: format!("skerry-lives-{}", std::process::id()),
         exe: skerry_tests::built("skerry-agent"),
+        apps_memory: None,
     };
     let (mut started, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
     let millis = |since: Instant| since.elapsed().as_secs_f64() * 1e3;

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Capability, Process, Spec};
+use libcontainer::oci_spec::runtime::{Capabilities, Capability, Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit};
@@ -29,14 +29,17 @@ use nix::sys::stat::Mode;
 use super::cgroup::Hierarchies;
 use super::devices::DeviceFilter;
 use super::executor::ContainedExecutor;
+use super::limits;
 use super::logs::stamp_now;
-use super::oci::{self, Machine};
+use super::nodes::{self, Node};
+use super::oci::{self, Machine, Rights};
 use super::paths::Layout;
-use super::proto::{self, FailureKind, Operation, Progress};
+use super::proto::{self, FailureKind, Namespaces, Operation, Progress};
 use super::rootfs::{make_dirs_in, mount_overlay, remove_all, remove_link_in, unshare_mounts};
-use super::seccomp::Filters;
+use super::sandbox;
+use super::seccomp::Filter;
 use super::seqpacket;
-use super::spec::{ContainerId, ContainerSpec, ExecSpec};
+use super::spec::{ContainerId, ContainerSpec, ExecSpec, SandboxSpec, Security};
 use super::teardown::teardown;
 use super::user::{self, Identity};
 
@@ -81,8 +84,8 @@ pub fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     match result {
-        Ok(fd) => {
-            let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+        Ok(fds) => {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             report(keeper.as_fd(), &Progress::Done, &fds);
             ExitCode::SUCCESS
         }
@@ -121,15 +124,22 @@ fn perform(
     operation: Operation,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<Vec<OwnedFd>, Failure> {
     match operation {
-        Operation::Create { spec, layout } => create(&spec, &layout, fds, keeper).map(|()| None),
-        Operation::Exec { id, spec, layout } => exec(&id, &spec, &layout, fds, keeper),
+        Operation::Create {
+            spec,
+            sandbox,
+            layout,
+        } => create(&spec, sandbox.as_ref(), &layout, fds, keeper).map(|()| Vec::new()),
+        Operation::Exec { id, spec, layout } => {
+            exec(&id, &spec, &layout, fds, keeper).map(|fd| fd.into_iter().collect())
+        }
+        Operation::MakeSandbox { spec, layout } => make_sandbox(&spec, &layout, keeper),
         Operation::Delete { id, layout } => {
             let hierarchies = Hierarchies::detect()?;
             let errors = teardown(&id, &layout, &hierarchies);
             if errors.is_empty() {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             let texts: Vec<String> = errors.iter().map(|error| chain(error)).collect();
             Err(Failure::new(FailureKind::Failed, texts.join("; ")))
@@ -137,8 +147,23 @@ fn perform(
     }
 }
 
+fn make_sandbox(
+    spec: &SandboxSpec,
+    layout: &Layout,
+    keeper: BorrowedFd<'_>,
+) -> Result<Vec<OwnedFd>, Failure> {
+    spec.validate()
+        .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    let hierarchies = Hierarchies::detect()?;
+    let born = |pid| report(keeper, &Progress::Born { pid }, &[]);
+    let cgroup = layout.pods_cgroup();
+    let fds = sandbox::make(spec, &hierarchies, &cgroup, &layout.run_dir, born)?;
+    Ok(fds)
+}
+
 fn create(
     spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
     layout: &Layout,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
@@ -158,7 +183,7 @@ fn create(
         }
         return Err(error.into());
     }
-    build(spec, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
+    build(spec, sandbox, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
         // What was made so far goes again; what cannot go is found by the
         // engine as a lost container. The overlay is mounted for us alone.
         let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
@@ -170,6 +195,7 @@ fn create(
 
 fn build(
     spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
     layout: &Layout,
     bundle: &Path,
     hierarchies: &Hierarchies,
@@ -184,7 +210,15 @@ fn build(
             return Err(Failure::new(FailureKind::Invalid, message));
         }
     }
-    check_controllers(spec, hierarchies)?;
+    let invalid = |text: String| Failure::new(FailureKind::Invalid, text);
+    limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
+    check_app_armor(&spec.security).map_err(invalid)?;
+    let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
+    if spec.security.privileged {
+        let mut all = nodes::all();
+        all.retain(|one| nodes.iter().all(|asked| asked.target != one.target));
+        nodes.extend(all);
+    }
     let root = bundle.join("rootfs");
     private_dir(&root)?;
     unshare_mounts()?;
@@ -201,17 +235,24 @@ fn build(
     }
     drop(root_dir);
     let cgroup = layout.cgroup(&spec.id);
-    let devices = device_filter(hierarchies);
-    let machine = machine(hierarchies, devices.is_some())?;
-    let config = oci::spec(spec, &identity, &root, &cgroup, machine)?;
+    let devices = match spec.security.privileged {
+        true => None,
+        false => device_filter(hierarchies, &nodes),
+    };
+    let mut machine = machine(hierarchies, devices.is_some() || spec.security.privileged)?;
+    machine.app_armor = app_armor(&spec.security);
+    let config = oci::spec(spec, &identity, &root, &cgroup, sandbox, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
 
     let executor = ContainedExecutor {
-        filters: Filters::default_profile()?,
+        filter: filter(&config)?,
         window: None,
     };
+    // Before libcontainer makes it, so that the limits below find their files
+    // in place.
+    hierarchies.make(&cgroup)?;
     let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&state)?
@@ -225,9 +266,8 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
-    if let Some(bytes) = spec.resources.memory_bytes {
-        hierarchies.forbid_swap(&cgroup, bytes)?;
-    }
+    limits::apply(hierarchies, &cgroup, &spec.resources)
+        .map_err(|error| Failure::new(FailureKind::Invalid, limits::text(&error)))?;
     if let Some(filter) = devices {
         for dir in hierarchies.directories(&cgroup) {
             filter.attach(&dir)?;
@@ -267,7 +307,7 @@ fn exec(
     write_json(&process_file, &process)?;
 
     let executor = ContainedExecutor {
-        filters: Filters::default_profile()?,
+        filter: filter(&config)?,
         window: spec.tty,
     };
     let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
@@ -343,23 +383,39 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
         (&spec.cwd).into()
     };
     // What the container's own process may do, another one may as well.
-    let mknod = own
-        .capabilities()
-        .as_ref()
-        .and_then(|all| all.bounding().as_ref());
-    let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
-    let machine = Machine {
-        mknod,
-        ..machine(&Hierarchies::detect()?, true)?
+    let rights = Rights {
+        capabilities: bounding(config),
+        may_gain: own.no_new_privileges() != Some(true),
+        app_armor: own.apparmor_profile().clone(),
     };
+    let machine = machine(&Hierarchies::detect()?, true)?;
     Ok(oci::process(
         &spec.args,
         env,
         &cwd,
         &identity,
-        machine,
+        &rights,
+        &machine,
         spec.tty.is_some(),
     )?)
+}
+
+/// All that the processes of a container may ever be capable of.
+fn bounding(config: &Spec) -> Capabilities {
+    let own = config.process().as_ref();
+    let sets = own.and_then(|own| own.capabilities().as_ref());
+    sets.and_then(|sets| sets.bounding().clone())
+        .unwrap_or_default()
+}
+
+/// What the processes of a container may call; `None` is everything.
+fn filter(config: &Spec) -> Result<Option<Filter>, Failure> {
+    let notes = config.annotations().as_ref();
+    if notes.is_some_and(|notes| notes.contains_key(oci::UNCONFINED)) {
+        return Ok(None);
+    }
+    let capabilities: Vec<Capability> = bounding(config).into_iter().collect();
+    Ok(Some(Filter::default_profile(&capabilities)?))
 }
 
 /// The container's root directory, seen through its first process.
@@ -392,45 +448,41 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
 }
 
-/// Says which controller is missing for a limit, and how to get it.
-fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
-    let limits = &spec.resources;
-    let wanted = [
-        (
-            "cpu",
-            limits.cpu_millis.is_some(),
-            "build the kernel with CONFIG_CFS_BANDWIDTH",
-        ),
-        (
-            "memory",
-            limits.memory_bytes.is_some(),
-            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
-        ),
-        (
-            "pids",
-            limits.pids.is_some(),
-            "build the kernel with CONFIG_CGROUP_PIDS",
-        ),
-    ];
-    for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
-        if !hierarchies.has_controller(controller) {
-            let message = format!(
-                "a {controller} limit needs the {controller} cgroup controller, which this \
-                 machine does not have; {remedy}, or leave the limit out"
-            );
-            return Err(Failure::new(FailureKind::Invalid, message));
-        }
+/// The AppArmor profile of containers that name none, if an administrator has
+/// loaded it.
+const DEFAULT_APP_ARMOR: &str = "skerry-default";
+
+/// Refuses an AppArmor profile that the kernel does not have.
+fn check_app_armor(security: &Security) -> Result<(), String> {
+    match &security.app_armor {
+        Some(name) if !has_app_armor(name) => Err(format!(
+            "the AppArmor profile {name:?} is not loaded on this device; load it with \
+             'apparmor_parser -r', or leave it out"
+        )),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// The AppArmor profile to be used.
+fn app_armor(security: &Security) -> Option<String> {
+    let default = || has_app_armor(DEFAULT_APP_ARMOR).then(|| DEFAULT_APP_ARMOR.to_owned());
+    security.app_armor.clone().or_else(default)
+}
+
+fn has_app_armor(name: &str) -> bool {
+    // One profile in each line: its name and its mode.
+    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    let wanted = format!("{name} (");
+    loaded.is_ok_and(|text| text.lines().any(|line| line.starts_with(&wanted)))
 }
 
 /// The device rules of cgroup v2. `None` on v1, where libcontainer applies
 /// them, and on a kernel that cannot: then no container may make nodes.
-fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
+fn device_filter(hierarchies: &Hierarchies, nodes: &[Node]) -> Option<DeviceFilter> {
     if !hierarchies.is_v2() {
         return None;
     }
-    DeviceFilter::load()
+    DeviceFilter::load(nodes)
         .inspect_err(|error| complain(&format!("no device filter: {error}")))
         .ok()
 }
@@ -442,7 +494,19 @@ fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Fa
         cgroup_v2,
         mknod: !cgroup_v2 || device_filter,
         open_files,
+        app_armor: None,
+        masked: thermal_throttle(),
     })
+}
+
+/// Counters from which programs can tell what others compute.
+fn thermal_throttle() -> Vec<String> {
+    let cpus = fs::read_dir("/sys/devices/system/cpu");
+    let dirs = cpus.into_iter().flatten().flatten();
+    dirs.map(|cpu| cpu.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .collect()
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {

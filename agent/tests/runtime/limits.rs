@@ -10,7 +10,7 @@ use crate::support::{Machine, exit_of, id, log_lines, machine_is_fit, run, shell
 /// A file of a container's cgroup in the hierarchy of `controller`, v1 or v2.
 fn cgroup_file(machine: &Machine, controller: &str, id: &str, v1: &str, v2: &str) -> PathBuf {
     let root = Path::new("/sys/fs/cgroup");
-    let group = Path::new(&machine.cgroup_parent).join(id);
+    let group = Path::new(&machine.cgroup_parent).join("apps").join(id);
     if root.join("cgroup.controllers").exists() {
         root.join(group).join(v2)
     } else {

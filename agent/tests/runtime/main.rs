@@ -8,4 +8,5 @@ mod inside;
 mod life;
 mod limits;
 mod logs;
+mod sandbox;
 mod support;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use skerry_agent::runtime::{
     ContainerId, ContainerSpec, Exit, ExitStatus, LogItem, LogPolicy, LogStart, Network, Resources,
-    Runtime, RuntimeConfig, RuntimeEvent,
+    Runtime, RuntimeConfig, RuntimeEvent, Security, Sharing,
 };
 
 /// The agent's binary.
@@ -75,6 +75,7 @@ impl Machine {
             data_dir: self.path().join("data"),
             cgroup_parent: self.cgroup_parent.clone(),
             exe: EXE.into(),
+            apps_memory: None,
         }
     }
 
@@ -227,11 +228,18 @@ pub fn command(id: &str, args: &[&str]) -> ContainerSpec {
         env: Vec::new(),
         cwd: String::new(),
         user: String::new(),
+        groups: Vec::new(),
         mounts: Vec::new(),
+        tmpfs: Vec::new(),
+        devices: Vec::new(),
         resources: Resources::default(),
         hostname: String::new(),
         read_only_root: false,
+        security: Security::default(),
+        sandbox: None,
         network: Network::Host,
+        ipc: Sharing::Own,
+        pid: Sharing::Own,
         log: LogPolicy::default(),
     }
 }
