@@ -183,8 +183,17 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
 
 /// Capabilities that are as good as root on the device.
 const AS_GOOD_AS_ROOT: [&str; 11] = [
-    "ALL", "BPF", "DAC_READ_SEARCH", "MAC_ADMIN", "MAC_OVERRIDE", "PERFMON", "SYS_ADMIN",
-    "SYS_BOOT", "SYS_MODULE", "SYS_PTRACE", "SYS_RAWIO",
+    "ALL",
+    "BPF",
+    "DAC_READ_SEARCH",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "PERFMON",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
 ];
 
 /// What the container may do, as far as this device allows it.
@@ -200,8 +209,14 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
         (wanted.privileged, "'privileged: true'".to_owned()),
         (pod.host_pid, "'hostPID: true'".to_owned()),
         (pod.host_ipc, "'hostIPC: true'".to_owned()),
-        (unconfined(&wanted.seccomp), "an unconfined seccomp profile".to_owned()),
-        (unconfined(&wanted.app_armor), "an unconfined AppArmor profile".to_owned()),
+        (
+            unconfined(&wanted.seccomp),
+            "an unconfined seccomp profile".to_owned(),
+        ),
+        (
+            unconfined(&wanted.app_armor),
+            "an unconfined AppArmor profile".to_owned(),
+        ),
         (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),
         (
             capability.is_some(),

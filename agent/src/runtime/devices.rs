@@ -1,12 +1,16 @@
-//! Which devices a container may open, on cgroup v2: a BPF program at its
-//! cgroup, loaded through bpf(2) without a library.
+//! Which devices a container may open.
 //!
-//! libcontainer applies device rules on cgroup v1 only (its v2 code needs C
-//! libraries, and without them says nothing). The rules are the same as there:
-//! any node may be made, and only these opened: null, zero, full, random,
-//! urandom, tty, ptmx, the terminals, and the devices that it is given.
+//! On cgroup v2 it is a BPF program at its cgroup, loaded through bpf(2)
+//! without a library: libcontainer's v2 code needs C libraries, and without
+//! them says nothing. On v1 it is lines in the files of the devices
+//! controller; libcontainer writes some as well, but lets every container open
+//! `/dev/net/tun` and `/dev/console`, so ours take their place.
+//!
+//! The rules are the same: any node may be made, and only these opened: null,
+//! zero, full, random, urandom, tty, ptmx, the terminals, and the devices that
+//! the container is given.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -57,6 +61,32 @@ const ACCESS: u8 = 2;
 const KIND: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
+
+/// Puts the rules in force at a cgroup of the v1 devices controller, in place
+/// of all that were there.
+pub fn apply_v1(dir: &Path, nodes: &[Node]) -> io::Result<()> {
+    let allow = |line: String| fs::write(dir.join("devices.allow"), line);
+    fs::write(dir.join("devices.deny"), "a")?;
+    allow("c *:* m".into())?;
+    allow("b *:* m".into())?;
+    for (major, minors) in ALLOWED {
+        if minors.is_empty() {
+            allow(format!("c {major}:* rwm"))?;
+        }
+        for minor in *minors {
+            allow(format!("c {major}:{minor} rwm"))?;
+        }
+    }
+    for node in nodes {
+        let kind = match node.kind {
+            Kind::Character => 'c',
+            Kind::Block => 'b',
+        };
+        let access = if node.read_only { "rm" } else { "rwm" };
+        allow(format!("{kind} {}:{} {access}", node.major, node.minor))?;
+    }
+    Ok(())
+}
 
 /// The program, loaded into the kernel and not yet in force.
 #[derive(Debug)]
@@ -206,7 +236,6 @@ fn program(nodes: &[Node]) -> Vec<Instruction> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::path::PathBuf;
     use std::process::Command;
 

@@ -27,7 +27,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::cgroup::Hierarchies;
-use super::devices::DeviceFilter;
+use super::devices::{DeviceFilter, apply_v1};
 use super::executor::ContainedExecutor;
 use super::limits;
 use super::logs::stamp_now;
@@ -239,7 +239,11 @@ fn build(
         true => None,
         false => device_filter(hierarchies, &nodes),
     };
-    let mut machine = machine(hierarchies, devices.is_some() || spec.security.privileged)?;
+    let rules = match hierarchies.is_v2() {
+        true => devices.is_some(),
+        false => hierarchies.has_controller("devices"),
+    };
+    let mut machine = machine(hierarchies, rules || spec.security.privileged)?;
     machine.app_armor = app_armor(&spec.security);
     let config = oci::spec(spec, &identity, &root, &cgroup, sandbox, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
@@ -272,6 +276,12 @@ fn build(
         for dir in hierarchies.directories(&cgroup) {
             filter.attach(&dir)?;
         }
+    }
+    if !hierarchies.is_v2()
+        && !spec.security.privileged
+        && let Some(dir) = hierarchies.directory_of("devices", &cgroup)
+    {
+        apply_v1(&dir, &nodes)?;
     }
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
@@ -452,10 +462,13 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
 /// loaded it.
 const DEFAULT_APP_ARMOR: &str = "skerry-default";
 
+/// The name that stands for no AppArmor profile at all.
+const UNCONFINED: &str = "unconfined";
+
 /// Refuses an AppArmor profile that the kernel does not have.
 fn check_app_armor(security: &Security) -> Result<(), String> {
     match &security.app_armor {
-        Some(name) if !has_app_armor(name) => Err(format!(
+        Some(name) if name != UNCONFINED && !has_app_armor(name) => Err(format!(
             "the AppArmor profile {name:?} is not loaded on this device; load it with \
              'apparmor_parser -r', or leave it out"
         )),
@@ -466,7 +479,8 @@ fn check_app_armor(security: &Security) -> Result<(), String> {
 /// The AppArmor profile to be used.
 fn app_armor(security: &Security) -> Option<String> {
     let default = || has_app_armor(DEFAULT_APP_ARMOR).then(|| DEFAULT_APP_ARMOR.to_owned());
-    security.app_armor.clone().or_else(default)
+    let chosen = security.app_armor.clone().or_else(default);
+    chosen.filter(|name| name != UNCONFINED)
 }
 
 fn has_app_armor(name: &str) -> bool {
@@ -476,8 +490,8 @@ fn has_app_armor(name: &str) -> bool {
     loaded.is_ok_and(|text| text.lines().any(|line| line.starts_with(&wanted)))
 }
 
-/// The device rules of cgroup v2. `None` on v1, where libcontainer applies
-/// them, and on a kernel that cannot: then no container may make nodes.
+/// The device rules of cgroup v2. `None` on v1, which has others, and on a
+/// kernel that cannot: then no container may make nodes.
 fn device_filter(hierarchies: &Hierarchies, nodes: &[Node]) -> Option<DeviceFilter> {
     if !hierarchies.is_v2() {
         return None;
@@ -487,12 +501,12 @@ fn device_filter(hierarchies: &Hierarchies, nodes: &[Node]) -> Option<DeviceFilt
         .ok()
 }
 
-fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
+fn machine(hierarchies: &Hierarchies, device_rules: bool) -> Result<Machine, Failure> {
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let cgroup_v2 = hierarchies.is_v2();
     Ok(Machine {
         cgroup_v2,
-        mknod: !cgroup_v2 || device_filter,
+        mknod: device_rules,
         open_files,
         app_armor: None,
         masked: thermal_throttle(),

@@ -2,8 +2,9 @@
 //! libcontainer reads.
 //!
 //! Everything that makes a container safe and is the same for all of them is
-//! here: capabilities, masked paths, devices, limits, namespaces. The model is
-//! Docker's default container.
+//! here: capabilities, masked paths, mounts, namespaces. The model is Docker's
+//! default container. Limits and device rules are not libcontainer's: see
+//! [`limits`](super::limits) and [`devices`](super::devices).
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,8 @@ use std::path::{Path, PathBuf};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
-    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
@@ -362,7 +362,6 @@ fn linux(
     LinuxBuilder::default()
         .namespaces(namespaces(spec, sandbox, machine)?)
         .cgroups_path(PathBuf::from("/").join(cgroup))
-        .resources(resources(security, nodes, machine)?)
         .devices(devices.collect::<Result<Vec<_>, _>>()?)
         .masked_paths(masked)
         .readonly_paths(paths(READ_ONLY))
@@ -383,61 +382,6 @@ fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
         .uid(node.uid)
         .gid(node.gid)
         .build()
-}
-
-/// Device rules of cgroup v1. All other limits are ours to set (see
-/// [`limits`](super::limits)).
-fn resources(
-    security: &Security,
-    nodes: &[Node],
-    machine: &Machine,
-) -> Result<LinuxResources, OciSpecError> {
-    let mut builder = LinuxResourcesBuilder::default();
-    if !machine.cgroup_v2 {
-        builder = builder.devices(device_rules(security, nodes)?);
-    }
-    builder.build()
-}
-
-/// Nothing, and then nodes may be made but not opened, and the terminals may
-/// be used. libcontainer adds `/dev/null` and its like.
-fn device_rules(
-    security: &Security,
-    nodes: &[Node],
-) -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
-    let rule = |allow: bool, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut builder = LinuxDeviceCgroupBuilder::default()
-            .allow(allow)
-            .typ(kind)
-            .access(access);
-        if let Some(major) = major {
-            builder = builder.major(major);
-        }
-        if let Some(minor) = minor {
-            builder = builder.minor(minor);
-        }
-        builder.build()
-    };
-    if security.privileged {
-        return Ok(vec![rule(true, LinuxDeviceType::A, None, None, "rwm")?]);
-    }
-    let mut rules = vec![
-        rule(false, LinuxDeviceType::A, None, None, "rwm")?,
-        rule(true, LinuxDeviceType::C, None, None, "m")?,
-        rule(true, LinuxDeviceType::B, None, None, "m")?,
-        rule(true, LinuxDeviceType::C, Some(5), Some(2), "rwm")?,
-        rule(true, LinuxDeviceType::C, Some(136), None, "rwm")?,
-    ];
-    for node in nodes {
-        let kind = match node.kind {
-            Kind::Character => LinuxDeviceType::C,
-            Kind::Block => LinuxDeviceType::B,
-        };
-        let access = if node.read_only { "rm" } else { "rwm" };
-        let (major, minor) = (Some(node.major.into()), Some(node.minor.into()));
-        rules.push(rule(true, kind, major, minor, access)?);
-    }
-    Ok(rules)
 }
 
 fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpecError> {
@@ -614,8 +558,6 @@ mod tests {
             (&device["major"], &device["path"]),
             (&188.into(), &"/dev/modem".into())
         );
-        let rules = made["linux"]["resources"]["devices"].to_string();
-        assert!(rules.contains(r#""major":188"#), "{rules}");
         assert!(made["mounts"].to_string().contains("size=1024k"));
     }
 
@@ -631,12 +573,6 @@ mod tests {
         let add: fn(&mut ContainerSpec) =
             |spec| spec.security.capabilities_add = vec!["ALL".into()];
         assert!(!mknod(machine(true, false), add), "not even if asked for");
-        let made = make(&machine(false, true));
-        let first = &made["linux"]["resources"]["devices"][0];
-        assert_eq!(
-            (&first["allow"], &first["type"]),
-            (&false.into(), &"a".into())
-        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod crash;
 mod escape;
 mod exec;
 mod inside;
+mod isolation;
 mod life;
 mod limits;
 mod logs;

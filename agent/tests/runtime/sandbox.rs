@@ -79,15 +79,23 @@ fn containers_share_network_and_ipc_over_restarts() {
         assert_eq!(a[5..8], ["80", "77", "lo"]);
         assert_eq!(a[8], "0x9", "lo is up");
         // The first one has gone, and its namespaces are still the same.
-        let spec = inside(shell("b", &format!("{SPACES}; echo ready; sleep 1000")), Sharing::Own);
+        let spec = inside(
+            shell("b", &format!("{SPACES}; echo ready; sleep 1000")),
+            Sharing::Own,
+        );
         runtime.create(spec).await.expect("created");
         wait_for_line(&runtime, "log-b", "ready").await;
         let b = log_lines(&runtime, "log-b", false);
         assert_eq!(a[..2], b[..2], "network and IPC");
-        assert!((2..5).all(|number| a[number] != b[number]), "all else is its own");
+        assert!(
+            (2..5).all(|number| a[number] != b[number]),
+            "all else is its own"
+        );
         // A further process is in them too.
         let exec = skerry_agent::runtime::ExecSpec {
-            args: ["readlink", "/proc/self/ns/net"].map(str::to_owned).to_vec(),
+            args: ["readlink", "/proc/self/ns/net"]
+                .map(str::to_owned)
+                .to_vec(),
             env: Vec::new(),
             cwd: String::new(),
             user: String::new(),
@@ -138,16 +146,28 @@ fn processes_are_shared_only_if_asked_and_end_with_their_container() {
         assert!(b[9].contains("denied"), "{b:?}");
         let rest = &b[10..];
         assert_eq!(rest.len(), 3, "no descriptor: {rest:?}");
-        assert!(rest.contains(&"Uid: 65534 65534 65534 65534".to_owned()), "{rest:?}");
-        assert!(rest.contains(&"CapEff: 0000000000000000".to_owned()), "{rest:?}");
+        assert!(
+            rest.contains(&"Uid: 65534 65534 65534 65534".to_owned()),
+            "{rest:?}"
+        );
+        assert!(
+            rest.contains(&"CapEff: 0000000000000000".to_owned()),
+            "{rest:?}"
+        );
         let (_, c) = output_of(&runtime, inside(shell("c", "ps -o args"), Sharing::Own)).await;
         assert!(!c.iter().any(|line| line.contains("4321")), "{c:?}");
 
-        runtime.signal(&id("a"), Signal::SIGKILL).await.expect("sent");
+        runtime
+            .signal(&id("a"), Signal::SIGKILL)
+            .await
+            .expect("sent");
         exit_of(&runtime, "a").await;
         let script = "while ps -o args | grep -q '[s]leep 4321'; do usleep 2000; done; ps -o pid";
         let (_, d) = output_of(&runtime, inside(shell("d", script), Sharing::Sandbox)).await;
-        assert!(d.iter().any(|line| line.trim() == "1"), "the first one lives: {d:?}");
+        assert!(
+            d.iter().any(|line| line.trim() == "1"),
+            "the first one lives: {d:?}"
+        );
         end(runtime, &["a"]).await;
     });
     assert!(machine.cgroups().is_empty());

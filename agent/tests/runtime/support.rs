@@ -173,7 +173,7 @@ pub fn layer() -> PathBuf {
     static LAYER: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let ready = target.join("runtime-layer-2");
+        let ready = target.join("runtime-layer-3");
         if !ready.exists() {
             let dir = tempfile::Builder::new()
                 .tempdir_in(target)
@@ -196,10 +196,54 @@ fn fill_layer(base: &Path) {
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("set");
     fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copied");
     let applets = [
-        "sh", "echo", "cat", "ls", "sleep", "true", "false", "id", "pwd", "env", "mount", "stty",
-        "tty", "kill", "head", "tail", "dd", "unshare", "hostname", "mknod", "touch", "seq", "yes",
-        "ps", "wc", "readlink", "sync", "chroot", "printf", "tr", "grep", "test", "date", "awk",
-        "mkdir", "mkfifo", "mv", "rm", "cp", "nproc", "ulimit", "usleep",
+        "sh",
+        "echo",
+        "cat",
+        "ls",
+        "sleep",
+        "true",
+        "false",
+        "id",
+        "pwd",
+        "env",
+        "mount",
+        "stty",
+        "tty",
+        "kill",
+        "head",
+        "tail",
+        "dd",
+        "unshare",
+        "hostname",
+        "mknod",
+        "touch",
+        "seq",
+        "yes",
+        "ps",
+        "wc",
+        "readlink",
+        "sync",
+        "chroot",
+        "printf",
+        "tr",
+        "grep",
+        "test",
+        "date",
+        "awk",
+        "mkdir",
+        "mkfifo",
+        "chown",
+        "chmod",
+        "ln",
+        "stat",
+        "umount",
+        "mountpoint",
+        "mv",
+        "rm",
+        "cp",
+        "nproc",
+        "ulimit",
+        "usleep",
     ];
     for applet in applets {
         symlink("busybox", root.join("bin").join(applet)).expect("linked");

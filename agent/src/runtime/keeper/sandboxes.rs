@@ -149,7 +149,7 @@ impl Keeper {
             first: Some(pid), ..
         }) = self.sandboxes.remove(id)
         {
-            end(pid);
+            end_and_wait(pid);
         }
         self.answer(asker, &Response::Done);
     }
@@ -163,9 +163,7 @@ impl Keeper {
     pub(super) fn end_sandboxes(&mut self) {
         for one in std::mem::take(&mut self.sandboxes).into_values() {
             if let Some(pid) = one.first {
-                end(pid);
-                // So that its cgroup is empty when the keeper has gone.
-                let _ = waitpid(Pid::from_raw(pid), None);
+                end_and_wait(pid);
             }
         }
     }
@@ -213,4 +211,11 @@ impl Keeper {
 /// Kills one of our children that is not reaped yet.
 fn end(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Kills one and waits, so that its cgroup is empty then. It does nothing and
+/// nobody lives with it any more, so that this takes no time.
+fn end_and_wait(pid: i32) {
+    end(pid);
+    let _ = waitpid(Pid::from_raw(pid), None);
 }

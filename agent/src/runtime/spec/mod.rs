@@ -14,7 +14,7 @@ pub use sandbox::{Network, SandboxSpec, Sharing};
 pub use security::{Device, Security, capability};
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -469,9 +469,37 @@ fn check_process(args: &[String], env: &[(String, String)], cwd: &str) -> Result
 
 fn check_target(target: &str) -> Result<(), SpecError> {
     let clean = target.trim_end_matches('/');
-    let reserved = ["", "/dev", "/proc", "/sys", "/dev/pts", "/dev/mqueue"];
-    let inside = ["/proc/", "/sys/"];
-    if reserved.contains(&clean) || inside.iter().any(|dir| clean.starts_with(dir)) {
+    // What checks of libcontainer rely on, too: masking uses /dev/null.
+    let reserved = [
+        "",
+        "/dev",
+        "/dev/console",
+        "/dev/fd",
+        "/dev/full",
+        "/dev/mqueue",
+        "/dev/null",
+        "/dev/ptmx",
+        "/dev/pts",
+        "/dev/random",
+        "/dev/stderr",
+        "/dev/stdin",
+        "/dev/stdout",
+        "/dev/tty",
+        "/dev/urandom",
+        "/dev/zero",
+        "/proc",
+        "/sys",
+    ];
+    let inside = ["/proc/", "/sys/", "/dev/pts/"];
+    // However it is written: `//dev/./null` is the same.
+    let clean: String = Path::new(clean)
+        .components()
+        .filter_map(|part| match part {
+            std::path::Component::Normal(name) => Some(format!("/{}", name.to_string_lossy())),
+            _ => None,
+        })
+        .collect();
+    if reserved.contains(&clean.as_str()) || inside.iter().any(|dir| clean.starts_with(dir)) {
         return Err(SpecError::ReservedTarget {
             target: target.to_owned(),
         });
@@ -654,6 +682,10 @@ pub(super) mod tests {
             "runtime provides",
         );
         refused(|s| s.mounts[0].target = "//".into(), "runtime provides");
+        refused(
+            |s| s.mounts[0].target = "//dev/./null/".into(),
+            "runtime provides",
+        );
         refused(|s| s.mounts[0].source = "rel".into(), "volume source");
         refused(|s| s.env[0].0 = "A=B".into(), "environment variable");
         refused(|s| s.args[1] = "a\0b".into(), "argument");

@@ -25,7 +25,8 @@ pub struct Security {
     pub capabilities_drop: Vec<String>,
     /// No seccomp filter.
     pub seccomp_unconfined: bool,
-    /// Name of an AppArmor profile that the kernel has loaded.
+    /// Name of an AppArmor profile that the kernel has loaded; `unconfined` is
+    /// none, absent is the usual one if it is loaded.
     pub app_armor: Option<String>,
     /// Nothing in `/proc` is masked or read-only.
     pub unmasked_proc: bool,
@@ -78,6 +79,6 @@ impl Device {
             let target = self.target.clone();
             return Err(SpecError::DeviceTarget { target });
         }
-        Ok(())
+        super::check_target(&self.target)
     }
 }
