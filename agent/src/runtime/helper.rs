@@ -35,11 +35,13 @@ use super::nodes::{self, Node};
 use super::oci::{self, Machine, Rights};
 use super::paths::Layout;
 use super::proto::{self, FailureKind, Namespaces, Operation, Progress};
-use super::rootfs::{make_dirs_in, mount_overlay, remove_all, remove_link_in, unshare_mounts};
+use super::rootfs::{
+    make_dirs_in, mount_overlay, real_path_in, remove_all, remove_link_in, unshare_mounts,
+};
 use super::sandbox;
 use super::seccomp::Filter;
 use super::seqpacket;
-use super::spec::{ContainerId, ContainerSpec, ExecSpec, SandboxSpec, Security};
+use super::spec::{ContainerId, ContainerSpec, ExecSpec, SandboxSpec, Security, check_target};
 use super::teardown::teardown;
 use super::user::{self, Identity};
 
@@ -227,6 +229,11 @@ fn build(
     let root_dir = File::open(&root)?;
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    for target in targets(spec) {
+        // A link of the image may lead where nothing may be mounted.
+        let real = real_path_in(&root_dir, target)?;
+        check_target(&real).map_err(|error| invalid(format!("{target}: {error}")))?;
+    }
     make_dirs_in(&root_dir, &spec.cwd)?;
     for file in oci::HOST_FILES {
         // An image of a whole system may have a link that leads nowhere, on
@@ -288,6 +295,12 @@ fn build(
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
     Ok(())
+}
+
+/// Where something is mounted by the app's wish.
+fn targets(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
+    let mounts = spec.mounts.iter().map(|one| one.target.as_str());
+    mounts.chain(spec.tmpfs.iter().map(|one| one.target.as_str()))
 }
 
 fn exec(
@@ -508,9 +521,18 @@ fn machine(hierarchies: &Hierarchies, device_rules: bool) -> Result<Machine, Fai
         cgroup_v2,
         mknod: device_rules,
         open_files,
+        capable: capable()?,
         app_armor: None,
         masked: thermal_throttle(),
     })
+}
+
+/// The capabilities that this process has, as bits.
+fn capable() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/self/status")?;
+    let bits = text.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.ok_or_else(|| io::Error::other("no capabilities in /proc/self/status"))
 }
 
 /// Counters from which programs can tell what others compute.

@@ -83,6 +83,8 @@ pub struct Machine {
     pub mknod: bool,
     /// Hard limit of open files.
     pub open_files: u64,
+    /// The capabilities that can be given, as bits: those that we have.
+    pub capable: u64,
     /// The AppArmor profile that is to be used.
     pub app_armor: Option<String>,
     /// Further paths to mask, which not every machine has.
@@ -104,7 +106,7 @@ impl Rights {
     /// Those that a container's first process has.
     pub fn of(security: &Security, machine: &Machine) -> Self {
         Self {
-            capabilities: capabilities(security, machine.mknod),
+            capabilities: capabilities(security, machine),
             may_gain: security.privileged || security.allow_privilege_escalation,
             app_armor: match security.privileged {
                 true => None,
@@ -218,8 +220,12 @@ pub fn environment(env: impl Iterator<Item = (String, String)>, home: &str) -> V
 
 /// The capabilities of a container: the usual ones without those that it drops
 /// and with those that it adds, or all of them.
-fn capabilities(security: &Security, mknod: bool) -> Capabilities {
-    let every = || (0..=LAST_CAPABILITY).filter_map(by_number);
+fn capabilities(security: &Security, machine: &Machine) -> Capabilities {
+    let mknod = machine.mknod;
+    let every = || {
+        let had = (0..=LAST_CAPABILITY).filter(|number| machine.capable & 1 << number != 0);
+        had.filter_map(by_number)
+    };
     let named = |names: &[String]| -> HashSet<Capability> {
         match names.iter().any(|name| name == "ALL") {
             true => every().collect(),
@@ -480,6 +486,7 @@ mod tests {
             cgroup_v2,
             mknod,
             open_files: if cgroup_v2 { 512 } else { 4096 },
+            capable: u64::MAX,
             app_armor: None,
             masked: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".into()],
         }

@@ -217,7 +217,7 @@ fn only_the_devices_given_can_be_opened() {
         spec.user = "web".into();
         spec.groups = vec![20, 986];
         let (_, lines) = output_of(&runtime, spec).await;
-        assert_eq!(lines, ["33 29 20 986"]);
+        assert_eq!(lines, ["33 20 29 986"]);
 
         let refused = |mut spec: ContainerSpec, device: Device| {
             spec.devices = vec![device];

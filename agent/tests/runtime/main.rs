@@ -6,6 +6,7 @@ mod escape;
 mod exec;
 mod inside;
 mod isolation;
+mod known_escapes;
 mod life;
 mod limits;
 mod logs;

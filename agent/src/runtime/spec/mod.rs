@@ -467,7 +467,8 @@ fn check_process(args: &[String], env: &[(String, String)], cwd: &str) -> Result
     }
 }
 
-fn check_target(target: &str) -> Result<(), SpecError> {
+/// Refuses what the runtime mounts or makes by itself.
+pub fn check_target(target: &str) -> Result<(), SpecError> {
     let clean = target.trim_end_matches('/');
     // What checks of libcontainer rely on, too: masking uses /dev/null.
     let reserved = [
