@@ -5,7 +5,8 @@
 //! --release` has built; `-- --short` takes a minute instead of ten.
 
 use skerry_agent::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig, RuntimeEvent,
+    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig,
+    RuntimeEvent, Security, Sharing,
 };
 use skerry_tests::fleet::{app_manifest, free_address};
 use skerry_tests::tap::Tap;
@@ -344,6 +345,7 @@ fn lives_beside_runc(scratch: &Scratch, rounds: u32) {
         data_dir: scratch.path().join("lives-data"),
         cgroup_parent: format!("skerry-lives-{}", std::process::id()),
         exe: skerry_tests::built("skerry-agent"),
+        apps_memory: None,
     };
     let (mut started, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
     let millis = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
@@ -389,11 +391,18 @@ fn one_life(id: ContainerId, rootfs: &Path) -> ContainerSpec {
         env: Vec::new(),
         cwd: String::new(),
         user: String::new(),
+        groups: Vec::new(),
         mounts: Vec::new(),
+        tmpfs: Vec::new(),
+        devices: Vec::new(),
         resources: Resources::default(),
         hostname: String::new(),
         read_only_root: false,
+        security: Security::default(),
+        sandbox: None,
         network: Network::Host,
+        ipc: Sharing::Own,
+        pid: Sharing::Own,
         log: LogPolicy::default(),
     }
 }
