@@ -228,7 +228,11 @@ fn into_fat(target: &Target, boot: &Partition, files: &[Extra], line: Option<&Co
                 source: io::Error::other(format!("only {} are free there", super::gigabytes(free))),
             });
         }
-        fat.root_dir().create_dir(FAT_DIR).map_err(fail(format!("make {FAT_DIR}/")))?;
+        fat.unmount().map_err(fail("finish writing".into()))?;
+        layout::make_dir(&target.file, boot, FAT_DIR).map_err(fail(format!("make {FAT_DIR}/")))?;
+    }
+    {
+        let fat = fat(&target.file, boot).map_err(fail("read".into()))?;
         for (path, bytes) in &wanted {
             store(&fat, path, bytes).map_err(fail(format!("write {path}")))?;
         }
