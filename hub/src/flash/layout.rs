@@ -6,10 +6,14 @@ use super::elf::Machine;
 use super::table::{Partition, Table};
 use ext4_view::{Ext4, Ext4Read};
 use fatfs::{FileSystem, FsOptions};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
+/// Bytes of an entry of a FAT's directory.
+const DIR_ENTRY: usize = 32;
 /// Label of the boot partition of our own minimal image.
 const OWN_LABEL: &str = "SKERRY";
 /// Longest text file that is read from an image.
@@ -24,6 +28,14 @@ pub struct Window<'a> {
     start: u64,
     len: u64,
     at: u64,
+    cleared: Rc<Cell<Cleared>>,
+}
+
+/// Where zeros were written last, in bytes of the partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cleared {
+    from: u64,
+    to: u64,
 }
 
 impl<'a> Window<'a> {
@@ -34,6 +46,19 @@ impl<'a> Window<'a> {
             start: partition.start,
             len: partition.len,
             at: 0,
+            cleared: Rc::default(),
+        }
+    }
+
+    fn note_zeros(&self, bytes: &[u8]) {
+        // Fields of entries are smaller than an entry.
+        if bytes.len() > DIR_ENTRY && bytes.iter().all(|b| *b == 0) {
+            let mut cleared = self.cleared.get();
+            if cleared.to != self.at {
+                cleared.from = self.at;
+            }
+            cleared.to = self.at + bytes.len() as u64;
+            self.cleared.set(cleared);
         }
     }
 
@@ -57,6 +82,7 @@ impl Write for Window<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = self.room(bytes.len());
         let count = self.file.write_at(&bytes[..room], self.start + self.at)?;
+        self.note_zeros(&bytes[..count]);
         self.at += count as u64;
         Ok(count)
     }
@@ -84,6 +110,40 @@ pub type Fat<'a> = FileSystem<Window<'a>>;
 /// Opens a FAT.
 pub fn fat<'a>(file: &'a File, partition: &Partition) -> io::Result<Fat<'a>> {
     FileSystem::new(Window::new(file, partition), FsOptions::new())
+}
+
+/// Makes a directory in the root of a FAT.
+///
+/// fatfs 0.3.6 gives `.` and `..` long names, which Linux overlooks and a check
+/// at boot "repairs" by renaming them. So the two are written anew, where the
+/// directory's first cluster was cleared, if what is there is exactly that.
+pub fn make_dir(file: &File, partition: &Partition, name: &str) -> io::Result<()> {
+    let window = Window::new(file, partition);
+    let cleared = window.cleared.clone();
+    let fat = FileSystem::new(window, FsOptions::new())?;
+    fat.root_dir().create_dir(name)?;
+    // Now: unmounting writes zeros elsewhere.
+    let place = partition.start + cleared.get().from;
+    fat.unmount()?;
+    let mut entries = [0; 4 * DIR_ENTRY];
+    file.read_exact_at(&mut entries, place)?;
+    let (long, short) = (0x0f, 0x10);
+    let entry = |n: usize| &entries[n * DIR_ENTRY..(n + 1) * DIR_ENTRY];
+    let is = |n: usize, name: &[u8; 11]| entry(n)[..11] == *name && entry(n)[11] == short;
+    if is(0, b".          ") && is(1, b"..         ") {
+        return Ok(());
+    }
+    let as_known = entry(0)[11] == long
+        && is(1, b".          ")
+        && entry(2)[11] == long
+        && is(3, b"..         ");
+    if !as_known {
+        return Err(io::Error::other(
+            "the new directory is not where it was made",
+        ));
+    }
+    let fixed = [entry(1), entry(3), &[0; 2 * DIR_ENTRY]].concat();
+    file.write_all_at(&fixed, place)
 }
 
 /// A text file of a FAT; `None` if it is not there.

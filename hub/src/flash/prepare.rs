@@ -298,9 +298,11 @@ fn into_fat(
                 source: io::Error::other(format!("only {} are free there", super::gigabytes(free))),
             });
         }
-        fat.root_dir()
-            .create_dir(FAT_DIR)
-            .map_err(fail(format!("make {FAT_DIR}/")))?;
+        fat.unmount().map_err(fail("finish writing".into()))?;
+        layout::make_dir(&target.file, boot, FAT_DIR).map_err(fail(format!("make {FAT_DIR}/")))?;
+    }
+    {
+        let fat = fat(&target.file, boot).map_err(fail("read".into()))?;
         for (path, bytes) in &wanted {
             store(&fat, path, bytes).map_err(fail(format!("write {path}")))?;
         }
@@ -391,7 +393,16 @@ fn into_root(target: &Target, root: &Root, files: &[Extra]) -> Result<(), FlashE
         ));
     }
     let dir = tempfile::tempdir().map_err(fail("no temporary directory"))?;
-    let mut script = format!("mkdir {ROOT_DIR}\nsif {ROOT_DIR} mode 040700\nmkdir {WANTS_DIR}\n");
+    // Made where missing only: debugfs' mkdir of what is there leaks an inode.
+    let before = layout::ext4(&target.file, &root.partition)
+        .map_err(fail("the file system cannot be read"))?;
+    let mut script = String::new();
+    for dir in [ROOT_DIR, WANTS_DIR] {
+        if !before.exists(dir).unwrap_or(false) {
+            script.push_str(&format!("mkdir {dir}\n"));
+        }
+    }
+    script.push_str(&format!("sif {ROOT_DIR} mode 040700\n"));
     let unit = Extra {
         name: "unit",
         bytes: UNIT_TEXT.into(),
