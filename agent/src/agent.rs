@@ -278,7 +278,7 @@ impl Agent {
                     open_store(&self.config, &self.exe)?
                 }
                 Ending::Reset(ask) => {
-                    let result = empty(machine.as_ref()).await;
+                    let result = empty(machine.as_ref(), Forget::All).await;
                     let store = self.erase(given_back)?;
                     match result {
                         Ok(()) => ask.finish(Answer::Done(
@@ -592,9 +592,19 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
     RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
+/// Which ends are forgotten, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forget {
+    /// All: the device leaves its fleet.
+    All,
+    /// Those that we brought about. A job that ended by itself, and whose end
+    /// no agent has read yet, must not run twice.
+    Stopped,
+}
+
 /// Stops and removes every container, and ends the runtime. Does all it can,
 /// then says what could not be done.
-async fn empty(machine: &impl Machine) -> Result<(), String> {
+async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
     let containers = machine.list().await?;
     let mut running: Vec<_> = containers
         .iter()
@@ -617,11 +627,13 @@ async fn empty(machine: &impl Machine) -> Result<(), String> {
     };
     future::or(ended, late).await;
     let mut errors = Vec::new();
-    for (id, _) in containers {
+    for (id, status) in containers {
         if let Err(reason) = machine.remove(&id).await {
             errors.push(format!("{id}: {reason}"));
         }
-        let _ = machine.forget_exit(&id).await;
+        if forget == Forget::All || matches!(status, Status::Running { .. }) {
+            let _ = machine.forget_exit(&id).await;
+        }
     }
     if let Err(reason) = machine.shut_down().await {
         errors.push(reason);
@@ -652,10 +664,18 @@ fn remove_files(config: &Config) {
 pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
     let store = open_store(config, exe).map_err(|e| chain(&e))?;
     let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
-    let result = smol::block_on(LocalExecutor::new().run(empty(&machine)));
+    let result = smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::All)));
     store.erase().map_err(|e| chain(&e))?;
     remove_files(config);
     result
+}
+
+/// `stop`, for a device whose agent is not running and is not to come back
+/// soon: ends every container and the runtime. What is stored stays, and the
+/// next agent starts the apps again, as after a power cut.
+pub fn stop_alone(config: &Config, exe: &Path) -> Result<(), String> {
+    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::Stopped)))
 }
 
 /// `join` without a running agent: joins, and leaves the rest to the next

@@ -53,6 +53,9 @@ static STAMP: [u8; STAMP_BYTES] = stamp();
 pub fn release() -> &'static str {
     let stamp = std::hint::black_box(&STAMP);
     let version = &stamp[VERSION_MARK.len()..];
-    let end = version.iter().position(|b| *b == 0).unwrap_or(version.len());
+    let end = version
+        .iter()
+        .position(|b| *b == 0)
+        .unwrap_or(version.len());
     std::str::from_utf8(&version[..end]).unwrap_or("unknown")
 }

@@ -33,6 +33,7 @@ usage: skerry-agent COMMAND [OPTIONS]
       -c, --container C   which container
       --timestamps        the time before each line
   doctor              what is wrong with this machine, and what mends it
+  stop                end all apps, for an agent that is not running (any more)
   reset               stop all apps, leave the fleet, remove everything
       --yes               without asking
   version
@@ -190,7 +191,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
             print!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
         }
-        "run" | "join" | "status" | "ps" | "logs" | "doctor" | "reset" => {}
+        "run" | "join" | "status" | "ps" | "logs" | "doctor" | "stop" | "reset" => {}
         "" => {
             eprint!("{USAGE}");
             return Ok(ExitCode::from(2));
@@ -215,15 +216,30 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
         "status" | "ps" => status(&config, &verb, options.json),
         "logs" => logs(&config, options),
         "doctor" => diagnose(&config, options.json),
+        "stop" => stop(&config, &exe),
         _ => reset(&config, &exe, options.yes),
     }
+}
+
+/// Ends the apps where the agent is being removed. A running agent would only
+/// start them again.
+fn stop(config: &Config, exe: &Path) -> anyhow::Result<ExitCode> {
+    need_root()?;
+    if control::ask(&config.run_dir, &Request::Status, |_| true)?.is_some() {
+        bail!(
+            "the agent is running and would start the apps again; first: systemctl stop skerry-agent"
+        );
+    }
+    agent::stop_alone(config, exe).map_err(anyhow::Error::msg)?;
+    println!("every app has ended; the next 'skerry-agent run' starts them again");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the agent that is in use, whichever file was started.
 fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let launched = BinarySlots::open(&config.data_dir, &exe, release())
-        .and_then(|mut slots| slots.launch());
+    let launched =
+        BinarySlots::open(&config.data_dir, &exe, release()).and_then(|mut slots| slots.launch());
     match launched {
         Ok(Launch::Stay) => {}
         Ok(Launch::Become(program)) => {

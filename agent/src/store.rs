@@ -257,7 +257,7 @@ impl Store {
                 records.starts = read("count of starts", &bytes)?;
             }
             if let Some(bytes) = get(BOOT)? {
-                records.boot_id = read("boot id", &bytes)?;
+                (records.boot_id, records.boots) = read("boot", &bytes)?;
             }
             if let Some(bytes) = get(DESIRED)? {
                 let (generation, bytes): (Generation, Vec<u8>) = read("desired state", &bytes)?;
@@ -391,7 +391,7 @@ fn row(
 fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
     match change {
         Change::Starts(starts) => put(transaction, STARTS, &value(starts)),
-        Change::Boot(boot_id) => put(transaction, BOOT, &value(boot_id)),
+        Change::Boot(boot_id, boots) => put(transaction, BOOT, &value(&(boot_id, boots))),
         Change::Desired(desired, seen) => {
             put(
                 transaction,

@@ -7,8 +7,9 @@ use skerry_agent::core::{
     Core, Effect, Event, Identity, ImageStatus, Now, Outgoing, Records, Start,
 };
 use skerry_agent::runtime::{Exit, ExitStatus, Status};
-use skerry_wire::message::{Command, CommandBody, ExecRequest, Presence};
-use skerry_wire::report::{Condition, ContainerState, Facts, Report};
+use skerry_wire::finding::Finding;
+use skerry_wire::message::{Command, CommandBody, ExecRequest, Presence, Reply};
+use skerry_wire::report::{Condition, ContainerState, Facts, Report, Vitals};
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::*;
@@ -110,6 +111,12 @@ impl World {
                     changes.into_iter().for_each(|c| self.records.apply(c));
                 }
                 Effect::Send(message) => self.sent.push(message),
+                Effect::SendReport(report) => self.sent.push(report.with(Vitals::default())),
+                Effect::Diagnose { request, ahead_ms } => {
+                    let text = format!("{ahead_ms} ms");
+                    let findings = vec![Finding::good("Test", text)];
+                    self.say(Event::Diagnosed { request, findings });
+                }
                 Effect::Create(create) => {
                     // Commit before act.
                     let known = self.records.ledger.values();
@@ -187,29 +194,17 @@ fn assignment(app: &str, revision: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
+        depends_on: vec![],
         pod: PodSpec {
-            containers: vec![ContainerSpec {
-                name: "main".parse().unwrap(),
-                image: ImageRef {
+            termination_grace_secs: 10,
+            ..PodSpec::new(vec![ContainerSpec::new(
+                "main".parse().unwrap(),
+                ImageRef {
                     reference: "busybox:1".into(),
                     manifest: Digest::of(revision.as_bytes()),
                     manifest_size: 10,
                 },
-                command: vec![],
-                args: vec![],
-                env: vec![],
-                working_dir: None,
-                user: None,
-                resources: Resources::default(),
-                volume_mounts: vec![],
-                read_only_root: false,
-                log_persist: false,
-                log_max_bytes: 0,
-            }],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
-            termination_grace_secs: 10,
-            hostname: None,
+            )])
         },
     }
 }
@@ -358,6 +353,61 @@ fn after_a_reboot_everything_starts_at_once_from_the_store_alone() {
     world.say(Event::Listed(vec![]));
     assert_eq!((world.created, running(&world.core)), (3, 3));
     assert_eq!(world.core.generation(), Generation(1));
+}
+
+#[test]
+fn boots_are_counted_in_the_commit_that_a_new_boot_makes_anyway() {
+    let mut world = World::new();
+    let boots = |world: &World| world.core.report(world.now()).facts.boot_count;
+    assert_eq!(boots(&world), 1);
+    world.start_again();
+    assert_eq!(boots(&world), 1, "the same boot");
+    world.boot += 1;
+    world.records.starts += 1;
+    let records = world.records.clone();
+    let (core, effects) =
+        World::restore(&world.hub, &world.device, records, world.boot, world.now_ms);
+    let commits = effects.iter().filter(|e| matches!(e, Effect::Commit(_)));
+    assert_eq!(commits.count(), 1);
+    world.core = core;
+    assert_eq!(boots(&world), 2);
+    // What else is new about the machine leaves the count alone.
+    world.say(Event::Facts(Facts::default()));
+    assert_eq!(boots(&world), 2);
+}
+
+#[test]
+fn the_hub_asks_what_is_wrong_and_the_clocks_are_compared_as_it_asks() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    let session = world.core.session();
+    let ask = |request| {
+        let hub_time = Timestamp(90_000);
+        let body = CommandBody::Doctor { request, hub_time };
+        encode(&Command { session, body })
+    };
+    world.sent.clear();
+    let event = world.sealed(Purpose::Command, Lane::Command, &ask(7));
+    world.say(event);
+    let reply: Reply = decode("reply", &world.sent.last().unwrap().body).unwrap();
+    let findings = vec![Finding::good("Test", "-90000 ms")];
+    assert_eq!(
+        reply,
+        Reply::Doctor {
+            request: 7,
+            findings
+        }
+    );
+    // Examinations that hang do not pile up.
+    let mut begun = 0;
+    for request in 8..100 {
+        let event = world.sealed(Purpose::Command, Lane::Command, &ask(request));
+        let effects = world.core.handle(world.now(), event);
+        let diagnose = |e: &&Effect| matches!(e, Effect::Diagnose { .. });
+        begun += effects.iter().filter(diagnose).count();
+    }
+    assert_eq!(begun, 4);
 }
 
 #[test]

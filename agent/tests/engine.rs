@@ -176,29 +176,17 @@ fn assignment(app: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(b"1")),
+        depends_on: vec![],
         pod: PodSpec {
-            containers: vec![ContainerSpec {
-                name: "main".parse().unwrap(),
-                image: ImageRef {
+            termination_grace_secs: 1,
+            ..PodSpec::new(vec![ContainerSpec::new(
+                "main".parse().unwrap(),
+                ImageRef {
                     reference: "busybox:1".into(),
                     manifest: Digest::of(b"image"),
                     manifest_size: 10,
                 },
-                command: vec![],
-                args: vec![],
-                env: vec![],
-                working_dir: None,
-                user: None,
-                resources: Resources::default(),
-                volume_mounts: vec![],
-                read_only_root: false,
-                log_persist: false,
-                log_max_bytes: 0,
-            }],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
-            termination_grace_secs: 1,
-            hostname: None,
+            )])
         },
     }
 }

@@ -19,24 +19,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 fn desired() -> DesiredRecord {
-    let container = ContainerSpec {
-        name: "main".parse().unwrap(),
-        image: ImageRef {
-            reference: "busybox:1".into(),
-            manifest: Digest::of(b"image"),
-            manifest_size: 10,
-        },
-        command: vec![],
-        args: vec![],
-        env: vec![],
-        working_dir: None,
-        user: None,
-        resources: Resources::default(),
-        volume_mounts: vec![],
-        read_only_root: false,
-        log_persist: false,
-        log_max_bytes: 0,
+    let image = ImageRef {
+        reference: "busybox:1".into(),
+        manifest: Digest::of(b"image"),
+        manifest_size: 10,
     };
+    let container = ContainerSpec::new("main".parse().unwrap(), image);
     let desired = Desired {
         generation: Generation(1),
         assignments: vec![Assignment {
@@ -45,12 +33,10 @@ fn desired() -> DesiredRecord {
                 name: "web".parse().unwrap(),
             },
             revision: RevisionId(Digest::of(b"1")),
+            depends_on: vec![],
             pod: PodSpec {
-                containers: vec![container],
-                volumes: vec![],
-                restart_policy: RestartPolicy::Always,
                 termination_grace_secs: 1,
-                hostname: None,
+                ..PodSpec::new(vec![container])
             },
         }],
         updates: Vec::new(),
@@ -66,7 +52,7 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let store = StoreDir::open(dir.path(), probe).unwrap();
     assert_eq!(store.store.count_start().unwrap(), 1);
-    let boot = Change::Boot("the boot before".into());
+    let boot = Change::Boot("the boot before".into(), 1);
     let changes = [Change::Desired(desired(), Seq(1)), boot];
     store.store.commit(&changes).unwrap();
 

@@ -5,7 +5,7 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use redb::StorageBackend;
-use skerry_agent::core::ledger::Entry;
+use skerry_agent::core::ledger::{Entry, StopPlan};
 use skerry_agent::core::{Change, DesiredRecord, Records};
 use skerry_agent::store::Store;
 use skerry_wire::{AppRef, Digest, Generation, RevisionId, Seq};
@@ -118,7 +118,7 @@ fn entry(rng: &mut impl Rng) -> Entry {
         name: format!("app-{}", rng.next_u32() % 8).parse().unwrap(),
     };
     let revision = RevisionId(Digest::of(b"revision"));
-    let mut entry = Entry::new(app, revision, "main".parse().unwrap(), 30);
+    let mut entry = Entry::new(app, revision, "main".parse().unwrap(), StopPlan::default());
     entry.start(rng.next_u64());
     entry
 }
@@ -141,7 +141,10 @@ fn changes(rng: &mut impl Rng, generation: &mut u64) -> Vec<Change> {
         changes.push(Change::Ledger(entry.name(), keep.then_some(entry)));
     }
     if rng.next_u32().is_multiple_of(8) {
-        changes.push(Change::Boot(format!("boot-{}", rng.next_u32())));
+        changes.push(Change::Boot(
+            format!("boot-{}", rng.next_u32()),
+            rng.next_u32(),
+        ));
     }
     changes
 }

@@ -66,7 +66,7 @@ fn two_agents_do_not_share_a_store_and_nobody_moves_it() {
     let one = StoreDir::open(dir.path(), probe).unwrap();
     let two = StoreDir::open(dir.path(), probe);
     assert!(matches!(two, Err(StoreError::Locked)), "{two:?}");
-    one.store.commit(&[Change::Boot("b".into())]).unwrap();
+    one.store.commit(&[Change::Boot("b".into(), 1)]).unwrap();
 }
 
 #[test]

@@ -227,7 +227,9 @@ impl Images for DiskImages {
             if read == 0 {
                 break;
             }
-            writer.write(&piece[..read]).map_err(|e| failed(&e, false))?;
+            writer
+                .write(&piece[..read])
+                .map_err(|e| failed(&e, false))?;
         }
         let staged = writer.finish().map_err(|e| failed(&e, false))?;
         if staged.digest() != digest {
@@ -237,7 +239,10 @@ impl Images for DiskImages {
                 message: format!("a file of it should be {digest} and is another: copy it again"),
             });
         }
-        self.blobs.keep(&staged).map(drop).map_err(|e| failed(&e, false))
+        self.blobs
+            .keep(&staged)
+            .map(drop)
+            .map_err(|e| failed(&e, false))
     }
 
     fn blobs_dir(&self) -> &Path {

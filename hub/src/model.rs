@@ -2,6 +2,7 @@
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
 use serde::{Deserialize, Serialize};
+use skerry_wire::desired::Dependency;
 use skerry_wire::{AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
 
 /// What an operator declared: this pod, on every device that matches.
@@ -11,6 +12,9 @@ pub struct App {
     pub app: AppRef,
     /// On which devices.
     pub placement: Selector,
+    /// Apps of the same device that it waits for. Not part of a revision, as
+    /// placement is not.
+    pub depends_on: Vec<Dependency>,
     /// What runs there; images by the names that the manifest gave.
     pub pod: PodSpec<String>,
 }

@@ -62,7 +62,9 @@ pub enum OptionsError {
     #[error("approve is '{0}': write auto or manual")]
     Approve(String),
     /// `releaseKeys`.
-    #[error("'{0}' is no release key: write the 64 hexadecimal digits that 'skerry release keygen' printed")]
+    #[error(
+        "'{0}' is no release key: write the 64 hexadecimal digits that 'skerry release keygen' printed"
+    )]
     ReleaseKey(String),
     /// `advertise`.
     #[error("'{0}' is no HOST or HOST:PORT to advertise: write hub.example or hub.example:8883")]

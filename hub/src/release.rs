@@ -53,7 +53,10 @@ pub enum BundleError {
     },
 }
 
-fn file_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> BundleError + 'a {
+fn file_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> BundleError + 'a {
     move |source| BundleError::File {
         what,
         path: path.to_owned(),
@@ -103,7 +106,9 @@ pub fn write(
 
 /// 32 bytes as 64 hexadecimal digits: a key or a pin.
 pub fn parse_key(text: &str) -> Option<[u8; 32]> {
-    let digest: Digest = format!("sha256:{}", text.trim().to_ascii_lowercase()).parse().ok()?;
+    let digest: Digest = format!("sha256:{}", text.trim().to_ascii_lowercase())
+        .parse()
+        .ok()?;
     Some(*digest.as_bytes())
 }
 
@@ -171,7 +176,10 @@ fn agent_version(bytes: &[u8]) -> Option<String> {
         .windows(VERSION_MARK.len())
         .rposition(|window| window == VERSION_MARK)?;
     let rest = &bytes[at + VERSION_MARK.len()..];
-    let end = rest.iter().take(Release::MAX_VERSION_BYTES + 1).position(|b| *b == 0)?;
+    let end = rest
+        .iter()
+        .take(Release::MAX_VERSION_BYTES + 1)
+        .position(|b| *b == 0)?;
     String::from_utf8(rest[..end].to_vec()).ok()
 }
 

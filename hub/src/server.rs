@@ -404,8 +404,21 @@ async fn serve(
         stop.readable().await.map_err(ServerError::Signals)?;
         Ok(true)
     };
+    let hub = server.hub.clone();
     let broken = async { server.broken().await.map(|()| false) };
-    if told.or(broken).await? {
+    let alive = async {
+        let Some(interval) = watchdog_interval() else {
+            return std::future::pending().await;
+        };
+        loop {
+            smol::Timer::after(interval).await;
+            // The loop answers: that is what being alive means here.
+            if hub.read(|_| ()).await.is_ok() {
+                notify_systemd("WATCHDOG=1");
+            }
+        }
+    };
+    if told.or(broken).or(alive).await? {
         tracing::info!("stopping");
         notify_systemd("STOPPING=1");
         let late = async {
@@ -415,6 +428,12 @@ async fn serve(
         server.stop().or(late).await?;
     }
     Ok(())
+}
+
+/// How often systemd is to hear that we live; `None` if it did not ask.
+fn watchdog_interval() -> Option<Duration> {
+    let micros: u64 = std::env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    Some(Duration::from_micros(micros / 2))
 }
 
 /// Tells systemd, when it started us and wants to know (sd_notify(3)).

@@ -87,9 +87,11 @@ impl Hub {
         let (output, receiver) = async_channel::unbounded();
         match self.ask_with(Box::new(event), Some(output)).await? {
             Answer::Stream(id) => Ok((id, receiver)),
-            Answer::Done | Answer::Applied(_) | Answer::Usage(_) | Answer::Rollout(_) => {
-                Err(stopping())
-            }
+            Answer::Done
+            | Answer::Applied(_)
+            | Answer::Usage(_)
+            | Answer::Doctor(_)
+            | Answer::Rollout(_) => Err(stopping()),
         }
     }
 

@@ -211,9 +211,9 @@ impl Store {
                         let key = attempt_key(&r.device, r.subject);
                         attempts.insert(&key[..], &record(r)[..]).map(drop)
                     }
-                    Change::DeleteAttempt(device, subject) => {
-                        attempts.remove(&attempt_key(device, *subject)[..]).map(drop)
-                    }
+                    Change::DeleteAttempt(device, subject) => attempts
+                        .remove(&attempt_key(device, *subject)[..])
+                        .map(drop),
                 };
                 done.map_err(write_error)?;
             }
@@ -257,10 +257,7 @@ impl Store {
             events,
             images: all("images", &named(IMAGES)?)?,
             releases: all("releases", &named(RELEASES)?)?,
-            rollouts: all(
-                "rollouts",
-                &read.open_table(ROLLOUTS).map_err(read_error)?,
-            )?,
+            rollouts: all("rollouts", &read.open_table(ROLLOUTS).map_err(read_error)?)?,
             attempts: all("attempts", &named(ATTEMPTS)?)?,
         })
     }

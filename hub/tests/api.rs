@@ -9,7 +9,7 @@ use skerry_hub::images::{ImageFailure, Images};
 use skerry_hub::model::{Image, Platform};
 use skerry_hub::server::Server;
 use skerry_wire::message::CommandBody;
-use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report, Vitals};
 use skerry_wire::{ContainerName, Digest, Generation, Timestamp};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -71,12 +71,19 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
                     state: ContainerState::Running {
                         since: Timestamp(4),
                     },
+                    role: skerry_wire::Role::Main,
                     restarts: 0,
                     last_exit: None,
+                    started: true,
+                    ready: true,
                 }],
             }],
             events: Vec::new(),
-            vitals: skerry_wire::report::Vitals::default(),
+            vitals: Vitals {
+                temperature_millis: Some(48_000),
+                throttled: Some(0x50000),
+                ..Vitals::default()
+            },
             updates: Vec::new(),
         };
         device.report(&report);
@@ -96,6 +103,8 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
             "running"
         );
         assert_eq!(shown["generation_applied"], shown["generation_desired"]);
+        assert_eq!(shown["vitals"]["temperature_millis"], 48_000);
+        assert_eq!(shown["vitals"]["throttling"][0], "was under-voltage");
         let app = http(&server, "GET", "/v1/apps/default/web", None)
             .await
             .ok();

@@ -6,6 +6,7 @@ mod common;
 use common::*;
 use serde_json::Value;
 use skerry_hub::server::Server;
+use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::{CommandBody, ContainerUsage, ExecRequest, Reply};
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, ExitStatus, Report};
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
@@ -177,6 +178,9 @@ impl Fleet {
             revision: assignment.revision,
             containers: vec![ContainerStatus {
                 name: ContainerName::new("web").unwrap(),
+                role: skerry_wire::Role::Main,
+                started: matches!(state, ContainerState::Running { .. }),
+                ready: matches!(state, ContainerState::Running { .. }),
                 state: state.clone(),
                 restarts: 0,
                 last_exit: exit,
@@ -700,6 +704,59 @@ fn top_shows_rates_between_two_looks() {
             finish(child, "").await.ok(),
             "NAMESPACE   APP   CONTAINER   DEVICE    CPU    MEMORY   PIDS\ndefault     web   web         kiosk-7   250m   3Mi      2\n"
         );
+        fleet.server.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn doctor_tells_what_a_device_found_and_fails_where_something_does() {
+    run(|executor| async move {
+        let mut fleet = Fleet::start(&executor).await;
+        for (args, verdict, code, expected) in [
+            (
+                &["doctor", "kiosk-7"][..],
+                Verdict::Poor,
+                0,
+                "warn  memory limits are off\n      -> reboot\n",
+            ),
+            (
+                &["doctor", "-l", "site=berlin"][..],
+                Verdict::Bad,
+                1,
+                "FAIL  memory limits are off\n      -> reboot\n",
+            ),
+            (
+                &["doctor", "device/kiosk-7", "-o", "json"][..],
+                Verdict::Bad,
+                1,
+                "\"verdict\": \"bad\"",
+            ),
+        ] {
+            let child = spawn(fleet.data(), args);
+            let request = loop {
+                match fleet.device.hear_command().await.body {
+                    CommandBody::Doctor { request, .. } => break request,
+                    _ => continue,
+                }
+            };
+            let findings = vec![Finding::new(
+                "NoMemoryLimits",
+                verdict,
+                "memory limits are off",
+                "reboot",
+            )];
+            let reply = Reply::Doctor { request, findings };
+            let device = &mut fleet.device;
+            device.say(Lane::Reply, Purpose::Reply, &encode(&reply));
+            let said = finish(child, "").await;
+            assert_eq!(said.code, code, "{args:?}");
+            assert!(said.out.contains(expected), "{args:?}: {}", said.out);
+        }
+        fleet.say(&["doctor"]).await.fails(2, "DEVICE");
+        let nobody = fleet.say(&["doctor", "nobody"]).await;
+        assert_eq!(nobody.code, 1);
+        let said = "FAIL  there is no device 'nobody'";
+        assert!(nobody.out.contains(said), "{}", nobody.out);
         fleet.server.stop().await.unwrap();
     });
 }

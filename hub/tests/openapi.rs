@@ -8,7 +8,12 @@ use common::*;
 use serde_json::{Value, json};
 use skerry_hub::api::{OPENAPI, documented};
 use skerry_hub::server::Server;
-use skerry_wire::Generation;
+use skerry_wire::finding::{Finding, Verdict};
+use skerry_wire::message::{CommandBody, Reply};
+use skerry_wire::report::{Report, Vitals};
+use skerry_wire::seal::Purpose;
+use skerry_wire::topic::Lane;
+use skerry_wire::{Generation, Timestamp, encode};
 use std::collections::BTreeSet;
 
 fn document() -> Value {
@@ -258,6 +263,37 @@ fn answers_fit_their_schemas() {
         let mut device = TestDevice::connect(&executor, &token, key, device, password).await;
         device.presence(Generation(0));
         device.hear_desired().await;
+        let report = Report {
+            generation: Generation(0),
+            at: Timestamp(5),
+            facts: facts(),
+            conditions: Vec::new(),
+            apps: Vec::new(),
+            events: Vec::new(),
+            vitals: Vitals {
+                disk_wear_percent: Some(20),
+                ..Vitals::default()
+            },
+            updates: Vec::new(),
+        };
+        device.report(&report);
+        device.hear_command().await;
+        let examined = get("/v1/devices/kiosk/doctor", "FindingList");
+        let answering = async {
+            let body = device.hear_command().await.body;
+            let CommandBody::Doctor { request, .. } = body else {
+                panic!("{body:?}");
+            };
+            let verdicts = [Verdict::Good, Verdict::Poor, Verdict::Bad, Verdict::Unknown];
+            let findings = verdicts.map(|v| Finding::new("NoMemoryLimits", v, "text", "remedy"));
+            let findings = findings.into();
+            let reply = Reply::Doctor { request, findings };
+            device.say(Lane::Reply, Purpose::Reply, &encode(&reply));
+        };
+        let (found, ()) = smol::future::zip(examined, answering).await;
+        assert_eq!(found["items"][2]["verdict"], "bad");
+        let reported = get("/v1/devices/kiosk", "Device").await;
+        assert_eq!(reported["vitals"]["disk_wear_percent"], 20);
         let files = json!({"files": [{"name": "a.yaml", "text": APP}]});
         send("POST", "/v1/diff", files.clone(), "DifferenceList").await;
         let applied = send("POST", "/v1/apply", files.clone(), "AppliedList").await;

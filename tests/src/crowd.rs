@@ -4,6 +4,7 @@
 
 use rand_core::UnwrapErr;
 use skerry_agent::clock::Clock;
+use skerry_agent::core::health::Answer;
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{Core, Effect, Event, Identity, ImageStatus, Records, Start};
@@ -12,7 +13,7 @@ use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Timestamp};
 use skerry_agent::store::{IdentityRecord, Standing};
 use skerry_link::LinkEvent;
 use skerry_wire::message::JoinRequest;
-use skerry_wire::report::Facts;
+use skerry_wire::report::{Facts, Vitals};
 use skerry_wire::seal::KeyPair;
 use skerry_wire::token::JoinToken;
 use skerry_wire::{DeviceId, Digest, SessionId};
@@ -266,6 +267,10 @@ impl Device {
                     Effect::Send(message) => {
                         line.send(&identity, &message).expect("a key that is one");
                     }
+                    Effect::SendReport(report) => {
+                        let message = report.with(Vitals::default());
+                        line.send(&identity, &message).expect("a key that is one");
+                    }
                     other => events.extend(machine.act(other, &self.seat)),
                 }
             }
@@ -360,8 +365,23 @@ impl Machine {
                 request,
                 containers: Vec::new(),
             }),
+            Effect::Probe(question) => Some(Event::Probed {
+                id: question.id,
+                kind: question.kind,
+                answer: Answer::Good,
+            }),
+            Effect::RunHook { id, kind, .. } => Some(Event::Hooked {
+                id,
+                hook: kind,
+                result: Ok(()),
+            }),
+            Effect::Diagnose { request, .. } => Some(Event::Diagnosed {
+                request,
+                findings: Vec::new(),
+            }),
             Effect::Commit(_)
             | Effect::Send(_)
+            | Effect::SendReport(_)
             | Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
             | Effect::RemoveLog { .. }

@@ -111,7 +111,11 @@ impl Hub {
         command.args(["--api", &self.api.to_string()]);
         if !self.extra.iter().any(|a| a == "--broker") {
             command.args(["--listen", &self.broker.to_string()]);
-            if !self.extra.iter().any(|a| a == "--device-broker" || a == "--advertise") {
+            if !self
+                .extra
+                .iter()
+                .any(|a| a == "--device-broker" || a == "--advertise")
+            {
                 command.args(["--advertise", &self.broker.to_string()]);
             }
         }

@@ -136,3 +136,37 @@ fn replacing_the_agent_keeps_every_container() {
     assert_eq!(after.len(), 2);
     assert!(after.contains(&before[0]), "the container was restarted");
 }
+
+/// What removing the package does: the agent ends, and then every app does.
+#[test]
+fn stop_ends_every_app_until_the_next_agent() {
+    need_root();
+    let scratch = Scratch::new("stop");
+    let hub = Hub::start(&scratch);
+    let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
+    hub.wait_online("one");
+    hub.import_test_image(&scratch);
+    for name in ["a", "b"] {
+        hub.apply(&scratch, &app_manifest(name, &["sleep"], ""));
+    }
+    // An agent that runs would start them again.
+    let refused = one.command("stop").output().expect("skerry-agent runs");
+    assert!(!refused.status.success());
+    assert_eq!(one.container_processes().len(), 2);
+
+    one.kill();
+    one.agent("stop", &[]);
+    let ended = until(PATIENCE, || one.processes().is_empty().then_some(()));
+    assert!(
+        ended.is_some(),
+        "left: {:?}\n{}",
+        one.processes(),
+        one.log()
+    );
+
+    one.start_again();
+    let back = until(PATIENCE, || {
+        (one.container_processes().len() == 2).then_some(())
+    });
+    assert!(back.is_some(), "not every app is back:\n{}", one.log());
+}

@@ -95,7 +95,10 @@ impl<'a> Maker<'a> {
             .output()
             .expect("skerry runs");
         assert!(output.status.success());
-        let public = String::from_utf8(output.stdout).expect("digits").trim().to_string();
+        let public = String::from_utf8(output.stdout)
+            .expect("digits")
+            .trim()
+            .to_string();
         Self {
             scratch,
             key,
@@ -159,7 +162,11 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     let name = |number: usize| format!("d{number:02}");
     let agents: Vec<Agent> = (1..=DEVICES)
         .map(|number| {
-            let ring = if number <= 2 { "ring=canary" } else { "ring=wide" };
+            let ring = if number <= 2 {
+                "ring=canary"
+            } else {
+                "ring=wide"
+            };
             let unit = format!("unit={}", name(number));
             Agent::start(&scratch, &name(number), &hub.token(&[ring, &unit]))
         })
@@ -190,14 +197,27 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     // A good one stays, and no container notices.
     maker.release(&hub, "9.0.0", &called(plain.clone(), "9.0.0"));
     hub.skerry(&[
-        "release", "rollout", "9.0.0", "-l", "ring=canary", "--max-unavailable", "2",
-        "--confirm-within", "60s", "--wait", "--timeout", "90s",
+        "release",
+        "rollout",
+        "9.0.0",
+        "-l",
+        "ring=canary",
+        "--max-unavailable",
+        "2",
+        "--confirm-within",
+        "60s",
+        "--wait",
+        "--timeout",
+        "90s",
     ]);
     for agent in &agents[..2] {
         let version = |d: &Value| d["facts"]["agent_version"] == "9.0.0";
         hub.wait_for_device(agent.name(), "of version 9.0.0", version);
     }
-    assert!(hub.skerry(&["get", "devices", "-o", "wide"]).contains("9.0.0"));
+    assert!(
+        hub.skerry(&["get", "devices", "-o", "wide"])
+            .contains("9.0.0")
+    );
     // Going back is for people to say.
     let older = write_program(&scratch, "older", &called(plain.clone(), "0.0.1"));
     let bundle = maker.sign("0.0.1", &older).expect("signed");
@@ -212,11 +232,22 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     maker.release(&hub, "9.1.0", &broken("9.1.0", "exit"));
     let error = hub
         .try_skerry(&[
-            "release", "rollout", "9.1.0", "--max-unavailable", "1", "--confirm-within", "30s",
-            "--wait", "--timeout", "60s",
+            "release",
+            "rollout",
+            "9.1.0",
+            "--max-unavailable",
+            "1",
+            "--confirm-within",
+            "30s",
+            "--wait",
+            "--timeout",
+            "60s",
         ])
         .expect_err("it does not run");
-    assert!(error.contains("d01") && error.contains("exit status: 3"), "{error}");
+    assert!(
+        error.contains("d01") && error.contains("exit status: 3"),
+        "{error}"
+    );
     let list = hub.get(&["devices"]);
     let touched: Vec<&Value> = list["items"]
         .as_array()
@@ -225,11 +256,17 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
         .filter(|d| update(d, "agent").is_some_and(|u| u["target"] == "agent 9.1.0"))
         .collect();
     assert_eq!(touched.len(), 1, "{touched:#?}");
-    assert_eq!(touched[0]["facts"]["agent_version"], "9.0.0", "back to what it had");
+    assert_eq!(
+        touched[0]["facts"]["agent_version"], "9.0.0",
+        "back to what it had"
+    );
     let events = hub.skerry(&["events", "--device", "d01"]);
     assert!(events.contains("RolloutStopped"), "{events}");
     let status = hub.skerry(&["rollout", "status", "agent"]);
-    assert!(status.contains("stopped") && status.contains("d01"), "{status}");
+    assert!(
+        status.contains("stopped") && status.contains("d01"),
+        "{status}"
+    );
 
     // One that hangs and one that cannot reach the hub, a wrong address and a
     // wrong certificate, each on a device, all at once. The newer rollout of a
@@ -239,12 +276,26 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     let rollout = |version: &str, unit: &str| {
         let selector = format!("unit={unit}");
         hub.skerry(&[
-            "release", "rollout", version, "-l", &selector, "--confirm-within", "10s",
+            "release",
+            "rollout",
+            version,
+            "-l",
+            &selector,
+            "--confirm-within",
+            "10s",
         ]);
     };
     let line = |broker: &str, unit: &str, more: &[&str]| {
         let selector = format!("unit={unit}");
-        let args = ["line", "set", broker, "-l", &selector, "--confirm-within", "10s"];
+        let args = [
+            "line",
+            "set",
+            broker,
+            "-l",
+            &selector,
+            "--confirm-within",
+            "10s",
+        ];
         hub.skerry(&[&args, more].concat());
     };
     let right = format!("mqtts://{}", hub.broker);
@@ -256,7 +307,10 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     line(&right, "d08", &["--tls-pin", &"00".repeat(32)]);
 
     let d07 = hub.device("d07");
-    assert!(reason(&d07, "line").contains("not reached within 10 s"), "{d07:#}");
+    assert!(
+        reason(&d07, "line").contains("not reached within 10 s"),
+        "{d07:#}"
+    );
     let d08 = wait_for(&hub, "d08", "line", &right, "rolled_back");
     assert!(reason(&d08, "line").contains("pin"), "{d08:#}");
     let d05 = wait_for(&hub, "d05", "agent", "9.2.0", "rolled_back");

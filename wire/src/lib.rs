@@ -12,9 +12,12 @@
 
 pub mod codec;
 pub mod desired;
+pub mod finding;
 pub mod id;
 pub mod label;
 pub mod message;
+pub mod pod;
+pub mod probe;
 pub mod report;
 pub mod seal;
 pub mod stream;
@@ -23,12 +26,13 @@ pub mod topic;
 pub mod update;
 
 pub use codec::{DecodeError, decode, encode};
-pub use desired::{
-    Assignment, ContainerSpec, Desired, DesiredPart, EnvVar, ImageRef, PodSpec, Resources,
-    RestartPolicy, Volume, VolumeMount, VolumeSource,
-};
+pub use desired::{Assignment, Desired, DesiredPart};
 pub use id::{
     AppName, AppRef, ContainerName, DeviceId, Digest, FleetId, Generation, IdError, Namespace,
     RevisionId, Seq, SessionId, StreamId, Timestamp,
 };
 pub use label::{Labels, Selector};
+pub use pod::{
+    ContainerSpec, EnvVar, ImageRef, PodSpec, Resources, RestartPolicy, Role, Volume, VolumeMount,
+    VolumeSource,
+};

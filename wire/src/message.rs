@@ -1,5 +1,6 @@
 //! The messages that are not desired state, report or stream.
 
+use crate::finding::Finding;
 use crate::id::{AppRef, ContainerName, DeviceId, Generation, Seq, SessionId, StreamId, Timestamp};
 use crate::report::Facts;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,13 @@ pub enum CommandBody {
     },
     /// The device was shut out; it keeps its apps and stops calling.
     Revoked,
+    /// Look at yourself and answer with [`Reply::Doctor`].
+    Doctor {
+        /// Repeated in the answer.
+        request: u64,
+        /// The hub's clock as it asks: the device compares its own.
+        hub_time: Timestamp,
+    },
 }
 
 /// Which log, and how much of it.
@@ -109,6 +117,13 @@ pub enum Reply {
         request: u64,
         /// What the containers use now.
         containers: Vec<ContainerUsage>,
+    },
+    /// Answer to [`CommandBody::Doctor`].
+    Doctor {
+        /// As asked.
+        request: u64,
+        /// Every diagnosis, good or not, at most [`Finding::MAX`].
+        findings: Vec<Finding>,
     },
 }
 

@@ -3,6 +3,7 @@
 //! acknowledged them.
 
 use crate::id::{AppRef, ContainerName, Generation, RevisionId, Timestamp};
+use crate::pod::Role;
 use crate::update::UpdateStatus;
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,8 @@ pub struct Facts {
     /// Boots of this machine that the agent has seen, this one included.
     pub boot_count: u32,
     /// Why the machine started last, where it can be told: `power on`,
-    /// `watchdog`, `reboot`; or empty.
+    /// `watchdog`, `reboot or watchdog` (a Raspberry Pi reboots through its
+    /// watchdog), `kernel panic`; or empty.
     pub reset_reason: String,
 }
 
@@ -88,6 +90,27 @@ pub struct Vitals {
     pub memory_available_bytes: u64,
 }
 
+impl Vitals {
+    /// [`Vitals::throttled`] in words: what is so now, then what was so since
+    /// the machine started and is over. Empty when nothing is or was.
+    pub fn throttling(&self) -> Vec<&'static str> {
+        // Bit numbers of the firmware's GET_THROTTLED.
+        const WORDS: [(u32, &str, &str); 4] = [
+            (0, "under-voltage", "was under-voltage"),
+            (1, "frequency capped", "was frequency capped"),
+            (2, "throttled", "was throttled"),
+            (3, "soft temperature limit", "was at soft temperature limit"),
+        ];
+        let bits = self.throttled.unwrap_or(0);
+        let is = |bit: u32| bits & (1 << bit) != 0;
+        let now = WORDS.iter().filter(|(bit, ..)| is(*bit));
+        let past = WORDS.iter().filter(|(bit, ..)| is(bit + 16) && !is(*bit));
+        now.map(|(_, now, _)| *now)
+            .chain(past.map(|(_, _, past)| *past))
+            .collect()
+    }
+}
+
 /// Something lasting about the device, with a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
@@ -108,7 +131,7 @@ pub struct AppStatus {
     pub app: AppRef,
     /// The revision this status is about.
     pub revision: RevisionId,
-    /// One for each container.
+    /// One for each container, init containers first.
     pub containers: Vec<ContainerStatus>,
 }
 
@@ -117,12 +140,19 @@ pub struct AppStatus {
 pub struct ContainerStatus {
     /// Its name in the pod.
     pub name: ContainerName,
+    /// What it is there.
+    pub role: Role,
     /// Where it is in its life.
     pub state: ContainerState,
     /// Starts after the first, for this revision.
     pub restarts: u32,
     /// How it ended the last time.
     pub last_exit: Option<ExitStatus>,
+    /// It runs, and its startup probe has succeeded, if it has one.
+    pub started: bool,
+    /// It is as it shall be: it has started, and its readiness probe says so if
+    /// it has one; or it ended well, for good.
+    pub ready: bool,
 }
 
 /// Where a container is in its life.
@@ -206,4 +236,28 @@ pub enum Severity {
     Normal,
     /// Somebody should look.
     Warning,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmwares_bits_are_said_in_words() {
+        let words = |bits| {
+            let vitals = Vitals {
+                throttled: bits,
+                ..Vitals::default()
+            };
+            vitals.throttling().join(", ")
+        };
+        assert_eq!(words(None), "");
+        assert_eq!(words(Some(0)), "");
+        assert_eq!(words(Some(0x50005)), "under-voltage, throttled");
+        assert_eq!(words(Some(0x50000)), "was under-voltage, was throttled");
+        assert_eq!(
+            words(Some(0xa_0008)),
+            "soft temperature limit, was frequency capped"
+        );
+    }
 }

@@ -129,10 +129,7 @@ impl SignedRelease {
             return Err(ReleaseError::Unreadable("it is too long".into()));
         }
         UnparsedPublicKey::new(&ED25519, &self.key)
-            .verify(
-                &[Self::CONTEXT, &self.statement].concat(),
-                &self.signature,
-            )
+            .verify(&[Self::CONTEXT, &self.statement].concat(), &self.signature)
             .map_err(|_| ReleaseError::Signature)?;
         let release: Release = decode("release", &self.statement)
             .map_err(|error| ReleaseError::Unreadable(error.to_string()))?;

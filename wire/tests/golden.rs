@@ -5,7 +5,11 @@
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Serialize, de::DeserializeOwned};
+use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::*;
+use skerry_wire::pod::*;
+use skerry_wire::probe::*;
 use skerry_wire::report::*;
 use skerry_wire::seal::{self, KeyPair, Purpose, TokenSecret};
 use skerry_wire::stream::*;
@@ -68,6 +72,185 @@ fn facts() -> Facts {
     }
 }
 
+fn image() -> ImageRef {
+    ImageRef {
+        reference: "nginx:1.27".into(),
+        manifest: Digest::of(b"manifest"),
+        manifest_size: 1234,
+    }
+}
+
+fn http() -> HttpGet {
+    HttpGet {
+        host: Some("a.example".into()),
+        port: 8080,
+        path: "/ok".into(),
+        headers: vec![("A".into(), "b".into())],
+    }
+}
+
+/// A container that says everything.
+fn full_container() -> ContainerSpec {
+    let probe = |check| {
+        Some(Box::new(Probe {
+            check,
+            initial_delay_secs: 1,
+            period_secs: 300,
+            timeout_secs: 2,
+            success_threshold: 3,
+            failure_threshold: 4,
+            termination_grace_secs: Some(5),
+        }))
+    };
+    let volume_mount = VolumeMount {
+        volume: "data".into(),
+        mount_path: "/data".into(),
+        read_only: true,
+    };
+    let port = |protocol| Port {
+        name: Some("http".into()),
+        container_port: 80,
+        host_port: Some(8080),
+        host_ip: Some("127.0.0.1".parse().unwrap()),
+        protocol,
+    };
+    let device = |source| DeviceRequest {
+        source,
+        container_path: Some("/dev/gps".into()),
+        read_only: true,
+    };
+    ContainerSpec {
+        name: container(),
+        image: image(),
+        command: vec!["httpd".into()],
+        args: vec!["-f".into()],
+        env: vec![EnvVar {
+            name: "A".into(),
+            value: "b".into(),
+        }],
+        working_dir: Some("/srv".into()),
+        user: Some("1000:1000".into()),
+        ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
+        resources: Resources {
+            cpu_millis: Some(500),
+            memory_bytes: Some(64 << 20),
+            pids: Some(32),
+            cpu_request_millis: Some(100),
+            memory_request_bytes: Some(32 << 20),
+            swap_bytes: Some(0),
+            cpus: Some("0-1".into()),
+            huge_pages: vec![HugePages {
+                page_bytes: 2 << 20,
+                bytes: 4 << 20,
+            }],
+            io_weight: Some(100),
+            extended: vec![ExtendedResource {
+                name: "example.com/camera".into(),
+                count: 1,
+            }],
+        },
+        volume_mounts: vec![volume_mount],
+        sidecar: true,
+        startup_probe: probe(Check::Exec {
+            command: vec!["true".into()],
+        }),
+        liveness_probe: probe(Check::Http(http())),
+        readiness_probe: probe(Check::Tcp {
+            host: None,
+            port: 80,
+        }),
+        post_start: Some(Box::new(Hook::Exec {
+            command: vec!["true".into()],
+        })),
+        pre_stop: Some(Box::new(Hook::Sleep { seconds: 3 })),
+        stop_signal: Some(3),
+        security: Security {
+            privileged: true,
+            allow_privilege_escalation: true,
+            capabilities_add: vec!["NET_ADMIN".into()],
+            capabilities_drop: vec!["ALL".into()],
+            seccomp: Profile::Unconfined,
+            app_armor: Profile::Localhost("web".into()),
+            unmasked_proc: true,
+        },
+        read_only_root: true,
+        devices: vec![
+            device(DeviceSource::Path("/dev/ttyUSB0".into())),
+            device(DeviceSource::Match("usb:0403:6001".into())),
+            device(DeviceSource::Cdi("vendor.com/gpu=0".into())),
+        ],
+        log_persist: false,
+        log_max_bytes: 65536,
+    }
+}
+
+/// A pod that says everything.
+fn pod() -> PodSpec {
+    let volume = |name: &str, source| Volume {
+        name: name.into(),
+        source,
+    };
+    PodSpec {
+        init_containers: vec![full_container()],
+        containers: vec![ContainerSpec {
+            post_start: Some(Box::new(Hook::Http(http()))),
+            ..ContainerSpec::new("main".parse().unwrap(), image())
+        }],
+        volumes: vec![
+            volume(
+                "data",
+                VolumeSource::Named {
+                    claim: "data".into(),
+                },
+            ),
+            volume(
+                "host",
+                VolumeSource::HostPath {
+                    path: "/srv".into(),
+                    kind: HostPathKind::DirectoryOrCreate,
+                },
+            ),
+            volume(
+                "tmp",
+                VolumeSource::EmptyDir {
+                    memory: true,
+                    size_limit_bytes: Some(1 << 20),
+                },
+            ),
+        ],
+        restart_policy: RestartPolicy::OnFailure,
+        termination_grace_secs: 30,
+        network: Network::Bridge,
+        hostname: Some("kiosk".into()),
+        host_aliases: vec![HostAlias {
+            ip: "::1".parse().unwrap(),
+            hostnames: vec!["a".into()],
+        }],
+        dns: Some(DnsConfig {
+            nameservers: vec!["9.9.9.9".parse().unwrap()],
+            searches: vec!["example".into()],
+            options: vec!["ndots:2".into()],
+        }),
+        host_ipc: true,
+        host_pid: false,
+        share_process_namespace: true,
+        user_namespace: false,
+        fs_group: Some(2000),
+        supplemental_groups: vec![3000],
+        sysctls: vec![Sysctl {
+            name: "kernel.msgmax".into(),
+            value: "1".into(),
+        }],
+    }
+}
+
+#[test]
+fn a_small_pod_stays_small() {
+    let container = ContainerSpec::new(container(), image());
+    let bytes = encode(&PodSpec::new(vec![container])).len();
+    assert!(bytes <= 150, "{bytes} bytes");
+}
+
 #[test]
 fn desired_state() {
     let desired = Desired {
@@ -75,59 +258,17 @@ fn desired_state() {
         assignments: vec![Assignment {
             app: app(),
             revision: RevisionId(Digest::of(b"revision")),
-            pod: PodSpec {
-                containers: vec![ContainerSpec {
-                    name: container(),
-                    image: ImageRef {
-                        reference: "nginx:1.27".into(),
-                        manifest: Digest::of(b"manifest"),
-                        manifest_size: 1234,
-                    },
-                    command: vec!["httpd".into()],
-                    args: vec!["-f".into()],
-                    env: vec![EnvVar {
-                        name: "A".into(),
-                        value: "b".into(),
-                    }],
-                    working_dir: Some("/srv".into()),
-                    user: Some("1000:1000".into()),
-                    resources: Resources {
-                        cpu_millis: Some(500),
-                        memory_bytes: Some(64 << 20),
-                        pids: Some(32),
-                    },
-                    volume_mounts: vec![VolumeMount {
-                        volume: "data".into(),
-                        mount_path: "/data".into(),
-                        read_only: true,
-                    }],
-                    read_only_root: true,
-                    log_persist: false,
-                    log_max_bytes: 65536,
-                }],
-                volumes: vec![
-                    Volume {
-                        name: "data".into(),
-                        source: VolumeSource::Named {
-                            claim: "data".into(),
-                        },
-                    },
-                    Volume {
-                        name: "host".into(),
-                        source: VolumeSource::HostPath {
-                            path: "/srv".into(),
-                            create: true,
-                        },
-                    },
-                    Volume {
-                        name: "tmp".into(),
-                        source: VolumeSource::EmptyDir,
-                    },
-                ],
-                restart_policy: RestartPolicy::OnFailure,
-                termination_grace_secs: 30,
-                hostname: Some("kiosk".into()),
-            },
+            depends_on: vec![
+                Dependency {
+                    app: app(),
+                    condition: Awaited::Started,
+                },
+                Dependency {
+                    app: app(),
+                    condition: Awaited::Completed,
+                },
+            ],
+            pod: pod(),
         }],
         updates: vec![
             UpdateOrder {
@@ -220,6 +361,13 @@ fn messages() {
         ),
         ("command-usage", CommandBody::Usage { request: 4 }),
         ("command-revoked", CommandBody::Revoked),
+        (
+            "command-doctor",
+            CommandBody::Doctor {
+                request: 5,
+                hub_time: Timestamp(6),
+            },
+        ),
     ] {
         check_value(name, Command { session, body });
     }
@@ -235,6 +383,19 @@ fn messages() {
                 pids: 7,
                 at: Timestamp(8),
             }],
+        },
+    );
+    let finding = |verdict| Finding::new("NoMemoryLimits", verdict, "t", "r");
+    check_value(
+        "reply-doctor",
+        Reply::Doctor {
+            request: 5,
+            findings: vec![
+                finding(Verdict::Good),
+                finding(Verdict::Poor),
+                finding(Verdict::Bad),
+                finding(Verdict::Unknown),
+            ],
         },
     );
     check_value(
@@ -314,9 +475,12 @@ fn frames() {
 fn report() {
     let status = |state| ContainerStatus {
         name: container(),
+        role: Role::Sidecar,
         state,
         restarts: 2,
         last_exit: Some(ExitStatus::Code(1)),
+        started: true,
+        ready: false,
     };
     check_value(
         "report",

@@ -7,7 +7,10 @@ use super::streams::{Steps, StreamKind, Streams};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
 use skerry_wire::report::Severity;
-use skerry_wire::{AppRef, Assignment, ContainerName, StreamId};
+use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, StreamId};
+
+/// Examinations of the machine at once: each may wait for the network.
+const MAX_DIAGNOSES: usize = 4;
 
 impl Core {
     pub(super) fn command(&mut self, now: Now, command: Command) {
@@ -41,6 +44,17 @@ impl Core {
                     request,
                     containers,
                 });
+            }
+            CommandBody::Doctor { request, hub_time } => {
+                // The hub asks anew after a while: what is too much is not done.
+                if self.diagnosing.len() < MAX_DIAGNOSES && self.diagnosing.insert(request) {
+                    let ahead_ms = (i128::from(now.wall.0) - i128::from(hub_time.0))
+                        .clamp(i64::MIN.into(), i64::MAX.into());
+                    self.effects.push(Effect::Diagnose {
+                        request,
+                        ahead_ms: ahead_ms as i64,
+                    });
+                }
             }
             CommandBody::Revoked => {
                 let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";
@@ -88,7 +102,7 @@ impl Core {
         container: Option<&ContainerName>,
     ) -> Result<(String, bool), String> {
         let (assignment, index) = self.find(app, container)?;
-        let container = &assignment.pod.containers[index];
+        let container = container_of(assignment, index);
         Ok((log_name(app, &container.name), container.log_persist))
     }
 
@@ -110,7 +124,7 @@ impl Core {
         container: Option<&ContainerName>,
     ) -> Result<ContainerId, String> {
         let (assignment, index) = self.find(app, container)?;
-        let container = &assignment.pod.containers[index].name;
+        let container = &container_of(assignment, index).name;
         let name = InstanceName::new(app, assignment.revision, container);
         let id = self
             .ledger
@@ -140,18 +154,18 @@ impl Core {
             (Some(assignment), None) => assignment,
             (None, _) => return Err(format!("{app} is not assigned to this device")),
         };
-        let containers = &assignment.pod.containers;
+        let pod = &assignment.pod;
         let names = || {
-            let names: Vec<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+            let names: Vec<&str> = pod.all_containers().map(|c| c.name.as_str()).collect();
             names.join(", ")
         };
         match container {
-            Some(name) => containers
-                .iter()
+            Some(name) => pod
+                .all_containers()
                 .position(|c| c.name == *name)
                 .map(|index| (assignment, index))
                 .ok_or_else(|| format!("{app} has no container {name}; it has {}", names())),
-            None if containers.len() == 1 => Ok((assignment, 0)),
+            None if pod.containers.len() == 1 => Ok((assignment, pod.init_containers.len())),
             None => Err(format!(
                 "{app} has several containers, name one: {}",
                 names()
@@ -178,4 +192,9 @@ impl Core {
             });
         }
     }
+}
+
+fn container_of(assignment: &Assignment, index: usize) -> &ContainerSpec {
+    let container = assignment.pod.container(index);
+    container.expect("an index of the pod's")
 }

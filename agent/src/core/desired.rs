@@ -85,7 +85,7 @@ impl Core {
         self.assignments()
             .iter()
             .chain(self.previous.values())
-            .flat_map(|a| &a.pod.containers)
+            .flat_map(|a| a.pod.all_containers())
             .map(|c| c.image.manifest)
             .collect()
     }
@@ -116,8 +116,9 @@ pub(super) fn read_desired(
     }
     let mut count = 0;
     for assignment in &assignments {
-        let names: BTreeSet<_> = assignment.pod.containers.iter().map(|c| &c.name).collect();
-        if names.is_empty() || names.len() != assignment.pod.containers.len() {
+        let pod = &assignment.pod;
+        let names: BTreeSet<_> = pod.all_containers().map(|c| &c.name).collect();
+        if pod.containers.is_empty() || names.len() != pod.all_containers().count() {
             let app = &assignment.app;
             return Err(format!("the containers of {app} are none, or share a name"));
         }

@@ -1,16 +1,20 @@
 //! What goes into the core and what comes out: closed enums of plain data.
 
+use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use crate::runtime::{ContainerId, Exit, Status};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
-use skerry_wire::report::{Condition, Facts};
+use skerry_wire::probe::Hook;
+use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, Digest, Generation, ImageRef, Seq, StreamId, Timestamp,
+    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
+    Timestamp, encode,
 };
 use std::collections::BTreeMap;
 
@@ -79,6 +83,25 @@ pub enum Event {
         result: Result<(), String>,
     },
 
+    /// Outcome of [`Effect::Probe`].
+    Probed {
+        /// At which container.
+        id: ContainerId,
+        /// Which of its probes.
+        kind: ProbeKind,
+        /// What came of it.
+        answer: Answer,
+    },
+    /// Outcome of [`Effect::RunHook`].
+    Hooked {
+        /// Around which container.
+        id: ContainerId,
+        /// Which of its hooks.
+        hook: HookKind,
+        /// Why it failed, in words.
+        result: Result<(), String>,
+    },
+
     /// Outcome of [`Effect::PrepareImage`].
     Image {
         /// The image's manifest.
@@ -131,6 +154,13 @@ pub enum Event {
         /// What was read.
         containers: Vec<ContainerUsage>,
     },
+    /// Outcome of [`Effect::Diagnose`].
+    Diagnosed {
+        /// As asked.
+        request: u64,
+        /// What was found.
+        findings: Vec<Finding>,
+    },
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
     /// The machine's facts changed.
@@ -145,6 +175,15 @@ pub enum Event {
         /// A sentence with the remedy.
         message: String,
     },
+}
+
+/// When a hook is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookKind {
+    /// Right after the start.
+    PostStart,
+    /// Before the stop signal.
+    PreStop,
 }
 
 /// How an image stands on this device.
@@ -176,6 +215,9 @@ pub enum Effect {
     Commit(Vec<Change>),
     /// Seal to the hub and publish.
     Send(Outgoing),
+    /// Put the vitals of this moment in, then do the same. Those who cannot
+    /// tell them send it as it is.
+    SendReport(OutgoingReport),
     /// Make and start a container, then say [`Event::Created`].
     Create(Box<CreateContainer>),
     /// Tell a container's first process to end: its end comes as
@@ -199,6 +241,18 @@ pub enum Effect {
     ForgetExit {
         /// Which container.
         id: ContainerId,
+    },
+    /// Carry a probe out, then say [`Event::Probed`].
+    Probe(Box<Question>),
+    /// Do what is to be done around a start or stop, then say
+    /// [`Event::Hooked`]. Given up when the container ends.
+    RunHook {
+        /// Around which container.
+        id: ContainerId,
+        /// When.
+        kind: HookKind,
+        /// What.
+        hook: Box<Hook>,
     },
     /// An app's revision is gone: its empty-dir volumes go too.
     RemoveScratch {
@@ -288,6 +342,14 @@ pub enum Effect {
         /// The containers that run.
         containers: Vec<(ContainerId, AppRef, ContainerName)>,
     },
+    /// Examine the machine, then say [`Event::Diagnosed`]. Takes its time:
+    /// nothing else waits for it.
+    Diagnose {
+        /// Repeated in the answer.
+        request: u64,
+        /// Milliseconds that this clock is ahead of the hub's.
+        ahead_ms: i64,
+    },
     /// Something for an update.
     Update(UpdateEffect),
     /// The device was shut out: close the line and stay away.
@@ -307,6 +369,31 @@ pub struct Outgoing {
     pub body: Vec<u8>,
 }
 
+/// A report that lacks its vitals.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutgoingReport {
+    /// Its number: it leaves in its turn, as every message.
+    pub seq: Seq,
+    /// All but [`Report::vitals`].
+    pub report: Box<Report>,
+}
+
+impl OutgoingReport {
+    /// The message.
+    pub fn with(self, vitals: Vitals) -> Outgoing {
+        let report = Report {
+            vitals,
+            ..*self.report
+        };
+        Outgoing {
+            purpose: Purpose::Report,
+            lane: Lane::Report,
+            seq: self.seq,
+            body: encode(&report),
+        }
+    }
+}
+
 /// A container to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateContainer {
@@ -316,8 +403,18 @@ pub struct CreateContainer {
     pub log_name: String,
     /// The app that it belongs to, whole.
     pub assignment: Assignment,
-    /// Which container of its pod: an index that is valid.
+    /// Which container of its pod: an index of
+    /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
+    /// is valid.
     pub container: usize,
+}
+
+impl CreateContainer {
+    /// What the container is.
+    pub fn spec(&self) -> &ContainerSpec {
+        let container = self.assignment.pod.container(self.container);
+        container.expect("the index is valid")
+    }
 }
 
 /// All that survives the agent.
@@ -328,6 +425,8 @@ pub struct Records {
     pub starts: u32,
     /// The boot that the ledger's times belong to; empty at first.
     pub boot_id: String,
+    /// Boots of the machine that were seen, that one included.
+    pub boots: u32,
     /// What shall run; `None` as long as the hub has not said.
     pub desired: Option<DesiredRecord>,
     /// The highest number seen in the hub's messages.
@@ -357,8 +456,9 @@ pub struct DesiredRecord {
 pub enum Change {
     /// Numbers of this start are used up.
     Starts(u32),
-    /// The ledger's times now belong to this boot.
-    Boot(String),
+    /// The ledger's times now belong to this boot, the so-manieth that was
+    /// seen.
+    Boot(String, u32),
     /// A newer desired state, and the number of the message that completed it.
     Desired(DesiredRecord, Seq),
     /// What an app runs until its new images are here; `None` takes it away.
@@ -383,7 +483,10 @@ impl Records {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Starts(starts) => self.starts = starts,
-            Change::Boot(boot_id) => self.boot_id = boot_id,
+            Change::Boot(boot_id, boots) => {
+                self.boot_id = boot_id;
+                self.boots = boots;
+            }
             Change::Desired(desired, seen) => {
                 self.desired = Some(desired);
                 self.seen = seen;

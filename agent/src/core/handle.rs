@@ -6,6 +6,7 @@ use super::event::{Change, Effect, Event, Now, Outgoing, Records};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
+use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
 use super::observed::Observed;
 use super::plan::Ledger;
@@ -14,14 +15,14 @@ use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
-use skerry_wire::report::{Condition, Facts, Severity};
+use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
     AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A removal that failed is tried again after so many milliseconds.
 pub const REMOVE_AGAIN_MS: u64 = 30_000;
@@ -86,6 +87,8 @@ pub struct Core {
     pub(super) updates: Updates,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
+    /// Questions of the hub that the machine is being examined for.
+    pub(super) diagnosing: BTreeSet<u64>,
     /// Records to be committed before what follows.
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
@@ -146,6 +149,7 @@ impl Core {
             updates: Updates::new(start.update, records.updates, start.session),
             presence_at_ms: None,
             plan_at_ms: None,
+            diagnosing: BTreeSet::new(),
             changes: Vec::new(),
             effects: Vec::new(),
             facts: start.facts,
@@ -166,6 +170,7 @@ impl Core {
                 )),
             }
         }
+        core.facts.boot_count = records.boots;
         if records.boot_id != core.facts.boot_id {
             core.rebooted();
         }
@@ -177,19 +182,31 @@ impl Core {
 
     fn rebooted(&mut self) {
         let boot_id = self.facts.boot_id.clone();
-        self.changes.push(Change::Boot(boot_id));
+        let boots = self.facts.boot_count.saturating_add(1);
+        self.facts.boot_count = boots;
+        self.changes.push(Change::Boot(boot_id, boots));
+        let before = self.ledger.clone();
         let mut policies = BTreeMap::new();
+        let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
         for assignment in desired.chain(self.previous.values()) {
-            for container in &assignment.pod.containers {
+            let mut names = Vec::new();
+            for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-                policies.insert(name, assignment.pod.restart_policy);
+                let policy = restart_policy(assignment, index, ExitStatus::Unknown);
+                policies.insert(name.clone(), policy);
+                names.push(name);
             }
+            pods.push((names, assignment.pod.init_containers.len()));
         }
         for (name, entry) in &mut self.ledger {
-            let before = entry.clone();
             entry.rebooted(policies.get(name).copied());
-            if *entry != before {
+        }
+        for (names, inits) in pods {
+            rebooted_pod(&mut self.ledger, &names, inits);
+        }
+        for (name, entry) in &self.ledger {
+            if before.get(name) != Some(entry) {
                 let change = Change::Ledger(name.clone(), Some(entry.clone()));
                 self.changes.push(change);
             }
@@ -199,6 +216,19 @@ impl Core {
     /// Folds one event in and says what shall be done.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
+        let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
+        // What changes nothing that the plan goes by: with many apps, planning
+        // is what costs most.
+        let mut replan = match &event {
+            Event::Wake | Event::Probed { .. } => plan_is_due,
+            Event::StreamOutput { .. }
+            | Event::StreamInputTaken { .. }
+            | Event::StreamEnded { .. }
+            | Event::Usage { .. }
+            | Event::Conditions(_)
+            | Event::Facts(_) => plan_is_due,
+            _ => true,
+        };
         match event {
             Event::LinkUp { connection } => self.link_up(now, connection),
             Event::LinkDown { reason } => self.link_down(now, reason),
@@ -211,17 +241,22 @@ impl Core {
             }
             Event::Listed(containers) => {
                 self.observed.busy.clear();
-                self.observed.containers = Some(containers.into_iter().collect());
+                let containers = containers.into_iter().collect();
+                self.observed.health.retain(&containers);
+                self.observed.containers = Some(containers);
+                self.watch_found(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {
                 self.observed.busy.clear();
+                self.observed.health.unanswered();
                 self.observed.containers = None;
                 self.trouble(now, "RuntimeUnavailable", &reason);
             }
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
                 self.pace.changed(now_ms, Urgency::Soon);
             }
@@ -242,6 +277,8 @@ impl Core {
                 }
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Probed { id, kind, answer } => replan |= self.probed(now, &id, kind, answer),
+            Event::Hooked { id, hook, result } => self.hooked(now, &id, hook, result),
             Event::Image { manifest, result } => {
                 let (steps, news) = self.fetcher.prepared(now_ms, manifest, result);
                 self.carry_out(steps);
@@ -283,6 +320,11 @@ impl Core {
                 };
                 self.send(Purpose::Reply, Lane::Reply, encode(&reply));
             }
+            Event::Diagnosed { request, findings } => {
+                self.diagnosing.remove(&request);
+                let reply = Reply::Doctor { request, findings };
+                self.send(Purpose::Reply, Lane::Reply, encode(&reply));
+            }
             Event::Conditions(conditions) => {
                 // Their words hold figures that always move.
                 let same = |(a, b): (&Condition, &Condition)| {
@@ -296,13 +338,23 @@ impl Core {
                 }
             }
             Event::Facts(facts) => {
-                self.facts = facts;
+                let boot_count = self.facts.boot_count;
+                self.facts = Facts {
+                    boot_count,
+                    ..facts
+                };
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::Update(event) => self.update_event(now, event),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
-        self.settle(now);
+        if replan {
+            self.settle(now);
+        } else {
+            self.commit();
+            self.report_when_due(now);
+        }
+        self.ask_probes(now);
         self.take_effects()
     }
 
@@ -314,8 +366,11 @@ impl Core {
             }
             LinkState::Down { .. } | LinkState::Up { .. } => None,
         };
+        let asks = self.observed.containers.is_some();
+        let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),
             self.updates.wake_at_ms(),
@@ -378,7 +433,7 @@ impl Core {
         }
     }
 
-    fn next_seq(&mut self) -> Seq {
+    pub(super) fn next_seq(&mut self) -> Seq {
         self.last_seq = self.last_seq.next();
         // The numbers of this start are used up: begin those of another.
         if self.last_seq.0 >> 32 != u64::from(self.starts) {
@@ -479,5 +534,26 @@ impl Core {
             .add(now.wall, Severity::Warning, reason, None, message);
         let urgency = if new { Urgency::Soon } else { Urgency::Slow };
         self.pace.changed(now.boot_ms, urgency);
+    }
+}
+
+/// A pod of a machine that was started anew begins anew, with its init
+/// containers, unless its main containers have ended for good.
+fn rebooted_pod(ledger: &mut Ledger, names: &[InstanceName], inits: usize) {
+    let (init_names, main_names) = names.split_at(inits);
+    let ended = |name: &InstanceName| {
+        let entry = ledger.get(name);
+        entry.is_some_and(|entry| entry.phase == Phase::Ended)
+    };
+    if main_names.iter().all(ended) {
+        return;
+    }
+    for name in init_names {
+        if let Some(entry) = ledger.get_mut(name)
+            && entry.phase == Phase::Ended
+            && entry.last_exit.is_some_and(|exit| exit.is_success())
+        {
+            entry.phase = Phase::Ready;
+        }
     }
 }

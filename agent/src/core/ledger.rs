@@ -7,14 +7,17 @@
 //!                       │ │ exit, policy says no           (create)
 //!                       │ └──────────────────────────► Ended
 //!                       │ stop
-//!                       └────► Stopping ──► (entry gone, or Ready if wanted again)
+//!                       └────► Stopping ──► leaving: entry gone, or Ready if wanted again
+//!                                           unwell: as at an exit that was a failure
+//!                                           finished: Ended
 //! ```
 
 use super::name::InstanceName;
 use crate::runtime;
 use serde::{Deserialize, Serialize};
+use skerry_wire::probe::Hook;
 use skerry_wire::report::ExitStatus;
-use skerry_wire::{AppRef, ContainerName, Digest, RestartPolicy, RevisionId};
+use skerry_wire::{AppRef, Assignment, ContainerName, Digest, RestartPolicy, RevisionId, Role};
 
 /// The wait before the first restart, in milliseconds.
 pub const BACKOFF_FIRST_MS: u64 = 1_000;
@@ -34,9 +37,8 @@ pub struct Entry {
     pub revision: RevisionId,
     /// Which container of its pod.
     pub container: ContainerName,
-    /// Seconds between the stop signal and the kill: the assignment may be
-    /// gone when they are needed.
-    pub grace_secs: u32,
+    /// How it is stopped.
+    pub stop: StopPlan,
     /// Number of the newest incarnation; 0 before the first.
     pub incarnation: u32,
     /// How often it was started.
@@ -47,6 +49,53 @@ pub struct Entry {
     pub last_exit: Option<ExitStatus>,
     /// Where it is.
     pub phase: Phase,
+}
+
+/// How an instance is stopped: kept here because its assignment may be gone
+/// when that is needed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPlan {
+    /// Seconds between the beginning of the stop and the kill.
+    pub grace_secs: u32,
+    /// It stops when nothing of its pod with a lower rank runs any more: 0 for
+    /// all but sidecars, the first sidecar has the highest.
+    pub rank: u16,
+    /// What is done before the stop signal.
+    pub pre_stop: Option<Box<Hook>>,
+    /// Apps that stop after it.
+    pub depends_on: Vec<AppRef>,
+}
+
+impl StopPlan {
+    /// How this container of the pod is stopped.
+    pub fn of(assignment: &Assignment, index: usize) -> Self {
+        let pod = &assignment.pod;
+        let rank = match pod.role(index) {
+            Role::Main | Role::Init => 0,
+            Role::Sidecar => pod.init_containers.len().saturating_sub(index),
+        };
+        Self {
+            grace_secs: pod.termination_grace_secs,
+            rank: u16::try_from(rank).unwrap_or(u16::MAX),
+            pre_stop: pod.container(index).and_then(|c| c.pre_stop.clone()),
+            depends_on: assignment
+                .depends_on
+                .iter()
+                .map(|d| d.app.clone())
+                .collect(),
+        }
+    }
+}
+
+/// Why an instance was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopCause {
+    /// Nobody wants it any more.
+    Leaving,
+    /// A probe or hook failed: its restart policy counts.
+    Unwell,
+    /// What it served has ended for good.
+    Finished,
 }
 
 /// Where an instance is, as far as we acted. Times are of the boot clock of
@@ -75,6 +124,10 @@ pub enum Phase {
     Stopping {
         /// When it is killed (again), in milliseconds since boot.
         kill_at_ms: u64,
+        /// Milliseconds that it had run by then.
+        ran_ms: u64,
+        /// Why.
+        cause: StopCause,
     },
 }
 
@@ -93,13 +146,13 @@ impl Entry {
         app: AppRef,
         revision: RevisionId,
         container: ContainerName,
-        grace_secs: u32,
+        stop: StopPlan,
     ) -> Self {
         Self {
             app,
             revision,
             container,
-            grace_secs,
+            stop,
             incarnation: 0,
             starts: 0,
             failures: 0,
@@ -123,17 +176,46 @@ impl Entry {
     /// The newest incarnation ended.
     pub fn ended(&mut self, now_ms: u64, policy: RestartPolicy, exit: ExitStatus) {
         self.last_exit = Some(exit);
-        let ran_ms = match self.phase {
-            Phase::Running { since_ms } => now_ms.saturating_sub(since_ms),
-            Phase::Ready | Phase::BackOff { .. } | Phase::Ended | Phase::Stopping { .. } => 0,
+        let (ran_ms, cause) = match self.phase {
+            Phase::Running { since_ms } => (now_ms.saturating_sub(since_ms), None),
+            Phase::Stopping { ran_ms, cause, .. } => (ran_ms, Some(cause)),
+            Phase::Ready | Phase::BackOff { .. } | Phase::Ended => (0, None),
         };
         if ran_ms >= BACKOFF_RESET_MS {
             self.failures = 0;
         }
-        if restarts(policy, exit) {
+        let again = match cause {
+            // However politely it ended, it was not well.
+            Some(StopCause::Unwell) => policy != RestartPolicy::Never,
+            Some(StopCause::Finished) => false,
+            Some(StopCause::Leaving) | None => restarts(policy, exit),
+        };
+        if again {
             self.set_back(now_ms, Setback::Exited);
         } else {
             self.phase = Phase::Ended;
+        }
+    }
+
+    /// The newest incarnation is told to stop.
+    pub fn stop(&mut self, now_ms: u64, kill_at_ms: u64, cause: StopCause) {
+        let ran_ms = match self.phase {
+            Phase::Running { since_ms } => now_ms.saturating_sub(since_ms),
+            Phase::Stopping { ran_ms, .. } => ran_ms,
+            Phase::Ready | Phase::BackOff { .. } | Phase::Ended => 0,
+        };
+        self.phase = Phase::Stopping {
+            kill_at_ms,
+            ran_ms,
+            cause,
+        };
+    }
+
+    /// It was killed, and is killed again at this time if that has no effect.
+    pub fn killed(&mut self, again_at_ms: u64) {
+        match &mut self.phase {
+            Phase::Stopping { kill_at_ms, .. } => *kill_at_ms = again_at_ms,
+            Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } | Phase::Ended => {}
         }
     }
 
@@ -169,6 +251,21 @@ impl Entry {
             Phase::BackOff { .. } | Phase::Stopping { .. } => self.phase = Phase::Ready,
             Phase::Ready | Phase::Ended => {}
         }
+    }
+}
+
+/// The restart policy of a container that ended so: an init container runs
+/// until it succeeds, unless nothing of the pod shall run twice; a sidecar
+/// always runs. That a power cut or a lost keeper ended an init container is no
+/// failure of it, and what comes after it has not begun.
+pub fn restart_policy(assignment: &Assignment, index: usize, exit: ExitStatus) -> RestartPolicy {
+    let policy = assignment.pod.restart_policy;
+    match (assignment.pod.role(index), policy) {
+        (Role::Main, policy) => policy,
+        (Role::Sidecar, _) => RestartPolicy::Always,
+        (Role::Init, RestartPolicy::Never) if exit != ExitStatus::Unknown => RestartPolicy::Never,
+        (Role::Init, RestartPolicy::Never) => RestartPolicy::OnFailure,
+        (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) => RestartPolicy::OnFailure,
     }
 }
 
@@ -219,7 +316,7 @@ mod tests {
             app,
             RevisionId(Digest::of(b"1")),
             "web".parse().unwrap(),
-            30,
+            StopPlan::default(),
         )
     }
 

@@ -8,14 +8,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dependency;
 pub mod event;
 pub mod fetch;
+pub mod health;
 pub mod inbox;
 pub mod join;
 pub mod journal;
 pub mod ledger;
 pub mod name;
 pub mod observed;
+pub mod order;
 pub mod plan;
 pub mod report;
 pub mod streams;
@@ -25,11 +28,12 @@ mod command;
 mod desired;
 mod handle;
 mod outcome;
+mod probes;
 mod settle;
 mod view;
 
 pub use event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, ImageStatus, MissingBlob, Now, Outgoing,
-    Records,
+    Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
+    Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};

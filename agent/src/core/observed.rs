@@ -1,10 +1,11 @@
 //! What the machine says, as far as we heard. Never stored: it is asked anew
 //! after each start.
 
+use super::health::Health;
 use super::plan::{Action, KILL_AGAIN_MS};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::Digest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the machine says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +22,10 @@ pub struct Observed {
     /// Containers that nobody knows and that were told to stop, and when they
     /// are killed, in milliseconds since boot.
     pub strays: BTreeMap<ContainerId, u64>,
+    /// Containers of ours that this run of the agent has told to stop.
+    pub told: BTreeSet<ContainerId>,
+    /// Whether containers are well.
+    pub health: Health,
     /// How the images stand that were asked for.
     pub images: BTreeMap<Digest, ImageState>,
 }
@@ -63,6 +68,12 @@ impl Observed {
         matches!(self.images.get(manifest), Some(ImageState::Ready))
     }
 
+    /// Whether this container is known to run.
+    pub fn runs(&self, id: &ContainerId) -> bool {
+        let status = self.containers.as_ref().and_then(|all| all.get(id));
+        matches!(status, Some(Status::Running { .. }))
+    }
+
     /// Notes how a container stands; ignored while the list is not known,
     /// because that will say it.
     pub fn set(&mut self, id: ContainerId, status: Status) {
@@ -78,13 +89,22 @@ impl Observed {
         }
         self.stuck.remove(id);
         self.strays.remove(id);
+        self.told.remove(id);
+        self.health.gone(id);
     }
 
     /// Notes that this action is under way, so that it is not planned again.
     pub fn begun(&mut self, now_ms: u64, action: &Action) {
         match action {
-            Action::Create { entry, .. } => {
+            Action::Create {
+                entry,
+                assignment,
+                container,
+            } => {
                 let id = entry.name().incarnation(entry.incarnation);
+                if let Some(spec) = assignment.pod.container(*container) {
+                    self.health.made(&id, spec);
+                }
                 self.busy.insert(id, Operation::Create);
             }
             Action::Settle { id, .. } | Action::Remove { id } => {
@@ -94,6 +114,7 @@ impl Observed {
                 instance: None,
                 id,
                 kill_at_ms,
+                ..
             } => {
                 self.strays.insert(id.clone(), *kill_at_ms);
             }
@@ -108,9 +129,11 @@ impl Observed {
                 };
                 self.images.insert(image.manifest, fetching);
             }
+            Action::Stop { id, .. } => {
+                self.told.insert(id.clone());
+            }
             Action::Adopt { .. }
             | Action::Vanished { .. }
-            | Action::Stop { .. }
             | Action::Kill { .. }
             | Action::Reset { .. }
             | Action::Forget { .. }

@@ -20,11 +20,13 @@ impl Core {
                 // Its end may have come first.
                 if let Some(containers) = &mut self.observed.containers {
                     containers
-                        .entry(id)
+                        .entry(id.clone())
                         .or_insert(Status::Running { pid, started_at });
                 }
+                self.begin_health(now, &id);
             }
             Err(reason) => {
+                self.observed.health.gone(&id);
                 let Some((name, _)) = InstanceName::of(&id) else {
                     return;
                 };
@@ -77,7 +79,7 @@ impl Core {
                 let image = self
                     .assignments()
                     .iter()
-                    .flat_map(|a| &a.pod.containers)
+                    .flat_map(|a| a.pod.all_containers())
                     .find(|c| c.image.manifest == manifest)
                     .map_or(String::new(), |c| c.image.reference.clone());
                 let text = format!("image {image} cannot be had: {reason}");

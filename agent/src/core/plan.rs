@@ -2,6 +2,8 @@
 //!
 //! The laws, each with a test below:
 //! - a stop has finished before the replacement starts;
+//! - a pod's containers start in their order, and sidecars stop after what
+//!   they serve;
 //! - an app that shall not run is stopped and taken down;
 //! - a new revision whose images are not here leaves the old one running;
 //! - at no time are there two incarnations of one instance, nor containers of
@@ -11,13 +13,15 @@
 //! - an image that is here is never fetched;
 //! - carrying out a plan's ledger changes and planning again gives nothing.
 
-use super::ledger::{Entry, Phase, exit_status};
+use super::dependency::{Running, may_stop, unmet};
+use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_policy};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
+use super::order::Order;
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::report::ExitStatus;
-use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId};
-use std::collections::BTreeMap;
+use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Containers that are being made at one time: each costs a helper process.
 pub const MAX_CREATES: usize = 4;
@@ -66,7 +70,7 @@ pub enum Action {
         entry: Entry,
         /// What of.
         assignment: Assignment,
-        /// Which container of its pod.
+        /// Which container of its pod, as an index of all of them.
         container: usize,
     },
     /// It ended: note how, decide about the next start, take it down.
@@ -94,6 +98,8 @@ pub enum Action {
         id: ContainerId,
         /// When it is killed, in milliseconds since boot.
         kill_at_ms: u64,
+        /// Why.
+        cause: StopCause,
     },
     /// Kill it.
     Kill {
@@ -128,11 +134,36 @@ pub enum Action {
     },
 }
 
+/// A pod that shall run.
+struct Pod<'a> {
+    assignment: &'a Assignment,
+    /// Of its containers, in the order of their indices.
+    names: Vec<InstanceName>,
+}
+
+impl<'a> Pod<'a> {
+    fn of(assignment: &'a Assignment) -> Self {
+        let containers = assignment.pod.all_containers();
+        let name = |container: &skerry_wire::ContainerSpec| {
+            InstanceName::new(&assignment.app, assignment.revision, &container.name)
+        };
+        Self {
+            assignment,
+            names: containers.map(name).collect(),
+        }
+    }
+}
+
+/// An instance that shall run: its pod, and which container it is there.
+type Targets<'a> = BTreeMap<&'a InstanceName, (&'a Assignment, usize)>;
+
 struct Planner<'a> {
     now_ms: u64,
     observed: &'a Observed,
     containers: &'a BTreeMap<ContainerId, Status>,
     ledger: &'a Ledger,
+    /// Entries of the same revision of an app.
+    pods: BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>,
     plan: Plan,
 }
 
@@ -146,115 +177,157 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         observed,
         containers,
         ledger,
+        pods: BTreeMap::new(),
         plan: Plan::default(),
     };
-    let mut targets: BTreeMap<InstanceName, (&Assignment, usize)> = BTreeMap::new();
-    for assignment in assignments {
-        planner.fetch(assignment);
-        let here = images_here(assignment, observed);
-        let target = match wanted.previous.get(&assignment.app) {
-            Some(previous) if previous.revision == assignment.revision => {
-                planner.drop_previous(&assignment.app);
-                assignment
-            }
-            Some(previous) if !here => {
-                planner.fetch(previous);
-                previous
-            }
-            Some(_) => {
-                planner.drop_previous(&assignment.app);
-                assignment
-            }
-            None => assignment,
-        };
-        for (index, container) in target.pod.containers.iter().enumerate() {
-            let name = InstanceName::new(&target.app, target.revision, &container.name);
-            targets.insert(name, (target, index));
-        }
+    for (name, entry) in ledger {
+        let pod = planner
+            .pods
+            .entry((&entry.app, entry.revision))
+            .or_default();
+        pod.push((name, entry));
     }
-    let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
-    for app in wanted.previous.keys().filter(|app| !assigned(app)) {
-        planner.drop_previous(app);
-    }
-
-    let known = |id: &ContainerId| {
-        ledger
-            .values()
-            .any(|e| e.incarnation > 0 && e.name().incarnation(e.incarnation) == *id)
-    };
-    let may_run = |entry: &Entry| {
-        let id = entry.name().incarnation(entry.incarnation);
-        let runs = matches!(containers.get(&id), Some(Status::Running { .. }));
-        runs || observed.busy.contains_key(&id)
-    };
-    // The ledger was lost, or the commit of its newest change: the newest
-    // incarnation of what shall run stays. What the ledger knows to run is not
-    // given up for a higher number that comes back from before.
-    let mut adopted = BTreeMap::new();
-    for (name, (assignment, index)) in &targets {
-        let entry = ledger.get(name);
-        let newest = containers
-            .keys()
-            .filter_map(|id| Some((InstanceName::of(id)?, id)))
-            .filter(|((of, _), _)| of == name)
-            .max_by_key(|((_, number), _)| *number);
-        if let Some(((_, number), id)) = newest
-            && entry.is_none_or(|entry| entry.incarnation < number && !may_run(entry))
-        {
-            let entry = entry.cloned();
-            let mut entry = entry.unwrap_or_else(|| new_entry(assignment, *index));
-            entry.start(now_ms);
-            entry.incarnation = number;
-            adopted.insert(name.clone(), id.clone());
-            planner.act(Action::Adopt { entry });
-        }
-    }
+    let pods = planner.pods_wanted(assignments, wanted.previous);
+    let targets: Targets<'_> = pods
+        .iter()
+        .flat_map(|pod| {
+            let indexed = pod.names.iter().enumerate();
+            indexed.map(|(index, name)| (name, (pod.assignment, index)))
+        })
+        .collect();
+    let adopted = planner.adopt(&targets);
     let mut strays_run = false;
     for (id, status) in containers {
-        if !known(id) && !adopted.values().any(|other| other == id) {
+        let of = InstanceName::of(id);
+        let known = of.is_some_and(|(name, number)| {
+            let entry = ledger.get(&name).map(|entry| entry.incarnation);
+            number > 0 && entry == Some(number)
+        });
+        if !known && !adopted.values().any(|other| other == id) {
             strays_run |= planner.stray(id, *status);
         }
     }
+    // An app that is replaced does not leave.
+    let stay: BTreeSet<&AppRef> = pods.iter().map(|pod| &pod.assignment.app).collect();
+    let entries = ledger.values().filter(|entry| !stay.contains(&entry.app));
+    let leaving: BTreeMap<&AppRef, &Entry> = entries.map(|entry| (&entry.app, entry)).collect();
     for (name, entry) in ledger {
         if !targets.contains_key(name) {
-            planner.leave(name, entry, &targets);
+            planner.leave(name, entry, &targets, &leaving);
         }
     }
-    let mut creating = observed
-        .busy
-        .values()
-        .filter(|op| **op == Operation::Create)
-        .count();
-    for (name, (assignment, index)) in &targets {
-        if adopted.contains_key(name) {
-            continue; // in this very plan
+    let busy = observed.busy.values();
+    let mut creating = busy.filter(|op| **op == Operation::Create).count();
+    let mut revisions: BTreeMap<&AppRef, Vec<RevisionId>> = BTreeMap::new();
+    for (app, revision) in planner.pods.keys() {
+        revisions.entry(app).or_default().push(*revision);
+    }
+    let running: Running<'_> = pods
+        .iter()
+        .map(|pod| (&pod.assignment.app, pod.assignment))
+        .collect();
+    for pod in &pods {
+        // What was adopted in this very plan is planned for in the next.
+        if pod.names.iter().any(|name| adopted.contains_key(name)) {
+            continue;
         }
-        let other_revision =
-            |e: &Entry| e.app == assignment.app && e.revision != assignment.revision;
-        let free = !strays_run && !ledger.values().any(other_revision);
-        let image = &assignment.pod.containers[*index].image;
-        let may_create = free && observed.has_image(&image.manifest);
-        planner.keep(name, assignment, *index, may_create, &mut creating);
+        let Assignment { app, revision, .. } = pod.assignment;
+        let others = revisions.get(app).into_iter().flatten();
+        let alone = others.into_iter().all(|other| other == revision);
+        planner.keep_pod(pod, alone && !strays_run, &running, &mut creating);
     }
     planner.plan
 }
 
 /// Whether all images of a revision are on the disk.
 pub fn images_here(assignment: &Assignment, observed: &Observed) -> bool {
-    let mut images = assignment.pod.containers.iter().map(|c| &c.image);
+    let mut images = assignment.pod.all_containers().map(|c| &c.image);
     images.all(|image| observed.has_image(&image.manifest))
+}
+
+fn container_name(assignment: &Assignment, index: usize) -> ContainerName {
+    let container = assignment.pod.container(index);
+    container.expect("an index of the pod's").name.clone()
 }
 
 fn new_entry(assignment: &Assignment, index: usize) -> Entry {
     Entry::new(
         assignment.app.clone(),
         assignment.revision,
-        assignment.pod.containers[index].name.clone(),
-        assignment.pod.termination_grace_secs,
+        container_name(assignment, index),
+        StopPlan::of(assignment, index),
     )
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    /// What shall run: an app's previous revision as long as the new one's
+    /// images are not here.
+    fn pods_wanted(
+        &mut self,
+        assignments: &'a [Assignment],
+        all_previous: &'a BTreeMap<AppRef, Assignment>,
+    ) -> Vec<Pod<'a>> {
+        let mut pods = Vec::new();
+        for assignment in assignments {
+            self.fetch(assignment);
+            let target = match all_previous.get(&assignment.app) {
+                Some(previous) if previous.revision == assignment.revision => {
+                    self.drop_previous(&assignment.app);
+                    assignment
+                }
+                Some(previous) if !images_here(assignment, self.observed) => {
+                    self.fetch(previous);
+                    previous
+                }
+                Some(_) => {
+                    self.drop_previous(&assignment.app);
+                    assignment
+                }
+                None => assignment,
+            };
+            pods.push(Pod::of(target));
+        }
+        let assigned: BTreeSet<&AppRef> = assignments.iter().map(|a| &a.app).collect();
+        for app in all_previous.keys().filter(|app| !assigned.contains(app)) {
+            self.drop_previous(app);
+        }
+        pods
+    }
+
+    /// The ledger was lost, or the commit of its newest change: the newest
+    /// incarnation of what shall run stays. What the ledger knows to run is not
+    /// given up for a higher number that comes back from before.
+    fn adopt(&mut self, targets: &Targets<'a>) -> BTreeMap<InstanceName, ContainerId> {
+        let mut newest: BTreeMap<InstanceName, (u32, &ContainerId)> = BTreeMap::new();
+        for id in self.containers.keys() {
+            if let Some((name, number)) = InstanceName::of(id)
+                && newest.get(&name).is_none_or(|(other, _)| *other < number)
+            {
+                newest.insert(name, (number, id));
+            }
+        }
+        let mut adopted = BTreeMap::new();
+        for (name, (number, id)) in newest {
+            let Some((assignment, index)) = targets.get(&name) else {
+                continue;
+            };
+            let entry = self.ledger.get(&name);
+            let may_run = |entry: &Entry| {
+                let id = name.incarnation(entry.incarnation);
+                self.observed.runs(&id) || self.observed.busy.contains_key(&id)
+            };
+            if entry.is_none_or(|entry| entry.incarnation < number && !may_run(entry)) {
+                let entry = entry.cloned();
+                let mut entry = entry.unwrap_or_else(|| new_entry(assignment, *index));
+                entry.start(self.now_ms);
+                entry.incarnation = number;
+                self.act(Action::Adopt { entry });
+                adopted.insert(name, id.clone());
+            }
+        }
+        adopted
+    }
+
     fn act(&mut self, action: Action) {
         self.plan.actions.push(action);
     }
@@ -269,7 +342,7 @@ impl Planner<'_> {
     }
 
     fn fetch(&mut self, assignment: &Assignment) {
-        for container in &assignment.pod.containers {
+        for container in assignment.pod.all_containers() {
             let image = &container.image;
             let again = match self.observed.images.get(&image.manifest) {
                 None => true,
@@ -321,6 +394,7 @@ impl Planner<'_> {
                 instance: None,
                 id: id.clone(),
                 kill_at_ms: self.now_ms.saturating_add(STRAY_GRACE_MS),
+                cause: StopCause::Leaving,
             }),
             (Status::Running { .. }, Some(&kill_at_ms)) => self.kill_when_due(None, id, kill_at_ms),
         }
@@ -343,7 +417,8 @@ impl Planner<'_> {
         &mut self,
         name: &InstanceName,
         entry: &Entry,
-        targets: &BTreeMap<InstanceName, (&Assignment, usize)>,
+        targets: &Targets<'_>,
+        leaving: &BTreeMap<&AppRef, &Entry>,
     ) {
         let id = name.incarnation(entry.incarnation);
         if self.hands_off(&id) {
@@ -354,7 +429,7 @@ impl Planner<'_> {
                 let stays =
                     |other: &Entry| other.app == entry.app && other.container == entry.container;
                 let wanted = targets.values().any(|(a, index)| {
-                    a.app == entry.app && a.pod.containers[*index].name == entry.container
+                    a.app == entry.app && container_name(a, *index) == entry.container
                 });
                 let others = self.ledger.iter().filter(|(other, _)| *other != name);
                 let last = !wanted && !others.clone().any(|(_, other)| stays(other));
@@ -367,19 +442,21 @@ impl Planner<'_> {
                     with_scratch: last_of_revision.then(|| (entry.app.clone(), entry.revision)),
                 });
             }
-            (Some(Status::Running { .. }), Phase::Stopping { kill_at_ms }) => {
-                self.kill_when_due(Some(name), &id, *kill_at_ms);
+            (
+                Some(Status::Running { .. }),
+                Phase::Stopping {
+                    kill_at_ms, cause, ..
+                },
+            ) => {
+                self.stop_or_kill(name, id, *kill_at_ms, *cause);
             }
             (
                 Some(Status::Running { .. }),
                 Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } | Phase::Ended,
             ) => {
-                let grace_ms = u64::from(entry.grace_secs).saturating_mul(1_000);
-                self.act(Action::Stop {
-                    instance: Some(name.clone()),
-                    id,
-                    kill_at_ms: self.now_ms.saturating_add(grace_ms),
-                });
+                if self.is_next_to_stop(entry) && may_stop(&entry.app, leaving) {
+                    self.stop(name, id, entry.stop.grace_secs, StopCause::Leaving);
+                }
             }
             (Some(Status::Exited(exit)), _) => self.act(Action::Settle {
                 instance: name.clone(),
@@ -391,42 +468,145 @@ impl Planner<'_> {
         }
     }
 
-    /// An instance that shall run.
-    fn keep(
+    /// Whether nothing of its pod that stops before it runs any more.
+    fn is_next_to_stop(&self, entry: &Entry) -> bool {
+        let pod = self.pods.get(&(&entry.app, entry.revision));
+        let mut before = pod.into_iter().flatten().filter(|(_, other)| {
+            other.stop.rank < entry.stop.rank && other.container != entry.container
+        });
+        !before.any(|(name, other)| {
+            let id = name.incarnation(other.incarnation);
+            self.observed.runs(&id) || self.observed.busy.contains_key(&id)
+        })
+    }
+
+    fn stop(&mut self, name: &InstanceName, id: ContainerId, grace_secs: u32, cause: StopCause) {
+        let grace_ms = u64::from(grace_secs).saturating_mul(1_000);
+        self.act(Action::Stop {
+            instance: Some(name.clone()),
+            id,
+            kill_at_ms: self.now_ms.saturating_add(grace_ms),
+            cause,
+        });
+    }
+
+    /// It shall stop. One that was told by an earlier run of the agent, or
+    /// perhaps not any more, is told again.
+    fn stop_or_kill(
         &mut self,
         name: &InstanceName,
-        assignment: &Assignment,
-        index: usize,
-        may_create: bool,
-        creating: &mut usize,
+        id: ContainerId,
+        kill_at_ms: u64,
+        cause: StopCause,
     ) {
-        let entry = match self.ledger.get(name) {
-            Some(entry) => entry.clone(),
-            None => new_entry(assignment, index),
+        if self.observed.told.contains(&id) {
+            self.kill_when_due(Some(name), &id, kill_at_ms);
+        } else {
+            self.act(Action::Stop {
+                instance: Some(name.clone()),
+                id,
+                kill_at_ms,
+                cause,
+            });
+        }
+    }
+
+    /// A pod that shall run. `free` says that nothing is in the way of its
+    /// containers' starts.
+    fn keep_pod(&mut self, pod: &Pod<'_>, free: bool, running: &Running<'_>, creating: &mut usize) {
+        let ledger = self.ledger;
+        let order = self.order(pod);
+        // Only its beginning waits: what runs is not touched by what another
+        // app does later.
+        let waits = !order.begun && unmet(pod.assignment, running, self.observed, ledger).is_some();
+        let free = free && !waits;
+        for (index, name) in pod.names.iter().enumerate() {
+            let role = pod.assignment.pod.role(index);
+            let container = pod.assignment.pod.container(index);
+            let image_here = container.is_some_and(|c| self.observed.has_image(&c.image.manifest));
+            let may_create = free && image_here && order.may_start(role, index);
+            let entry = match ledger.get(name) {
+                Some(entry) => entry.clone(),
+                None => new_entry(pod.assignment, index),
+            };
+            let kept = Kept {
+                name,
+                entry,
+                assignment: pod.assignment,
+                index,
+                may_create,
+                finished: order.finished && role == Role::Sidecar,
+            };
+            self.keep(kept, creating);
+        }
+    }
+
+    fn order(&self, pod: &Pod<'_>) -> Order {
+        let entry = |index: usize| self.ledger.get(&pod.names[index]);
+        let started = |index: usize| {
+            entry(index).is_some_and(|entry| {
+                let id = pod.names[index].incarnation(entry.incarnation);
+                self.observed.runs(&id) && self.observed.health.started(&id)
+            })
         };
+        Order::of(&pod.assignment.pod, entry, started)
+    }
+
+    /// An instance that shall run.
+    fn keep(&mut self, kept: Kept<'_>, creating: &mut usize) {
+        let Kept {
+            name,
+            mut entry,
+            assignment,
+            index,
+            may_create,
+            finished,
+        } = kept;
         let id = name.incarnation(entry.incarnation);
         if self.hands_off(&id) {
             return;
         }
         let instance = || name.clone();
         match (self.containers.get(&id), &entry.phase) {
-            (Some(Status::Running { .. }), Phase::Stopping { kill_at_ms }) => {
+            (
+                Some(Status::Running { .. }),
+                Phase::Stopping {
+                    kill_at_ms, cause, ..
+                },
+            ) => {
                 // It has its signal already: it ends, then starts again.
-                self.kill_when_due(Some(name), &id, *kill_at_ms);
+                self.stop_or_kill(name, id, *kill_at_ms, *cause);
             }
-            (Some(Status::Running { .. }), _) => {}
-            (Some(Status::Exited(exit)), Phase::Running { .. }) => self.act(Action::Settle {
-                instance: instance(),
-                id,
-                exit: exit_status(exit),
-                policy: Some(assignment.pod.restart_policy),
-            }),
-            (Some(Status::Lost), Phase::Running { .. }) => self.act(Action::Settle {
-                instance: instance(),
-                id,
-                exit: ExitStatus::Unknown,
-                policy: Some(assignment.pod.restart_policy),
-            }),
+            (Some(Status::Running { .. }), Phase::Running { .. }) => {
+                let pods_secs = assignment.pod.termination_grace_secs;
+                if let Some(unwell) = self.observed.health.unwell(&id) {
+                    let grace_secs = unwell.grace_secs.unwrap_or(pods_secs);
+                    self.stop(name, id, grace_secs, StopCause::Unwell);
+                } else if finished {
+                    self.stop(name, id, pods_secs, StopCause::Finished);
+                }
+            }
+            (Some(Status::Running { .. }), Phase::Ready | Phase::BackOff { .. } | Phase::Ended) => {
+            }
+            (
+                Some(Status::Exited(_) | Status::Lost),
+                Phase::Running { .. }
+                | Phase::Stopping {
+                    cause: StopCause::Unwell | StopCause::Finished,
+                    ..
+                },
+            ) => {
+                let exit = match self.containers.get(&id) {
+                    Some(Status::Exited(exit)) => exit_status(exit),
+                    Some(Status::Running { .. } | Status::Lost) | None => ExitStatus::Unknown,
+                };
+                self.act(Action::Settle {
+                    instance: instance(),
+                    id,
+                    exit,
+                    policy: Some(restart_policy(assignment, index, exit)),
+                });
+            }
             (Some(Status::Exited(_) | Status::Lost), _) => self.act(Action::Remove { id }),
             (None, Phase::Running { .. }) => self.act(Action::Vanished {
                 instance: instance(),
@@ -441,7 +621,7 @@ impl Planner<'_> {
             (None, Phase::BackOff { .. } | Phase::Ready) => {
                 if may_create && *creating < MAX_CREATES && !self.any_incarnation(name) {
                     *creating += 1;
-                    let mut entry = entry;
+                    entry.stop = StopPlan::of(assignment, index);
                     entry.start(self.now_ms);
                     self.act(Action::Create {
                         entry,
@@ -452,6 +632,18 @@ impl Planner<'_> {
             }
         }
     }
+}
+
+/// An instance that shall run, and what its pod makes of it.
+struct Kept<'a> {
+    name: &'a InstanceName,
+    entry: Entry,
+    assignment: &'a Assignment,
+    index: usize,
+    /// Nothing is in the way of its start.
+    may_create: bool,
+    /// What it serves has ended for good.
+    finished: bool,
 }
 
 /// What an action makes of the ledger. The exit that a stopped container had
@@ -482,19 +674,14 @@ pub fn apply(now_ms: u64, ledger: &mut Ledger, action: &Action) {
         Action::Stop {
             instance: Some(instance),
             kill_at_ms,
+            cause,
             ..
-        } => change(instance, &|entry| {
-            entry.phase = Phase::Stopping {
-                kill_at_ms: *kill_at_ms,
-            };
-        }),
+        } => change(instance, &|entry| entry.stop(now_ms, *kill_at_ms, *cause)),
         Action::Kill {
             instance: Some(instance),
             ..
         } => change(instance, &|entry| {
-            entry.phase = Phase::Stopping {
-                kill_at_ms: now_ms.saturating_add(KILL_AGAIN_MS),
-            };
+            entry.killed(now_ms.saturating_add(KILL_AGAIN_MS));
         }),
         Action::Reset { instance } => change(instance, &|entry| entry.phase = Phase::Ready),
         Action::Forget { instance, .. } => {

@@ -1,10 +1,12 @@
 //! The laws of the plan, by table and at random.
 
 use super::*;
+use crate::core::health::{Answer, Verdict};
 use crate::core::observed::ImageState;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
-use skerry_wire::{ContainerSpec, Digest, PodSpec, Resources};
+use skerry_wire::probe::{Check, Probe};
+use skerry_wire::{ContainerSpec, Digest, PodSpec};
 use std::collections::BTreeSet;
 
 fn assignment(app: &str, revision: &str) -> Assignment {
@@ -19,25 +21,10 @@ fn assignment(app: &str, revision: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
+        depends_on: vec![],
         pod: PodSpec {
-            containers: vec![ContainerSpec {
-                name: "main".parse().unwrap(),
-                image,
-                command: vec![],
-                args: vec![],
-                env: vec![],
-                working_dir: None,
-                user: None,
-                resources: Resources::default(),
-                volume_mounts: vec![],
-                read_only_root: false,
-                log_persist: false,
-                log_max_bytes: 0,
-            }],
-            volumes: vec![],
-            restart_policy: RestartPolicy::Always,
             termination_grace_secs: 10,
-            hostname: None,
+            ..PodSpec::new(vec![ContainerSpec::new("main".parse().unwrap(), image)])
         },
     }
 }
@@ -367,7 +354,7 @@ proptest! {
                 }
                 if let Action::Create { entry, assignment, container } = &action {
                     prop_assert!(paper.desired.as_ref().unwrap().iter().any(|a| a.app == entry.app));
-                    let image = &assignment.pod.containers[*container].image;
+                    let image = &assignment.pod.container(*container).unwrap().image;
                     prop_assert!(before.observed.has_image(&image.manifest));
                 }
             }
@@ -414,4 +401,219 @@ proptest! {
             .collect();
         prop_assert_eq!(run, wanted);
     }
+}
+
+// --- pods of several containers
+
+/// An app with an init container, a sidecar and a main container, on images
+/// that are here.
+fn pod_paper(policy: RestartPolicy) -> Paper {
+    let mut assignment = assignment("web", "1");
+    let main = assignment.pod.containers[0].clone();
+    let named = |name: &str, sidecar: bool| ContainerSpec {
+        name: name.parse().unwrap(),
+        sidecar,
+        ..main.clone()
+    };
+    assignment.pod.init_containers = vec![named("setup", false), named("proxy", true)];
+    assignment.pod.restart_policy = policy;
+    let mut paper = Paper::new(vec![assignment]);
+    paper.image_here("1");
+    paper
+}
+
+impl Paper {
+    /// The names of the containers that run.
+    fn running(&self) -> Vec<&str> {
+        let containers = self.observed.containers.as_ref().unwrap();
+        let mut running: Vec<&str> = self
+            .ledger
+            .values()
+            .filter(|entry| {
+                let id = entry.name().incarnation(entry.incarnation);
+                matches!(containers.get(&id), Some(Status::Running { .. }))
+            })
+            .map(|entry| entry.container.as_str())
+            .collect();
+        running.sort_unstable();
+        running
+    }
+
+    fn id(&self, container: &str) -> ContainerId {
+        let mut entries = self.ledger.values();
+        let entry = entries.find(|e| e.container.as_str() == container).unwrap();
+        entry.name().incarnation(entry.incarnation)
+    }
+
+    fn ends(&mut self, container: &str, code: i32) {
+        let status = RuntimeExit::Code(code);
+        let exit = Exit { status, ..exit() };
+        let id = self.id(container);
+        self.observed.health.gone(&id);
+        self.observed.set(id, Status::Exited(exit));
+    }
+
+    /// Settles and lets the runtime work until both are done; what was done.
+    fn rest(&mut self) -> Vec<&'static str> {
+        let mut all = Vec::new();
+        loop {
+            let some = self.settle();
+            let was_busy = !self.observed.busy.is_empty();
+            self.runtime_works();
+            all.extend(kinds(&some));
+            if some.is_empty() && !was_busy {
+                return all;
+            }
+        }
+    }
+
+    fn later(&mut self) {
+        self.now_ms += crate::core::ledger::BACKOFF_CAP_MS;
+    }
+}
+
+#[test]
+fn a_pod_starts_in_its_order_and_stops_its_sidecars_last() {
+    let mut paper = pod_paper(RestartPolicy::Always);
+    assert_eq!(paper.rest(), ["create"]);
+    assert_eq!(paper.running(), ["setup"]);
+    // A failure is tried again, and nothing else starts meanwhile.
+    paper.ends("setup", 1);
+    paper.rest();
+    assert_eq!(paper.running(), [""; 0]);
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["setup"]);
+    paper.ends("setup", 0);
+    paper.rest();
+    assert_eq!(paper.running(), ["main", "proxy"]);
+    // The main container's restart does not begin the pod anew.
+    paper.ends("main", 1);
+    paper.rest();
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["main", "proxy"]);
+    // Nor is it stopped with its sidecar.
+    paper.ends("proxy", 0);
+    paper.rest();
+    assert_eq!(paper.running(), ["main"]);
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["main", "proxy"]);
+    paper.desired = Some(vec![]);
+    assert_eq!(paper.rest(), ["stop", "forget"], "the main one alone");
+    paper.ends("main", 0);
+    assert_eq!(paper.rest(), ["settle", "stop", "forget"]);
+    paper.ends("proxy", 0);
+    assert_eq!(paper.rest(), ["settle", "forget"]);
+    assert_eq!(paper.ledger, Ledger::new());
+}
+
+#[test]
+fn a_main_container_waits_for_its_sidecar_to_come_up() {
+    let mut paper = pod_paper(RestartPolicy::Always);
+    let probe = Probe::new(Check::Tcp {
+        host: None,
+        port: 1,
+    });
+    let pod = &mut paper.desired.as_mut().unwrap()[0].pod;
+    pod.init_containers[1].startup_probe = Some(Box::new(probe));
+    paper.rest();
+    paper.ends("setup", 0);
+    paper.rest();
+    assert_eq!(paper.running(), ["proxy"]);
+    let id = paper.id("proxy");
+    paper.observed.health.runs(0, &id);
+    let asked = paper.observed.health.due(0);
+    assert_eq!(asked.len(), 1);
+    let health = &mut paper.observed.health;
+    assert_eq!(
+        health.answered(1, &id, asked[0].kind, Answer::Good),
+        Verdict::Better
+    );
+    paper.rest();
+    assert_eq!(paper.running(), ["main", "proxy"]);
+}
+
+#[test]
+fn a_failed_init_container_that_may_not_run_twice_keeps_the_rest_down() {
+    let mut paper = pod_paper(RestartPolicy::Never);
+    paper.rest();
+    paper.ends("setup", 1);
+    paper.rest();
+    paper.later();
+    assert_eq!(paper.rest(), [""; 0]);
+    assert_eq!(paper.running(), [""; 0]);
+    // But that nobody saw its end is no failure of it.
+    let mut paper = pod_paper(RestartPolicy::Never);
+    paper.rest();
+    paper.observed.set(paper.id("setup"), Status::Lost);
+    paper.rest();
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["setup"]);
+}
+
+#[test]
+fn a_pod_that_has_ended_stops_its_sidecars() {
+    let mut paper = pod_paper(RestartPolicy::OnFailure);
+    paper.rest();
+    paper.ends("setup", 0);
+    paper.rest();
+    paper.ends("main", 0);
+    assert_eq!(paper.rest(), ["settle", "stop"]);
+    paper.ends("proxy", 15);
+    assert_eq!(paper.rest(), ["settle"]);
+    paper.later();
+    assert_eq!(paper.rest(), [""; 0]);
+    assert!(paper.ledger.values().all(|e| e.phase == Phase::Ended));
+}
+
+#[test]
+fn what_is_unwell_is_stopped_and_starts_again_after_a_wait() {
+    let mut paper = started();
+    let probe = Probe {
+        failure_threshold: 1,
+        termination_grace_secs: Some(3),
+        ..Probe::new(Check::Tcp {
+            host: None,
+            port: 1,
+        })
+    };
+    paper.desired.as_mut().unwrap()[0].pod.containers[0].liveness_probe = Some(Box::new(probe));
+    let spec = paper.desired.as_ref().unwrap()[0].pod.containers[0].clone();
+    let id = paper.id("main");
+    let health = &mut paper.observed.health;
+    health.made(&id, &spec);
+    health.runs(0, &id);
+    let kind = health.due(0)[0].kind;
+    let verdict = health.answered(0, &id, kind, Answer::Bad("no".into()));
+    assert!(matches!(verdict, Verdict::Unwell(_)));
+    assert_eq!(kinds(&paper.settle()), ["stop"]);
+    assert_eq!(
+        paper.plan().wake_at_ms,
+        Some(3_000),
+        "the probe's own grace"
+    );
+    // However politely it ends, it was a failure, and backs off.
+    paper.ends("main", 0);
+    paper.rest();
+    assert_eq!(paper.running(), [""; 0]);
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["main"]);
+    assert_eq!(paper.ledger.values().next().unwrap().starts, 2);
+}
+
+#[test]
+fn a_stop_that_an_earlier_agent_began_is_told_again() {
+    let mut paper = started();
+    paper.desired = Some(vec![]);
+    assert_eq!(kinds(&paper.settle()), ["stop"]);
+    assert_eq!(paper.settle(), []);
+    // The agent starts again: whether its signal was sent is not known.
+    paper.observed.told.clear();
+    paper.now_ms = 4_000;
+    assert_eq!(kinds(&paper.settle()), ["stop"]);
+    assert_eq!(paper.plan().wake_at_ms, Some(10_000), "the same deadline");
 }

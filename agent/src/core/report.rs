@@ -1,13 +1,18 @@
 //! What the hub is told: whole, newest wins, only when something changed, and
 //! again until the hub has it.
 
+use super::dependency::{Running, unmet};
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
+use super::order::Order;
 use super::plan::Ledger;
 use crate::runtime::Status;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
-use skerry_wire::{AppRef, Assignment, ContainerSpec, Digest, RevisionId, Seq, Timestamp, encode};
+use skerry_wire::{
+    AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
+};
 use std::collections::BTreeMap;
 
 /// Changes within so many milliseconds go into one report.
@@ -176,6 +181,10 @@ pub fn apps(
     ledger: &Ledger,
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
+    let running: Running<'_> = assignments
+        .iter()
+        .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
+        .collect();
     for assignment in assignments {
         let held = previous.get(&assignment.app).map(|p| p.revision);
         let held = held.filter(|revision| *revision != assignment.revision);
@@ -183,16 +192,9 @@ pub fn apps(
             .values()
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
-        let containers = assignment.pod.containers.iter().map(|container| {
-            let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
-            let entry = ledger.get(&name);
-            ContainerStatus {
-                name: container.name.clone(),
-                state: state(now_ms, &name, entry, Some(container), older, observed),
-                restarts: entry.map_or(0, |e| e.starts.saturating_sub(1)),
-                last_exit: entry.and_then(|e| e.last_exit),
-            }
-        });
+        let waits_for = unmet(assignment, &running, observed, ledger);
+        let pod = PodView::of(assignment, waits_for, observed, ledger);
+        let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         all.push(AppStatus {
             app: assignment.app.clone(),
             revision: assignment.revision,
@@ -207,7 +209,11 @@ pub fn apps(
             .or_default()
             .push(ContainerStatus {
                 name: entry.container.clone(),
-                state: state(now_ms, name, Some(entry), None, None, observed),
+                role: Role::default(),
+                started: false,
+                ready: false,
+                state: lived(now_ms, name, Some(entry), observed)
+                    .unwrap_or(ContainerState::Stopping),
                 restarts: entry.starts.saturating_sub(1),
                 last_exit: entry.last_exit,
             });
@@ -224,6 +230,127 @@ pub fn apps(
     all
 }
 
+/// A pod that is assigned, as it is told of.
+struct PodView<'a> {
+    assignment: &'a Assignment,
+    names: Vec<InstanceName>,
+    order: Order,
+    /// What its beginning waits for.
+    waits_for: Option<&'a Dependency>,
+    observed: &'a Observed,
+    ledger: &'a Ledger,
+}
+
+impl<'a> PodView<'a> {
+    fn of(
+        assignment: &'a Assignment,
+        waits_for: Option<&'a Dependency>,
+        observed: &'a Observed,
+        ledger: &'a Ledger,
+    ) -> Self {
+        let containers = assignment.pod.all_containers();
+        let name = |container: &ContainerSpec| {
+            InstanceName::new(&assignment.app, assignment.revision, &container.name)
+        };
+        let names: Vec<InstanceName> = containers.map(name).collect();
+        let entry = |index: usize| ledger.get(&names[index]);
+        let started = |index: usize| {
+            entry(index).is_some_and(|e| {
+                let id = names[index].incarnation(e.incarnation);
+                observed.runs(&id) && observed.health.started(&id)
+            })
+        };
+        let order = Order::of(&assignment.pod, entry, started);
+        Self {
+            assignment,
+            names,
+            order,
+            waits_for: waits_for.filter(|_| !order.begun),
+            observed,
+            ledger,
+        }
+    }
+
+    fn status(&self, now_ms: u64, index: usize, older: Option<RevisionId>) -> ContainerStatus {
+        let pod = &self.assignment.pod;
+        let container = pod.container(index).expect("an index of the pod's");
+        let (name, role) = (&self.names[index], pod.role(index));
+        let entry = self.ledger.get(name);
+        let waits = match self.waits_for {
+            Some(dependency) => Some(waits_for_app(dependency)),
+            None if !self.order.may_start(role, index) => Some(self.waits(role, index)),
+            None => None,
+        };
+        let mut state = lived(now_ms, name, entry, self.observed)
+            .unwrap_or_else(|| yet_to_start(container, older, waits, self.observed));
+        let last_exit = entry.and_then(|e| e.last_exit);
+        let id = name.incarnation(entry.map_or(0, |e| e.incarnation));
+        let runs = matches!(state, ContainerState::Running { .. });
+        // A sidecar whose pod has ended, an init container of one that has
+        // begun: they have nothing to do any more.
+        let idle = !runs
+            && match role {
+                Role::Sidecar => self.order.finished,
+                Role::Init => self.order.begun,
+                Role::Main => false,
+            };
+        if idle {
+            state = ContainerState::Ended;
+        }
+        let ended_well =
+            state == ContainerState::Ended && last_exit.is_some_and(|exit| exit.is_success());
+        ContainerStatus {
+            name: container.name.clone(),
+            role,
+            state,
+            restarts: entry.map_or(0, |e| e.starts.saturating_sub(1)),
+            last_exit,
+            started: runs && self.observed.health.started(&id),
+            ready: (runs && self.observed.health.ready(&id)) || ended_well || idle,
+        }
+    }
+
+    /// What a container waits for that comes after others.
+    fn waits(&self, role: Role, index: usize) -> ContainerState {
+        let first = match role {
+            Role::Init | Role::Sidecar => self.order.frontier.min(index),
+            Role::Main => self.order.frontier,
+        };
+        let Some(before) = self.assignment.pod.container(first) else {
+            return about_to_start();
+        };
+        let entry = self.ledger.get(&self.names[first]);
+        let failed = entry.is_some_and(|e| e.phase == Phase::Ended);
+        let name = &before.name;
+        match failed {
+            true => waiting(
+                "InitFailed",
+                format!(
+                    "init container {name} failed, and restartPolicy Never lets it be: look at its log, apply a new revision"
+                ),
+            ),
+            false => waiting(
+                "PodInitializing",
+                format!("init container {name} comes first"),
+            ),
+        }
+    }
+}
+
+fn waits_for_app(dependency: &Dependency) -> ContainerState {
+    let app = &dependency.app;
+    let message = match dependency.condition {
+        Awaited::Started => format!("app {app} has not started on this device yet"),
+        Awaited::Healthy => format!("app {app} is not ready on this device yet"),
+        Awaited::Completed => format!("app {app} has not ended well on this device yet"),
+    };
+    waiting("DependencyNotReady", message)
+}
+
+fn about_to_start() -> ContainerState {
+    waiting("Starting", "it is about to start".into())
+}
+
 fn waiting(reason: &str, message: String) -> ContainerState {
     ContainerState::Waiting {
         reason: reason.into(),
@@ -231,62 +358,63 @@ fn waiting(reason: &str, message: String) -> ContainerState {
     }
 }
 
-fn state(
+/// Where a container is in its life; `None` when it has yet to start.
+fn lived(
     now_ms: u64,
     name: &InstanceName,
     entry: Option<&Entry>,
-    container: Option<&ContainerSpec>,
-    older: Option<RevisionId>,
     observed: &Observed,
-) -> ContainerState {
+) -> Option<ContainerState> {
     let Some(containers) = &observed.containers else {
-        return waiting(
+        return Some(waiting(
             "RuntimeUnavailable",
             "the keeper of the containers cannot be reached".into(),
-        );
+        ));
     };
     let number = entry.map_or(0, |e| e.incarnation);
     let id = name.incarnation(number);
     let phase = entry.map_or(&Phase::Ready, |e| &e.phase);
     match phase {
-        Phase::Stopping { .. } => return ContainerState::Stopping,
-        Phase::Ended => return ContainerState::Ended,
+        Phase::Stopping { .. } => return Some(ContainerState::Stopping),
+        Phase::Ended => return Some(ContainerState::Ended),
         Phase::BackOff {
             delay_ms,
             why: Setback::Exited,
             until_ms,
         } if now_ms < *until_ms => {
             let delay_secs = u32::try_from(delay_ms.div_ceil(1_000)).unwrap_or(u32::MAX);
-            return ContainerState::BackOff { delay_secs };
+            return Some(ContainerState::BackOff { delay_secs });
         }
         Phase::BackOff {
             why: Setback::CreateFailed(message),
             ..
         } => {
-            return waiting("CreateFailed", message.clone());
+            return Some(waiting("CreateFailed", message.clone()));
         }
         Phase::Ready | Phase::Running { .. } | Phase::BackOff { .. } => {}
     }
     match containers.get(&id) {
-        Some(Status::Running { started_at, .. }) => {
-            return ContainerState::Running {
-                since: Timestamp(started_at.0 / 1_000_000),
-            };
+        Some(Status::Running { started_at, .. }) => Some(ContainerState::Running {
+            since: Timestamp(started_at.0 / 1_000_000),
+        }),
+        Some(Status::Exited(_) | Status::Lost) => Some(waiting(
+            "Cleanup",
+            "what is left of the last run is being taken down".into(),
+        )),
+        None if observed.busy.get(&id) == Some(&Operation::Create) => {
+            Some(waiting("Starting", "the container is being made".into()))
         }
-        Some(Status::Exited(_) | Status::Lost) => {
-            return waiting(
-                "Cleanup",
-                "what is left of the last run is being taken down".into(),
-            );
-        }
-        None => {}
+        None => None,
     }
-    if observed.busy.get(&id) == Some(&Operation::Create) {
-        return waiting("Starting", "the container is being made".into());
-    }
-    let Some(container) = container else {
-        return ContainerState::Stopping;
-    };
+}
+
+/// What a container waits for that has yet to start.
+fn yet_to_start(
+    container: &ContainerSpec,
+    older: Option<RevisionId>,
+    waits: Option<ContainerState>,
+    observed: &Observed,
+) -> ContainerState {
     let kept = match older {
         Some(revision) => format!("; revision {revision} keeps running"),
         None => String::new(),
@@ -305,7 +433,7 @@ fn state(
         }
         Some(ImageState::Ready) | None => match older {
             Some(revision) => waiting("Replacing", format!("revision {revision} is not gone yet")),
-            None => waiting("Starting", "it is about to start".into()),
+            None => waits.unwrap_or_else(about_to_start),
         },
     }
 }

@@ -1,15 +1,14 @@
 //! Between what shall be and what is: plans until nothing is planned, commits
 //! before it acts, and reports.
 
-use super::event::{Change, CreateContainer, Effect, Now};
+use super::event::{Change, CreateContainer, Effect, HookKind, Now, OutgoingReport};
 use super::handle::Core;
+use super::ledger::StopCause;
 use super::name::{InstanceName, log_name};
 use super::plan::{self, Action, Wanted, plan};
 use super::report::{self, Urgency};
-use skerry_wire::encode;
+use crate::runtime::ContainerId;
 use skerry_wire::report::{Report, Severity};
-use skerry_wire::seal::Purpose;
-use skerry_wire::topic::Lane;
 
 impl Core {
     pub(super) fn settle(&mut self, now: Now) {
@@ -72,7 +71,25 @@ impl Core {
             Action::Stop { id, kill_at_ms, .. } if kill_at_ms <= now.boot_ms => {
                 acts.push(Effect::Kill { id });
             }
-            Action::Stop { id, .. } => acts.push(Effect::Stop { id }),
+            Action::Stop {
+                instance,
+                id,
+                cause,
+                ..
+            } => {
+                self.tell_stop(now, &id, cause);
+                // Its probes do not count any more.
+                self.observed.health.gone(&id);
+                let entry = instance.and_then(|name| self.ledger.get(&name));
+                acts.push(match entry.and_then(|entry| entry.stop.pre_stop.clone()) {
+                    Some(hook) => Effect::RunHook {
+                        id,
+                        kind: HookKind::PreStop,
+                        hook,
+                    },
+                    None => Effect::Stop { id },
+                });
+            }
             Action::Kill { id, .. } => acts.push(Effect::Kill { id }),
             Action::Remove { id } => {
                 acts.push(Effect::ForgetExit { id: id.clone() });
@@ -102,8 +119,19 @@ impl Core {
                     entry.container
                 );
                 self.note(now, Severity::Warning, "Adopted", Some(&entry.app), &text);
+                self.watch_found(now);
             }
             Action::Vanished { .. } | Action::Reset { .. } => {}
+        }
+    }
+
+    /// Why a container that shall run is stopped.
+    fn tell_stop(&mut self, now: Now, id: &ContainerId, cause: StopCause) {
+        let unwell = self.observed.health.unwell(id).map(|u| u.why.clone());
+        if let (StopCause::Unwell, Some(why), Some(entry)) = (cause, unwell, self.entry_of(id)) {
+            let text = format!("container {} is stopped: {why}", entry.container);
+            let app = entry.app.clone();
+            self.note(now, Severity::Warning, "Unhealthy", Some(&app), &text);
         }
     }
 
@@ -117,7 +145,11 @@ impl Core {
         if self.pace.send(now.boot_ms, content, seq) {
             let events = self.journal.send();
             let report = report::fit(Report { events, ..report });
-            self.send(Purpose::Report, Lane::Report, encode(&report));
+            let report = OutgoingReport {
+                seq: self.next_seq(),
+                report: Box::new(report),
+            };
+            self.effects.push(Effect::SendReport(report));
         }
     }
 }

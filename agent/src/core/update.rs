@@ -394,11 +394,8 @@ impl Updates {
 fn subject_of(order: &UpdateOrder) -> Subject {
     match &order.body {
         UpdateBody::Line { .. } => Subject::Line,
-        UpdateBody::Release(signed) => {
-            decode::<Release>("release", &signed.statement).map_or(Subject::Agent, |r| {
-                Subject::of(r.kind)
-            })
-        }
+        UpdateBody::Release(signed) => decode::<Release>("release", &signed.statement)
+            .map_or(Subject::Agent, |r| Subject::of(r.kind)),
     }
 }
 
@@ -408,7 +405,9 @@ impl Core {
     /// Takes up what an earlier run of the agent left.
     pub(super) fn restore_updates(&mut self, now: Now) {
         for (subject, record) in self.updates.records.clone() {
-            let slot = subject.kind().and_then(|k| self.updates.start.slots.get(&k));
+            let slot = subject
+                .kind()
+                .and_then(|k| self.updates.start.slots.get(&k));
             let trial = slot.map(|s| s.trial.clone());
             match (record.phase, trial) {
                 (
@@ -624,8 +623,12 @@ impl Core {
         let what = release.version.clone();
         let Some(slot) = self.updates.start.slots.get(&release.kind) else {
             let reason = match release.kind {
-                ReleaseKind::Os => "this device does not run from Skerry's image: update its system with its own tools",
-                ReleaseKind::Agent => "the agent is part of this device's system: update the system instead",
+                ReleaseKind::Os => {
+                    "this device does not run from Skerry's image: update its system with its own tools"
+                }
+                ReleaseKind::Agent => {
+                    "the agent is part of this device's system: update the system instead"
+                }
             };
             return self.refuse_update(now, subject, order, &what, reason.into());
         };
@@ -727,7 +730,9 @@ impl Core {
                 continue;
             }
             match state {
-                ImageState::Fetching { done_bytes: done, .. } => {
+                ImageState::Fetching {
+                    done_bytes: done, ..
+                } => {
                     *done_bytes = done;
                     self.pace.changed(now.boot_ms, Urgency::Slow);
                 }
@@ -799,7 +804,10 @@ impl Core {
                 return self.refuse_update(now, subject, order, &what, reason);
             }
         };
-        let (steps, news) = self.updates.fetcher.prepared(now.boot_ms, digest, Ok(status));
+        let (steps, news) = self
+            .updates
+            .fetcher
+            .prepared(now.boot_ms, digest, Ok(status));
         self.carry_out_update(steps);
         self.artifact_news(now, news);
     }
@@ -1026,7 +1034,12 @@ impl Core {
         let record = UpdateRecord { order, phase };
         self.updates.records.insert(subject, record.clone());
         self.changes.push(Change::Update(subject, record));
-        if self.updates.active.as_ref().is_some_and(|a| a.order == order) {
+        if self
+            .updates
+            .active
+            .as_ref()
+            .is_some_and(|a| a.order == order)
+        {
             self.updates.active = None;
         }
         self.pace.changed(now.boot_ms, Urgency::Soon);
@@ -1038,14 +1051,7 @@ impl Core {
         self.note(now, Severity::Normal, "UpdateConfirmed", None, &text);
     }
 
-    fn rolled_back(
-        &mut self,
-        now: Now,
-        subject: Subject,
-        order: u64,
-        what: &str,
-        reason: String,
-    ) {
+    fn rolled_back(&mut self, now: Now, subject: Subject, order: u64, what: &str, reason: String) {
         let text = format!("{} was tried and undone: {reason}", shown(subject, what));
         self.end_update(now, subject, order, Phase::RolledBack { reason });
         self.trouble(now, "UpdateRolledBack", &text);

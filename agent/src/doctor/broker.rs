@@ -1,51 +1,38 @@
 //! Does somebody answer at the broker's address?
 
 use super::{Finding, Verdict};
-use skerry_link::{BrokerAddress, BrokerUrl};
-use std::net::{TcpStream, ToSocketAddrs};
+use skerry_link::{BrokerAddress, BrokerUrl, Probe, Trust, probe};
 use std::time::Duration;
 
 const KIND: &str = "BrokerUnreachable";
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long name, connection and TLS may take together.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Looks the name up and connects, nothing more.
-pub fn find(address: &str) -> Finding {
+/// Connects, shakes hands over TLS if `trust` is known, and nothing more; and
+/// what the other side showed, for whom it concerns.
+pub fn find(address: &str, trust: Option<&Trust>) -> (Finding, Option<Probe>) {
     let shown = crate::engine::shown_broker(address);
     let bad = |text: String, remedy: String| Finding::new(KIND, Verdict::Bad, text, remedy);
-    let (host, port) = match address.parse::<BrokerUrl>().map(|url| url.address) {
-        Ok(BrokerAddress::Plain { host, port } | BrokerAddress::Tls { host, port }) => (host, port),
-        Ok(BrokerAddress::Unix { .. }) => return Finding::good(KIND, format!("broker at {shown}")),
+    let address = match address.parse::<BrokerUrl>() {
+        Ok(url) => url.address,
         Err(error) => {
-            return bad(
-                error.to_string(),
-                "skerry-agent reset && skerry-agent join TOKEN".into(),
-            );
+            let remedy = "skerry-agent reset && skerry-agent join TOKEN";
+            return (bad(error.to_string(), remedy.into()), None);
         }
     };
-    let addresses = match (host.as_str(), port).to_socket_addrs() {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            let text = format!("the broker's name {host} cannot be looked up: {error}");
-            return bad(
-                text,
-                format!("getent hosts {host}; cat /etc/resolv.conf; ip route"),
-            );
-        }
+    let probe = smol::block_on(probe(&address, trust, PATIENCE));
+    let finding = match (&probe.reached, &address) {
+        (Ok(()), _) => Finding::good(KIND, format!("the broker answers at {shown}")),
+        (Err(why), BrokerAddress::Unix { .. }) => bad(
+            format!("the broker does not answer at {shown}: {why}"),
+            "is the broker running on this machine?".into(),
+        ),
+        (Err(why), BrokerAddress::Plain { host, .. } | BrokerAddress::Tls { host, .. }) => bad(
+            format!("the broker does not answer at {shown}: {why}"),
+            format!("systemctl status skerry-hub   # on the hub; here: ip route; ping -c 3 {host}"),
+        ),
     };
-    let mut last = format!("{host} has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(_) => return Finding::good(KIND, format!("the broker answers at {shown}")),
-            Err(error) => {
-                last = format!("the broker does not answer at {shown} ({address}): {error}")
-            }
-        }
-    }
-    bad(
-        last,
-        format!("systemctl status skerry-hub   # on the hub; here: ip route; ping -c 3 {host}"),
-    )
+    (finding, Some(probe))
 }
 
 #[cfg(test)]
@@ -53,19 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_cannot_be_looked_up_and_a_port_that_nobody_has_are_told_apart() {
-        // RFC 6761: never a name of anything.
-        let found = find("mqtts://user:secret@nowhere.invalid");
-        assert_eq!(found.verdict, Verdict::Bad);
-        assert!(found.text.contains("nowhere.invalid cannot be looked up"));
-        assert!(found.remedy.contains("getent hosts nowhere.invalid"));
-        assert!(!format!("{found:?}").contains("secret"));
+    fn a_port_that_nobody_has_is_told_from_one_that_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("mqtt://{}", listener.local_addr().unwrap());
-        assert_eq!(find(&address).verdict, Verdict::Good);
+        let address = format!("mqtt://user:secret@{}", listener.local_addr().unwrap());
+        assert_eq!(find(&address, None).0.verdict, Verdict::Good);
         drop(listener);
-        let found = find(&address);
+        let (found, _) = find(&address, None);
         assert_eq!(found.verdict, Verdict::Bad);
         assert!(found.text.contains("does not answer"), "{}", found.text);
+        assert!(!format!("{found:?}").contains("secret"));
+        let (found, probe) = find("ftp://x", None);
+        assert!(found.verdict == Verdict::Bad && probe.is_none());
     }
 }

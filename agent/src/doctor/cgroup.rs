@@ -1,16 +1,15 @@
 //! Are there control groups, and which version?
 
 use super::{Finding, Verdict};
-use std::path::Path;
+use crate::facts::Host;
 
 const KIND: &str = "NoCgroups";
 
 /// Looks at `/sys/fs/cgroup`.
-pub fn find() -> Finding {
-    let root = Path::new("/sys/fs/cgroup");
-    if root.join("cgroup.controllers").exists() {
+pub fn find(host: &Host) -> Finding {
+    if host.has("sys/fs/cgroup/cgroup.controllers") {
         Finding::good(KIND, "cgroup version 2")
-    } else if root.join("memory").is_dir() || root.join("pids").is_dir() {
+    } else if host.has("sys/fs/cgroup/memory") || host.has("sys/fs/cgroup/pids") {
         Finding::good(KIND, "cgroup version 1")
     } else {
         Finding::new(

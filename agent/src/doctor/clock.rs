@@ -1,7 +1,8 @@
 //! Is the clock anywhere near right? Nothing hangs on it but what people read
 //! and certificates of brokers that are not pinned.
 
-use super::{Finding, Verdict};
+use super::{Finding, Verdict, clock_source};
+use crate::facts::Host;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const KIND: &str = "ClockWrong";
@@ -9,10 +10,14 @@ const KIND: &str = "ClockWrong";
 const FIRST_SECS: u64 = 1_704_067_200;
 
 /// Looks at the wall clock.
-pub fn find() -> Finding {
+pub fn find(host: &Host) -> Finding {
     let secs = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |t| t.as_secs());
+    judged(host, secs)
+}
+
+fn judged(host: &Host, secs: u64) -> Finding {
     if secs >= FIRST_SECS {
         return Finding::good(KIND, "the clock is plausible");
     }
@@ -20,6 +25,20 @@ pub fn find() -> Finding {
         KIND,
         Verdict::Poor,
         "the clock stands before 2024: apps run all the same, but times in logs and events are wrong",
-        "timedatectl set-ntp true",
+        clock_source::remedy(host),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::tests::Tree;
+
+    #[test]
+    fn a_board_without_a_clock_stands_in_1970() {
+        let tree = Tree::new(&[("usr/bin/timedatectl", b"")]);
+        let host = tree.host();
+        assert_eq!(judged(&host, 40).remedy, "timedatectl set-ntp true");
+        assert_eq!(judged(&host, FIRST_SECS).verdict, Verdict::Good);
+    }
 }

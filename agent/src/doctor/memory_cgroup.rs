@@ -1,54 +1,69 @@
 //! Can memory be limited? Raspberry Pi OS switches that off.
 
 use super::{Finding, Verdict};
-use std::fs;
-use std::path::Path;
+use crate::facts::Host;
 
 const KIND: &str = "NoMemoryLimits";
+/// What switches it on, in the order in which kernels want it.
+const SWITCH: &str = "cgroup_enable=memory";
 
 /// Looks at the controllers of either version.
-pub fn find() -> Finding {
-    let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
-    let present = match v2 {
-        Ok(controllers) => controllers.split_whitespace().any(|c| c == "memory"),
-        Err(_) => {
-            Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists()
-                || Path::new("/sys/fs/cgroup/memory/memory.stat").exists()
-        }
+pub fn find(host: &Host) -> Finding {
+    let controllers = "sys/fs/cgroup/cgroup.controllers";
+    let present = if host.has(controllers) {
+        let text = host.text(controllers);
+        text.split_whitespace().any(|c| c == "memory")
+    } else {
+        host.has("sys/fs/cgroup/memory/memory.limit_in_bytes")
+            || host.has("sys/fs/cgroup/memory/memory.stat")
     };
     if present {
         return Finding::good(KIND, "memory limits work");
     }
-    let remedy = remedy(|file| Path::new(file).exists());
     let text = "the kernel's memory controller is off: apps with a memory limit do not start";
-    Finding::new(KIND, Verdict::Bad, text, remedy)
+    Finding::new(KIND, Verdict::Bad, text, remedy(host))
 }
 
 /// The line for this machine's boot loader.
-fn remedy(exists: impl Fn(&str) -> bool) -> String {
+fn remedy(host: &Host) -> String {
+    let is_asked = |path: &str| host.text(path).split_whitespace().any(|w| w == SWITCH);
+    if is_asked("proc/cmdline") {
+        return "this kernel was built without it: install one with CONFIG_MEMCG=y".into();
+    }
     // The older path is a hint of a few words where the newer one is used.
-    let files = ["/boot/firmware/cmdline.txt", "/boot/cmdline.txt"];
-    if let Some(file) = files.into_iter().find(|file| exists(file)) {
-        return format!("sed -i '1s/$/ cgroup_enable=memory cgroup_memory=1/' {file} && reboot");
+    let files = ["boot/firmware/cmdline.txt", "boot/cmdline.txt"];
+    if let Some(file) = files.into_iter().find(|file| host.has(file)) {
+        if is_asked(file) {
+            return format!("reboot   # /{file} asks for it already");
+        }
+        return format!("sed -i '1s/$/ {SWITCH} cgroup_memory=1/' /{file} && reboot");
     }
-    if exists("/etc/default/grub") {
-        return "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&cgroup_enable=memory /' /etc/default/grub && update-grub && reboot".into();
+    if host.has("etc/default/grub") {
+        return format!(
+            "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{SWITCH} /' /etc/default/grub && update-grub && reboot"
+        );
     }
-    "add 'cgroup_enable=memory' to the kernel's command line in this machine's boot loader, then: reboot".into()
+    format!(
+        "add '{SWITCH}' to the kernel's command line in this machine's boot loader, then: reboot"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::tests::Tree;
 
     #[test]
     fn the_remedy_is_a_line_for_the_boot_loader_that_is_there() {
-        let on = |file: &'static str| remedy(move |other| other == file);
+        let on = |files: &[(&str, &[u8])]| remedy(&Tree::new(files).host());
         assert_eq!(
-            on("/boot/firmware/cmdline.txt"),
+            on(&[("boot/firmware/cmdline.txt", b"quiet\n")]),
             "sed -i '1s/$/ cgroup_enable=memory cgroup_memory=1/' /boot/firmware/cmdline.txt && reboot"
         );
-        assert!(on("/boot/cmdline.txt").ends_with(" /boot/cmdline.txt && reboot"));
-        assert!(on("/etc/default/grub").contains("update-grub"));
+        assert!(on(&[("boot/cmdline.txt", b"")]).ends_with(" /boot/cmdline.txt && reboot"));
+        assert!(on(&[("etc/default/grub", b"")]).contains("update-grub"));
+        let asked = b"quiet cgroup_enable=memory cgroup_memory=1\n";
+        assert!(on(&[("boot/firmware/cmdline.txt", asked)]).starts_with("reboot"));
+        assert!(on(&[("proc/cmdline", asked)]).contains("CONFIG_MEMCG=y"));
     }
 }

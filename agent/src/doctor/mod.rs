@@ -1,95 +1,141 @@
 //! What is wrong with this machine, and the exact line that mends it. One file
-//! for each diagnosis.
+//! for each diagnosis. What the kernel tells in files is read below a root.
 
+mod adjtimex;
 mod broker;
+mod certificate;
 mod cgroup;
 mod clock;
+mod clock_source;
+mod crash;
 mod data_dir;
 mod disk;
+mod disk_wear;
+mod dns;
+mod file_system;
+mod low_memory;
 mod memory_cgroup;
+mod nftables;
 mod overlay;
+mod temperature;
+#[cfg(test)]
+mod tests;
+mod throttling;
+mod time_skew;
+mod under_voltage;
+mod user_namespaces;
+mod watchdog;
 
 use crate::config::Config;
+use crate::facts::Host;
+use crate::store::{IdentityRecord, look_up_identity};
 use serde_json::json;
+use skerry_link::{CertPin, Trust};
 use skerry_wire::report::Condition;
 use std::path::Path;
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// As it should be.
-    Good,
-    /// It works, but less well.
-    Poor,
-    /// It does not work.
-    Bad,
+pub use skerry_wire::finding::{Finding, Verdict};
+
+/// What the agent knows and the machine does not tell.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The broker's address.
+    pub broker: Option<String>,
+    /// Whom to believe there; without it, TLS is not looked at.
+    pub trust: Option<Trust>,
+    /// Milliseconds that this clock is ahead of the hub's, which is only known
+    /// when the hub has just said its time.
+    pub ahead_ms: Option<i64>,
 }
 
-/// The outcome of one diagnosis.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Condition's name, CamelCase, said of the trouble: `NoMemoryLimits`.
-    pub kind: &'static str,
-    /// How bad it is.
-    pub verdict: Verdict,
-    /// What was found, in words.
-    pub text: String,
-    /// What to do; empty when nothing.
-    pub remedy: String,
-}
-
-impl Finding {
-    fn good(kind: &'static str, text: impl Into<String>) -> Self {
-        Self::new(kind, Verdict::Good, text, "")
-    }
-
-    fn new(
-        kind: &'static str,
-        verdict: Verdict,
-        text: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
+impl Known {
+    /// What a device knows of its broker.
+    pub fn of(record: &IdentityRecord) -> Self {
         Self {
-            kind,
-            verdict,
-            text: text.into(),
-            remedy: remedy.into(),
+            broker: Some(record.broker.clone()),
+            trust: Some(match record.tls_pin {
+                Some(pin) => Trust::Pinned(vec![CertPin(pin)]),
+                None => Trust::SystemRoots,
+            }),
+            ahead_ms: None,
         }
     }
 }
 
-/// All diagnoses of the machine itself but for its data directory: quick, no
-/// network, nothing written.
-fn local(data_dir: &Path) -> Vec<Finding> {
+/// Diagnoses whose troubles the hub is told of without asking: quick, no
+/// network, nothing written, and nothing that most machines live with.
+fn local(host: &Host, data_dir: &Path) -> Vec<Finding> {
     vec![
-        cgroup::find(),
-        memory_cgroup::find(),
-        overlay::find(),
+        cgroup::find(host),
+        memory_cgroup::find(host),
+        overlay::find(host),
         disk::find(data_dir),
-        clock::find(),
+        disk_wear::find(host, data_dir),
+        file_system::find(host, data_dir),
+        under_voltage::find(host),
+        throttling::find(host),
+        temperature::find(host),
+        low_memory::find(host),
+        clock::find(host),
     ]
 }
 
-/// All of them. `address` is the broker's, if the device knows one.
-pub fn findings(config: &Config, address: Option<&str>) -> Vec<Finding> {
-    let mut all = local(&config.data_dir);
-    all.push(data_dir::find(&config.data_dir));
-    all.extend(address.map(broker::find));
+/// All of them. May take [half a minute](skerry_link::probe) when the network
+/// is silent, so never on a thread that somebody waits for.
+pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
+    let host = Host::machine();
+    let mut all = local(&host, data_dir);
+    all.push(user_namespaces::find(&host));
+    all.push(nftables::find());
+    all.push(clock_source::find(&host));
+    all.extend(
+        known
+            .ahead_ms
+            .map(|ahead_ms| time_skew::find(&host, ahead_ms)),
+    );
+    all.push(watchdog::find(&host));
+    all.push(crash::find(&host));
+    all.push(data_dir::find(data_dir));
+    all.push(dns::find(&host, known.broker.as_deref()));
+    if let Some(broker) = &known.broker {
+        let (finding, probe) = broker::find(broker, known.trust.as_ref());
+        all.push(finding);
+        if let (Some(probe), Some(trust)) = (probe, &known.trust)
+            && probe.reached.is_ok()
+        {
+            all.push(certificate::find(&probe, trust));
+        }
+    }
     all
+}
+
+/// All of them. `address` is the broker's, if the device knows one; whom to
+/// believe there is looked up.
+pub fn findings(config: &Config, address: Option<&str>) -> Vec<Finding> {
+    let identity = look_up_identity(&config.data_dir);
+    let identity = identity.filter(|identity| Some(identity.broker.as_str()) == address);
+    let known = match &identity {
+        Some(identity) => Known::of(identity),
+        None => Known {
+            broker: address.map(str::to_string),
+            ..Known::default()
+        },
+    };
+    examine(&config.data_dir, &known)
 }
 
 /// The machine's troubles as the hub is told. Writes nothing, so that it may
 /// be asked again and again.
 pub fn conditions(data_dir: &Path) -> Vec<Condition> {
-    let mut all = local(data_dir);
+    let mut all = local(&Host::machine(), data_dir);
     all.push(data_dir::look(data_dir));
     all.into_iter()
-        .filter(|finding| finding.verdict != Verdict::Good)
+        .filter(|finding| matches!(finding.verdict, Verdict::Poor | Verdict::Bad))
         .map(|finding| Condition {
-            kind: finding.kind.into(),
-            status: true,
-            reason: finding.kind.into(),
             message: format!("{}; {}", finding.text, finding.remedy),
+            reason: finding.kind.clone(),
+            kind: finding.kind,
+            status: true,
         })
         .collect()
 }
@@ -102,6 +148,7 @@ pub fn text(findings: &[Finding]) -> String {
             Verdict::Good => "ok  ",
             Verdict::Poor => "warn",
             Verdict::Bad => "FAIL",
+            Verdict::Unknown => "?   ",
         };
         out.push_str(&format!("{mark}  {}\n", finding.text));
         for line in finding.remedy.lines() {
@@ -118,6 +165,7 @@ pub fn to_json(findings: &[Finding]) -> serde_json::Value {
             Verdict::Good => "good",
             Verdict::Poor => "poor",
             Verdict::Bad => "bad",
+            Verdict::Unknown => "unknown",
         };
         json!({
             "kind": finding.kind,
@@ -127,35 +175,4 @@ pub fn to_json(findings: &[Finding]) -> serde_json::Value {
         })
     });
     json!({ "items": items.collect::<Vec<_>>() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looking_for_the_hub_writes_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let missing = dir.path().join("data");
-        let kinds =
-            |dir: &Path| -> Vec<String> { conditions(dir).into_iter().map(|c| c.kind).collect() };
-        assert!(kinds(&missing).contains(&"DataDirUnwritable".to_string()));
-        assert!(!missing.exists());
-        let before = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
-        assert!(!kinds(dir.path()).contains(&"DataDirUnwritable".to_string()));
-        let after = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
-        assert_eq!(before, after);
-    }
-
-    #[test]
-    fn every_trouble_comes_with_a_remedy() {
-        let bad = Finding::new("Test", Verdict::Bad, "broken", "mend it");
-        assert_eq!(
-            text(std::slice::from_ref(&bad)),
-            "FAIL  broken\n      -> mend it\n"
-        );
-        let json = to_json(&[bad, Finding::good("Fine", "fine")]);
-        assert_eq!(json["items"][0]["verdict"], "bad");
-        assert_eq!(json["items"][1]["remedy"], "");
-    }
 }

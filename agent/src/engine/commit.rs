@@ -35,7 +35,7 @@ pub(super) struct Unsaved {
 /// not need its previous revision. The count of starts is for messages only.
 fn may_wait(change: &Change, has_line: bool) -> bool {
     match change {
-        Change::Ledger(..) | Change::Boot(_) | Change::Previous(_, None) => true,
+        Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
         Change::Starts(_) => !has_line,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
@@ -153,7 +153,7 @@ impl<M: Machine> Engine<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ledger::Entry;
+    use crate::core::ledger::{Entry, StopPlan};
     use skerry_wire::{AppRef, Digest, RevisionId};
 
     fn entry(incarnation: u32) -> Change {
@@ -162,7 +162,7 @@ mod tests {
             name: "web".parse().unwrap(),
         };
         let revision = RevisionId(Digest::of(b"1"));
-        let mut entry = Entry::new(app, revision, "main".parse().unwrap(), 10);
+        let mut entry = Entry::new(app, revision, "main".parse().unwrap(), StopPlan::default());
         entry.incarnation = incarnation;
         Change::Ledger(entry.name(), Some(entry))
     }
@@ -171,9 +171,9 @@ mod tests {
     fn what_waits_for_the_disk_does_not_grow_with_restarts() {
         let mut unsaved = Unsaved::default();
         for n in 1..100 {
-            unsaved.add(vec![entry(n), Change::Boot(n.to_string())]);
+            unsaved.add(vec![entry(n), Change::Boot(n.to_string(), 1)]);
         }
-        assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into())]);
+        assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into(), 1)]);
         assert!(
             unsaved.changes.iter().all(|c| may_wait(c, true)),
             "apps start at boot"

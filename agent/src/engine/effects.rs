@@ -2,11 +2,19 @@
 
 use super::run::{Engine, Turn};
 use crate::core::{Effect, Event};
+use crate::doctor::Known;
 use crate::machine::{Machine, StreamInput, stream};
 use crate::runtime::ContainerId;
 use skerry_wire::StreamId;
+use skerry_wire::report::Vitals;
 use skerry_wire::stream::End;
+use smol::{Timer, future};
 use std::future::Future;
+use std::time::Duration;
+
+/// How long reading the vitals may hold a report up: a disk that hangs must
+/// not keep the device from saying so.
+const VITALS_WITHIN: Duration = Duration::from_millis(500);
 
 impl<M: Machine> Engine<M> {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -62,6 +70,20 @@ impl<M: Machine> Engine<M> {
                     tracing::error!("a message to the hub cannot be sealed: {refusal}");
                 }
             }
+            // Waited for: messages leave in the order of their numbers.
+            Effect::SendReport(report) => {
+                let vitals = machine.vitals();
+                let late = async {
+                    Timer::after(VITALS_WITHIN).await;
+                    Vitals::default()
+                };
+                let message = report.with(future::or(vitals, late).await);
+                if let Some(line) = &mut self.line
+                    && let Err(refusal) = line.send(&self.setup.identity, &message)
+                {
+                    tracing::error!("a report to the hub cannot be sealed: {refusal}");
+                }
+            }
             Effect::Create(create) => {
                 tracing::info!("starting {} of {}", create.id, create.assignment.app);
                 self.act(async move {
@@ -96,6 +118,16 @@ impl<M: Machine> Engine<M> {
                     self.forget_exit(id);
                 }
             }
+            Effect::Probe(question) => self.act(async move {
+                let (id, kind) = (question.id.clone(), question.kind);
+                let answer = machine.probe(*question).await;
+                Event::Probed { id, kind, answer }
+            }),
+            Effect::RunHook { id, kind, hook } => self.act(async move {
+                let result = machine.run_hook(&id, *hook).await;
+                let hook = kind;
+                Event::Hooked { id, hook, result }
+            }),
             Effect::RemoveScratch { app, revision } => {
                 self.try_to(format!("removing volumes of {app}"), async move {
                     machine.remove_scratch(&app, &revision).await
@@ -169,6 +201,16 @@ impl<M: Machine> Engine<M> {
                     containers,
                 }
             }),
+            Effect::Diagnose { request, ahead_ms } => {
+                let known = Known {
+                    ahead_ms: Some(ahead_ms),
+                    ..Known::of(&self.setup.record)
+                };
+                self.find_out(async move {
+                    let findings = machine.diagnose(known).await;
+                    Event::Diagnosed { request, findings }
+                });
+            }
             Effect::Update(effect) => self.update(effect).await,
             Effect::StopCalling => {
                 tracing::warn!(

@@ -14,8 +14,8 @@ use crate::store::{IdentityRecord, StoreDir, StoreError};
 use crate::update::Software;
 use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
-use skerry_wire::update::ReleaseKind;
 use skerry_wire::stream::End;
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
@@ -454,7 +454,9 @@ fn update_start(setup: &Setup) -> UpdateStart {
     release_keys.extend(&setup.release_keys);
     UpdateStart {
         release_keys,
-        slots: software.map(|software| software.states()).unwrap_or_default(),
+        slots: software
+            .map(|software| software.states())
+            .unwrap_or_default(),
         line: Some((setup.record.broker.clone(), setup.record.tls_pin)),
     }
 }

@@ -5,6 +5,7 @@
 //! that it began with.
 
 use super::tar::Time;
+use libc::c_long;
 use nix::NixPath;
 use nix::dir::Type;
 use nix::errno::Errno;
@@ -51,8 +52,14 @@ fn open(at: Option<RawFd>, name: &(impl NixPath + ?Sized), flags: OFlag) -> nix:
     openat(at, name, flags, Mode::from_bits_truncate(0o600)).map(own)
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "a C long has 32 bits on 32-bit Arm"
+)]
 fn timespec(time: Time) -> TimeSpec {
-    TimeSpec::new(time.seconds, i64::from(time.nanos))
+    // Both are C longs. Where those have 32 bits, a file of 2040 is of 2038.
+    let seconds = time.seconds.clamp(c_long::MIN as i64, c_long::MAX as i64);
+    TimeSpec::new(seconds as c_long, time.nanos as c_long)
 }
 
 impl Dir {

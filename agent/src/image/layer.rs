@@ -421,6 +421,10 @@ pub(super) enum Found {
 }
 
 /// Looks for a directory in one lower layer, as overlayfs would.
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "a C long has 32 bits on 32-bit Arm"
+)]
 pub(super) fn look_up(layer: &Path, parts: &[Name]) -> Found {
     let Ok(mut here) = Dir::open(layer) else {
         return Found::Nothing;
@@ -440,7 +444,7 @@ pub(super) fn look_up(layer: &Path, parts: &[Name]) -> Found {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: Time {
-                seconds: stat.st_mtime,
+                seconds: stat.st_mtime as i64,
                 nanos: stat.st_mtime_nsec as u32,
             },
         }),

@@ -74,7 +74,12 @@ fn start() -> Result<std::convert::Infallible, BootError> {
         ("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
         ("proc", "/proc", MsFlags::empty(), ""),
         ("sysfs", "/sys", MsFlags::empty(), ""),
-        ("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=0755,size=25%"),
+        (
+            "tmpfs",
+            "/run",
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            "mode=0755,size=25%",
+        ),
     ];
     for (kind, place, flags, options) in mounts {
         attach(Path::new(kind), Path::new(place), kind, flags, options)?;
@@ -83,13 +88,25 @@ fn start() -> Result<std::convert::Infallible, BootError> {
     let (card, slot) = reach()?;
     say::news(&format!("slot {slot} of {}", card.disk.display()));
     let what = card.partition(slot);
-    attach(&what, Path::new("/slot"), "vfat", MsFlags::MS_RDONLY, "umask=022")?;
+    attach(
+        &what,
+        Path::new("/slot"),
+        "vfat",
+        MsFlags::MS_RDONLY,
+        "umask=022",
+    )?;
     let file = Path::new("/slot/root.squashfs");
     let (device, open) = disk::loop_device(file).map_err(|source| BootError::Mount {
         what: file.display().to_string(),
         source,
     })?;
-    attach(&device, Path::new("/root"), "squashfs", MsFlags::MS_RDONLY, "")?;
+    attach(
+        &device,
+        Path::new("/root"),
+        "squashfs",
+        MsFlags::MS_RDONLY,
+        "",
+    )?;
     drop(open);
     say::news("root mounted");
     switch_root(&card, slot)
@@ -127,7 +144,10 @@ fn reach() -> Result<(Card, u32), BootError> {
             }
         }
         if Instant::now() > deadline {
-            let disks = fs::read_dir("/sys/class/block").into_iter().flatten().flatten();
+            let disks = fs::read_dir("/sys/class/block")
+                .into_iter()
+                .flatten()
+                .flatten();
             let names: Vec<String> = disks
                 .map(|d| d.file_name().to_string_lossy().into_owned())
                 .collect();
@@ -149,16 +169,23 @@ fn slot_in_use(cmdline: &str, tree: &[u8]) -> u32 {
     let said = super::kernel_option(cmdline, "skerry.slot").and_then(|text| text.parse().ok());
     let tree = <[u8; 4]>::try_from(tree).ok().map(u32::from_be_bytes);
     let known = |slot: &u32| SLOTS.contains(slot);
-    said.filter(known).or(tree.filter(known)).unwrap_or(SLOTS[0])
+    said.filter(known)
+        .or(tree.filter(known))
+        .unwrap_or(SLOTS[0])
 }
 
 fn switch_root(card: &Card, slot: u32) -> Result<std::convert::Infallible, BootError> {
     let moved = |from: &str, to: PathBuf| {
-        mount(Some(from), &to, None::<&str>, MsFlags::MS_MOVE, None::<&str>).map_err(|errno| {
-            BootError::Mount {
-                what: format!("{from} at {}", to.display()),
-                source: errno.into(),
-            }
+        mount(
+            Some(from),
+            &to,
+            None::<&str>,
+            MsFlags::MS_MOVE,
+            None::<&str>,
+        )
+        .map_err(|errno| BootError::Mount {
+            what: format!("{from} at {}", to.display()),
+            source: errno.into(),
         })
     };
     for place in ["dev", "proc", "sys", "run"] {

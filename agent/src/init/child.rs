@@ -62,8 +62,14 @@ pub enum Notice {
 enum State {
     /// `heard_ms` is when it last said that it lives; before it does so the
     /// first time, nothing is asked of it.
-    Running { pid: Pid, since_ms: u64, heard_ms: Option<u64> },
-    Waiting { until_ms: u64 },
+    Running {
+        pid: Pid,
+        since_ms: u64,
+        heard_ms: Option<u64>,
+    },
+    Waiting {
+        until_ms: u64,
+    },
 }
 
 /// The agent.
@@ -152,7 +158,9 @@ impl Child {
     pub fn ended(&mut self, how: &str, now_ms: u64) {
         if let State::Running { since_ms, .. } = self.state {
             let wait = self.backoff.died(now_ms.saturating_sub(since_ms));
-            say::trouble(&format!("the agent ended ({how}); it starts again in {wait} ms"));
+            say::trouble(&format!(
+                "the agent ended ({how}); it starts again in {wait} ms"
+            ));
             self.state = State::Waiting {
                 until_ms: now_ms + wait,
             };

@@ -283,7 +283,11 @@ impl Answer {
             && !address.is_broadcast()
             && !address.is_loopback()
             && !address.is_multicast();
-        let one = |code| options.get(code).and_then(|v| addresses(v).into_iter().next());
+        let one = |code| {
+            options
+                .get(code)
+                .and_then(|v| addresses(v).into_iter().next())
+        };
         let many = |code| options.get(code).map(addresses).unwrap_or_default();
         let secs = options.get(51).and_then(|v| <[u8; 4]>::try_from(v).ok());
         let lease = Lease {
@@ -375,7 +379,9 @@ mod tests {
         let (_, discover) = sent(&client.wake(0));
         let (_, request) = sent(&client.heard(10, &reply(&discover, OFFER, secs)));
         let taken = client.heard(20, &reply(&request, ACK, secs));
-        assert!(matches!(&taken[..], [Effect::Take(lease)] if lease.address == Ipv4Addr::new(10, 0, 2, 15)));
+        assert!(
+            matches!(&taken[..], [Effect::Take(lease)] if lease.address == Ipv4Addr::new(10, 0, 2, 15))
+        );
         client
     }
 

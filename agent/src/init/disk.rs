@@ -151,7 +151,11 @@ impl Card {
             .flatten()
             .filter(|entry| !entry.path().join("partition").exists())
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| !["loop", "ram", "zram", "dm-"].iter().any(|no| name.starts_with(no)))
+            .filter(|name| {
+                !["loop", "ram", "zram", "dm-"]
+                    .iter()
+                    .any(|no| name.starts_with(no))
+            })
             .collect();
         names.sort_by_key(|name| (!name.starts_with("mmcblk"), name.clone()));
         let cards = names.into_iter().map(|name| Self {
@@ -258,7 +262,13 @@ pub fn mount_data(card: &Card, place: &Path) -> Data {
         Ok(()) => Data::ReadOnly(broken),
         Err(_) => {
             // Nothing can be done about it where not even this works.
-            let _ = attach(Path::new("tmpfs"), place, "tmpfs", MsFlags::empty(), "size=50%,mode=755");
+            let _ = attach(
+                Path::new("tmpfs"),
+                place,
+                "tmpfs",
+                MsFlags::empty(),
+                "size=50%,mode=755",
+            );
             Data::Memory(broken)
         }
     }
@@ -269,7 +279,13 @@ fn read_only_data(device: &Path, place: &Path) -> io::Result<()> {
     let base = Path::new(super::RUN_DIR).join("data");
     let (lower, upper) = (base.join("disk"), base.join("memory"));
     attach(device, &lower, "ext4", MsFlags::MS_RDONLY, "noload")?;
-    attach(Path::new("tmpfs"), &upper, "tmpfs", MsFlags::empty(), "size=50%,mode=755")?;
+    attach(
+        Path::new("tmpfs"),
+        &upper,
+        "tmpfs",
+        MsFlags::empty(),
+        "size=50%,mode=755",
+    )?;
     for name in ["upper", "work"] {
         fs::create_dir_all(upper.join(name))?;
     }
@@ -279,7 +295,13 @@ fn read_only_data(device: &Path, place: &Path) -> io::Result<()> {
         upper.join("upper").display(),
         upper.join("work").display()
     );
-    attach(Path::new("overlay"), place, "overlay", MsFlags::empty(), &options)
+    attach(
+        Path::new("overlay"),
+        place,
+        "overlay",
+        MsFlags::empty(),
+        &options,
+    )
 }
 
 fn grow_file_system(device: &Path, place: &Path) -> io::Result<()> {
@@ -321,8 +343,20 @@ mod tests {
     #[test]
     fn the_first_start_makes_slot_b_and_gives_the_rest_to_data() {
         let grown = fresh().grown(256 * MIB).expect("grows");
-        assert_eq!(grown.entry(3), Entry { start: 208 * MIB, length: 48 * MIB });
-        assert_eq!(grown.entry(4), Entry { start: 52 * MIB, length: 156 * MIB });
+        assert_eq!(
+            grown.entry(3),
+            Entry {
+                start: 208 * MIB,
+                length: 48 * MIB
+            }
+        );
+        assert_eq!(
+            grown.entry(4),
+            Entry {
+                start: 52 * MIB,
+                length: 156 * MIB
+            }
+        );
         assert_eq!(grown.entry(2), fresh().entry(2));
         assert!(grown.is_ours());
         // And only once, whatever the disk's size is then.
@@ -344,7 +378,10 @@ mod tests {
     #[test]
     fn partitions_of_names_with_a_digit_have_a_p() {
         let card = |disk: &str| Card { disk: disk.into() };
-        assert_eq!(card("/dev/mmcblk0").partition(4), Path::new("/dev/mmcblk0p4"));
+        assert_eq!(
+            card("/dev/mmcblk0").partition(4),
+            Path::new("/dev/mmcblk0p4")
+        );
         assert_eq!(card("/dev/vda").partition(2), Path::new("/dev/vda2"));
     }
 }

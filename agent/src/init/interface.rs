@@ -27,7 +27,10 @@ pub struct Interface {
 
 fn sysfs(name: &str, file: &str) -> String {
     let path = PathBuf::from("/sys/class/net").join(name).join(file);
-    fs::read_to_string(path).unwrap_or_default().trim().to_string()
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_string()
 }
 
 /// Whether an interface is a card of Ethernet's kind, rather than something
@@ -139,10 +142,9 @@ impl Interface {
     }
 
     fn take(&mut self, lease: &Lease) -> io::Result<()> {
-        let same = self
-            .lease
-            .as_ref()
-            .is_some_and(|now| (now.address, now.mask, now.gateway) == (lease.address, lease.mask, lease.gateway));
+        let same = self.lease.as_ref().is_some_and(|now| {
+            (now.address, now.mask, now.gateway) == (lease.address, lease.mask, lease.gateway)
+        });
         self.lease = Some(lease.clone());
         if same {
             return Ok(());
@@ -183,6 +185,9 @@ fn dhcp_socket(name: &str) -> io::Result<UdpSocket> {
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::Broadcast, &true)?;
     setsockopt(&socket, sockopt::BindToDevice, &name.into())?;
-    bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, CLIENT_PORT))?;
+    bind(
+        socket.as_raw_fd(),
+        &SockaddrIn::new(0, 0, 0, 0, CLIENT_PORT),
+    )?;
     Ok(UdpSocket::from(socket))
 }

@@ -231,10 +231,26 @@ mod tests {
         for (pattern, text, expected) in [
             ("virtio:d00000001v*", "virtio:d00000001v00001AF4", true),
             ("virtio:d00000001v*", "virtio:d00000002v00001AF4", false),
-            ("of:N*T*Cbrcm,bcm2835_sdhost", "of:NmmcT(null)Cbrcm,bcm2835_sdhost", true),
-            ("of:N*T*Cbrcm,bcm2835_sdhost", "of:NmmcT(null)Cbrcm,bcm2835_sdhostX", false),
-            ("usb:v0525pA4A[1-2]d*ic02*", "usb:v0525pA4A2d0000dc02ic02isc06", true),
-            ("usb:v0525pA4A[1-2]d*ic02*", "usb:v0525pA4A3d0000dc02ic02isc06", false),
+            (
+                "of:N*T*Cbrcm,bcm2835_sdhost",
+                "of:NmmcT(null)Cbrcm,bcm2835_sdhost",
+                true,
+            ),
+            (
+                "of:N*T*Cbrcm,bcm2835_sdhost",
+                "of:NmmcT(null)Cbrcm,bcm2835_sdhostX",
+                false,
+            ),
+            (
+                "usb:v0525pA4A[1-2]d*ic02*",
+                "usb:v0525pA4A2d0000dc02ic02isc06",
+                true,
+            ),
+            (
+                "usb:v0525pA4A[1-2]d*ic02*",
+                "usb:v0525pA4A3d0000dc02ic02isc06",
+                false,
+            ),
             ("a?c", "abc", true),
             ("a?c", "ac", false),
             ("*", "", true),
@@ -253,7 +269,14 @@ mod tests {
         let alias = "# comment\nalias virtio:d1v* net\nalias fs-thing near\n";
         let modules = Modules::parse(Path::new("/m"), dep, alias);
         let order = &modules.files["net"];
-        assert_eq!(order[..], ["kernel/a/far-away.ko", "kernel/a/near.ko", "kernel/net/net.ko"]);
+        assert_eq!(
+            order[..],
+            [
+                "kernel/a/far-away.ko",
+                "kernel/a/near.ko",
+                "kernel/net/net.ko"
+            ]
+        );
         assert_eq!(modules.found("virtio:d1v5"), ["net"]);
         assert_eq!(modules.found("fs-thing"), ["near"]);
         assert_eq!(modules.found("near"), ["near"]);

@@ -56,7 +56,10 @@ impl Net {
     pub fn look(&mut self, now_ms: u64) {
         self.interfaces
             .retain(|name, _| Path::new("/sys/class/net").join(name).exists());
-        let all = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        let all = fs::read_dir("/sys/class/net")
+            .into_iter()
+            .flatten()
+            .flatten();
         for entry in all {
             self.add(&entry.file_name().to_string_lossy(), now_ms);
         }

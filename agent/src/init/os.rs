@@ -16,8 +16,7 @@ const LOOK_DIR: &str = "/run/skerry-init/look";
 /// What every system has.
 const NEEDED: [&str; 4] = ["kernel8.img", "initramfs8", "root.squashfs", "cmdline.txt"];
 /// Without a reason of its own.
-const CAME_BACK: &str =
-    "the new system was not confirmed before the machine started anew: it crashed, hung, or the power went";
+const CAME_BACK: &str = "the new system was not confirmed before the machine started anew: it crashed, hung, or the power went";
 
 /// The two slots of our image.
 #[derive(Debug)]

@@ -100,7 +100,10 @@ pub fn tell(here: &Here) -> io::Result<()> {
 /// Asks init to end everything in order and to start the machine anew.
 pub fn ask_for_restart() -> io::Result<()> {
     let init = nix::unistd::Pid::from_raw(1);
-    Ok(nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGTERM)?)
+    Ok(nix::sys::signal::kill(
+        init,
+        nix::sys::signal::Signal::SIGTERM,
+    )?)
 }
 
 /// What is or was on trial.
@@ -280,12 +283,21 @@ mod tests {
         }
         let shipped = include_str!("../../../cross/image/files/autoboot.txt");
         let fresh = autoboot(SLOTS[0]);
-        assert!(std::str::from_utf8(&fresh).expect("text").starts_with(shipped));
+        assert!(
+            std::str::from_utf8(&fresh)
+                .expect("text")
+                .starts_with(shipped)
+        );
     }
 
     #[test]
     fn a_file_that_says_nothing_confirms_nothing() {
-        for text in ["", "[tryboot]\nboot_partition=3\n", "boot_partition=7\n", "boot_partition=x"] {
+        for text in [
+            "",
+            "[tryboot]\nboot_partition=3\n",
+            "boot_partition=7\n",
+            "boot_partition=x",
+        ] {
             assert_eq!(confirmed_in(text), None, "{text}");
         }
     }
@@ -296,7 +308,13 @@ mod tests {
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&a, vec![7; 100_000]).expect("written");
         fs::write(&b, vec![7; 100_000]).expect("written");
-        let open = |path: &Path| File::options().read(true).write(true).open(path).expect("opens");
+        let open = |path: &Path| {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(path)
+                .expect("opens")
+        };
         same(&mut open(&a), &mut open(&b)).expect("the same");
         let mut other = vec![7; 100_000];
         other[70_000] = 8;

@@ -117,8 +117,7 @@ pub fn configure_loop(device: &File, file: &File, direct: bool) -> io::Result<()
         reserved: [0; 8],
     };
     // SAFETY: both descriptors are open, `config` has the kernel's layout.
-    let result =
-        unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE as _, &raw const config) };
     checked(result.into()).map(drop)
 }
 
@@ -185,7 +184,11 @@ const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 pub fn grow_ext4(mount_point: &File, blocks: u64) -> io::Result<()> {
     // SAFETY: the argument is a number that lives over the call.
     let result = unsafe {
-        libc::ioctl(mount_point.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &raw const blocks)
+        libc::ioctl(
+            mount_point.as_raw_fd(),
+            EXT4_IOC_RESIZE_FS as _,
+            &raw const blocks,
+        )
     };
     checked(result.into()).map(drop)
 }
@@ -313,8 +316,7 @@ pub fn add_default_route(
     route.rt_metric = metric as libc::c_short + 1;
     route.rt_dev = name.as_mut_ptr().cast();
     // SAFETY: `route` and the name in it live over the call.
-    let result =
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw const route) };
     match checked(result.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other.map(drop),

@@ -74,8 +74,18 @@ fn mount_system() -> io::Result<()> {
     let mounts: [(&str, &str, MsFlags, &str); 5] = [
         ("devpts", "/dev/pts", quiet, "ptmxmode=0666,mode=0620"),
         ("tmpfs", "/dev/shm", quiet | MsFlags::MS_NODEV, "size=25%"),
-        ("tmpfs", "/tmp", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "size=25%"),
-        ("cgroup2", "/sys/fs/cgroup", quiet | MsFlags::MS_NODEV, "nsdelegate"),
+        (
+            "tmpfs",
+            "/tmp",
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            "size=25%",
+        ),
+        (
+            "cgroup2",
+            "/sys/fs/cgroup",
+            quiet | MsFlags::MS_NODEV,
+            "nsdelegate",
+        ),
         ("mqueue", "/dev/mqueue", quiet | MsFlags::MS_NODEV, ""),
     ];
     for (kind, place, flags, options) in mounts {
@@ -84,7 +94,13 @@ fn mount_system() -> io::Result<()> {
         }
     }
     // Nothing of ours shares mounts; containers ask for what they need.
-    nix::mount::mount(None::<&str>, "/", None::<&str>, none | MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    nix::mount::mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        none | MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )?;
     fs::create_dir_all(RUN_DIR)
 }
 
@@ -98,7 +114,9 @@ fn read_boot_partition(card: &Card) -> Option<String> {
         Ok(fs::read_to_string(place.join("autoboot.txt")).ok())
     });
     read.unwrap_or_else(|error| {
-        say::trouble(&format!("the card's first partition cannot be read: {error}"));
+        say::trouble(&format!(
+            "the card's first partition cannot be read: {error}"
+        ));
         None
     })
 }
@@ -135,7 +153,9 @@ fn host_name(wanted: Option<String>) -> String {
     let text = |path: &str| {
         let bytes = fs::read(path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
-        text.chars().filter(char::is_ascii_alphanumeric).collect::<String>()
+        text.chars()
+            .filter(char::is_ascii_alphanumeric)
+            .collect::<String>()
     };
     wanted.unwrap_or_else(|| {
         let serial = text("/proc/device-tree/serial-number");
@@ -167,14 +187,17 @@ impl Init {
         .into_iter()
         .collect();
         wanted.thread_block()?;
-        let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals =
+            SignalFd::with_flags(&wanted, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         sys::take_ctrl_alt_del();
         let uevents = Uevents::listen()?;
         let autoboot = read_boot_partition(card);
         mount_data(card);
         let trial_secs = slots::look(card, slot, autoboot.as_deref());
         if let Some(secs) = trial_secs {
-            say::news(&format!("this system is on trial: {secs} s to be confirmed"));
+            say::news(&format!(
+                "this system is on trial: {secs} s to be confirmed"
+            ));
         }
         let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
         let wall = WallClock::start(super::kernel_option(&cmdline, "skerry.ntp"));
@@ -196,7 +219,8 @@ impl Init {
             wanted: Vec::new(),
             wall,
             child,
-            use_watchdog: super::kernel_option(&cmdline, "skerry.watchdog").as_deref() != Some("off"),
+            use_watchdog: super::kernel_option(&cmdline, "skerry.watchdog").as_deref()
+                != Some("off"),
             watchdog: None,
             feed_ms: now_ms,
             trial_ends_ms: trial_secs.map(|secs| now_ms + u64::from(secs) * 1000),
@@ -246,13 +270,18 @@ impl Init {
             due = due.min(self.wall.wake_at(now_ms));
         }
         let millis = due.saturating_sub(now_ms).min(FEED_MS);
-        let timeout = PollTimeout::try_from(Duration::from_millis(millis)).unwrap_or(PollTimeout::ZERO);
+        let timeout =
+            PollTimeout::try_from(Duration::from_millis(millis)).unwrap_or(PollTimeout::ZERO);
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.uevents.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.child.as_fd(), PollFlags::POLLIN),
         ];
-        fds.extend(self.net.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(
+            self.net
+                .sockets()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+        );
         // Whatever woke us, all of them are looked at.
         let _ = poll(&mut fds, timeout);
     }
@@ -435,8 +464,7 @@ fn ours() -> Vec<Pid> {
     let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let agents = numbers.filter(|pid| *pid != 1).filter(|pid| {
         let verb = verb(*pid);
-        ["keeper", "run", "guard", "guarded"].contains(&verb.as_str())
-            && has_our_root(*pid)
+        ["keeper", "run", "guard", "guarded"].contains(&verb.as_str()) && has_our_root(*pid)
     });
     agents.map(Pid::from_raw).collect()
 }

@@ -65,7 +65,10 @@ impl WallClock {
         let built_ms = built.and_then(|t| t.parse::<u64>().ok()).unwrap_or(0) * 1000;
         let floor = kept_ms.max(built_ms);
         if wall_ms() < floor {
-            say(sys::set_clock(floor), "set to the time of the last shutdown or build");
+            say(
+                sys::set_clock(floor),
+                "set to the time of the last shutdown or build",
+            );
         }
         Self {
             server,
@@ -212,7 +215,9 @@ fn parse(answer: &[u8], nonce: [u8; 8]) -> Option<u64> {
     if leap == 3 || mode != 4 || !(1..=15).contains(&stratum) || answer[24..32] != nonce {
         return None;
     }
-    let word = |at: usize| u32::from_be_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]]);
+    let word = |at: usize| {
+        u32::from_be_bytes([answer[at], answer[at + 1], answer[at + 2], answer[at + 3]])
+    };
     let (secs, fraction) = (u64::from(word(40)), u64::from(word(44)));
     // The count of seconds begins anew in February 2036.
     let era = if secs < NTP_TO_UNIX { 1 << 32 } else { 0 };

@@ -3,6 +3,7 @@
 use crate::core::CreateContainer;
 use crate::image::UnpackedImage;
 use crate::runtime::{ContainerSpec, LogPolicy, Mount, Network, Resources};
+use skerry_wire::pod::HostPathKind;
 use skerry_wire::{AppRef, Digest, VolumeSource};
 use std::fs;
 use std::io;
@@ -52,7 +53,7 @@ impl Places {
             Err(error) => Err(format!("{} cannot be made: {error}", path.display())),
         };
         match &volume.source {
-            VolumeSource::HostPath { path, create } => {
+            VolumeSource::HostPath { path, kind } => {
                 let path = PathBuf::from(path);
                 let up = |p: std::path::Component| p == std::path::Component::ParentDir;
                 if !path.is_absolute() || path.components().any(up) {
@@ -67,27 +68,54 @@ impl Places {
                         path.display()
                     ));
                 }
-                if *create {
-                    return made(path);
-                }
-                if !path.exists() {
-                    return Err(format!(
-                        "host path {} does not exist on this device: make it there, or use 'type: DirectoryOrCreate'",
-                        path.display()
-                    ));
-                }
-                Ok(path)
+                host_path(path, *kind)
             }
             VolumeSource::Named { claim } => {
                 let namespace = assignment.app.namespace.as_str();
                 let dir = self.data_dir.join("volumes").join(namespace);
                 made(dir.join(plain("claim", claim)?))
             }
-            VolumeSource::EmptyDir => {
+            VolumeSource::EmptyDir { .. } => {
                 let dir = self.scratch(&assignment.app, &assignment.revision.short());
                 made(dir.join(plain("volume", name)?))
             }
         }
+    }
+}
+
+/// The host path, made or checked as its kind says.
+fn host_path(path: PathBuf, kind: HostPathKind) -> Result<PathBuf, String> {
+    use std::os::unix::fs::FileTypeExt;
+    let made = match kind {
+        HostPathKind::DirectoryOrCreate => make_dir(&path),
+        // Empty, and its directory has to be there: as in Kubernetes.
+        HostPathKind::FileOrCreate if !path.exists() => fs::File::create_new(&path).map(drop),
+        _ => Ok(()),
+    };
+    if let Err(error) = made {
+        return Err(format!("{} cannot be made: {error}", path.display()));
+    }
+    let Ok(metadata) = fs::metadata(&path) else {
+        return Err(format!(
+            "host path {} does not exist on this device: make it there, or use 'type: DirectoryOrCreate'",
+            path.display()
+        ));
+    };
+    let of = metadata.file_type();
+    let (fits, wanted) = match kind {
+        HostPathKind::Any => (true, "anything"),
+        HostPathKind::Directory | HostPathKind::DirectoryOrCreate => (of.is_dir(), "a directory"),
+        HostPathKind::File | HostPathKind::FileOrCreate => (of.is_file(), "a file"),
+        HostPathKind::Socket => (of.is_socket(), "a socket"),
+        HostPathKind::CharDevice => (of.is_char_device(), "a character device"),
+        HostPathKind::BlockDevice => (of.is_block_device(), "a block device"),
+    };
+    match fits {
+        true => Ok(path),
+        false => Err(format!(
+            "host path {} is not {wanted} on this device: change it there, or its type in the manifest",
+            path.display()
+        )),
     }
 }
 
@@ -119,7 +147,7 @@ pub fn compose(
     places: &Places,
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
-    let container = &pod.containers[create.container];
+    let container = create.spec();
     let mut mounts = Vec::new();
     for mount in &container.volume_mounts {
         mounts.push(Mount {

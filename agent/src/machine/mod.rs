@@ -6,6 +6,7 @@ mod compose;
 mod exec;
 mod logs;
 mod pretended;
+mod probe;
 mod real;
 mod signals;
 mod stream;
@@ -15,10 +16,14 @@ pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 
+use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus};
+use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
-use skerry_wire::report::Condition;
+use skerry_wire::probe::Hook;
+use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use std::future::Future;
@@ -85,6 +90,10 @@ pub trait Machine: 'static {
         request: ExecRequest,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
+    /// Puts a probe's question.
+    fn probe(&self, question: Question) -> impl Future<Output = Answer>;
+    /// Does what is to be done around a start or stop.
+    fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,
@@ -92,6 +101,10 @@ pub trait Machine: 'static {
     ) -> impl Future<Output = Vec<ContainerUsage>>;
     /// The machine's lasting troubles. Writes nothing.
     fn conditions(&self) -> impl Future<Output = Vec<Condition>>;
+    /// How the machine is at this moment. Writes nothing.
+    fn vitals(&self) -> impl Future<Output = Vitals>;
+    /// Every diagnosis of the machine; may take half a minute.
+    fn diagnose(&self, known: Known) -> impl Future<Output = Vec<Finding>>;
     /// Ends the runtime, which has no container any more.
     fn shut_down(&self) -> impl Future<Output = Result<(), String>>;
 }

@@ -3,10 +3,14 @@
 //! stop.
 
 use super::{Machine, MachineEvent, StreamEnd};
+use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus};
+use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
-use skerry_wire::report::Condition;
+use skerry_wire::probe::Hook;
+use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use smol::channel::{Receiver, Sender, unbounded};
@@ -141,12 +145,28 @@ impl Machine for PretendedMachine {
         End::Failed("this machine runs no programs".into())
     }
 
+    async fn probe(&self, _: Question) -> Answer {
+        Answer::Good
+    }
+
+    async fn run_hook(&self, _: &ContainerId, _: Hook) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn usage(&self, _: Vec<(ContainerId, AppRef, ContainerName)>) -> Vec<ContainerUsage> {
         Vec::new()
     }
 
     async fn conditions(&self) -> Vec<Condition> {
         Vec::new()
+    }
+
+    async fn vitals(&self) -> Vitals {
+        Vitals::default()
+    }
+
+    async fn diagnose(&self, _: Known) -> Vec<Finding> {
+        vec![Finding::good("Pretended", "a machine in memory is well")]
     }
 
     async fn shut_down(&self) -> Result<(), String> {

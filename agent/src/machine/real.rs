@@ -2,18 +2,27 @@
 
 use super::compose::{Places, compose};
 use super::signals::StopSignals;
-use super::{Machine, MachineEvent, StreamEnd, exec, logs};
+use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
+use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus, MissingBlob};
+use crate::doctor::Known;
+use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
-use skerry_wire::report::Condition;
+use skerry_wire::probe::{Check, Hook};
+use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a hook waits for an answer by HTTP.
+const HOOK_HTTP: Duration = Duration::from_secs(30);
 
 /// An error and its causes in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -62,6 +71,12 @@ impl RealMachine {
             writers: RefCell::new(BTreeMap::new()),
             started: Cell::new(false),
         })
+    }
+
+    /// Where a container is reached: with the host's network, at the host's
+    /// own loopback.
+    fn address(&self, _: &ContainerId) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::LOCALHOST)
     }
 
     fn runtime(&self) -> Result<Runtime, String> {
@@ -160,16 +175,16 @@ impl Machine for RealMachine {
         // That of now: once it is lost, another may list and plan anew, and
         // must not be given this container behind its back.
         let runtime = self.runtime()?;
-        let image = create.assignment.pod.containers[create.container]
-            .image
-            .clone();
+        let image = create.spec().image.clone();
         let image = match self.image_status(image).await? {
             image::Status::Ready(image) => image,
             image::Status::Missing(_) | image::Status::Fetched => {
                 return Err("its image is not complete on this device".into());
             }
         };
-        let signal = stop_signal(&image);
+        let wanted = create.spec().stop_signal.map(i32::from);
+        let wanted = wanted.and_then(|number| Signal::try_from(number).ok());
+        let signal = wanted.unwrap_or_else(|| stop_signal(&image));
         let id = create.id.clone();
         let places = self.places.clone();
         let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
@@ -286,6 +301,42 @@ impl Machine for RealMachine {
         }
     }
 
+    async fn probe(&self, question: Question) -> Answer {
+        let timeout = Duration::from_secs(question.timeout_secs.into());
+        let id = &question.id;
+        let check = async {
+            match &question.check {
+                Check::Exec { command } => match self.runtime() {
+                    Ok(runtime) => probe::exec(&runtime, id, command).await,
+                    Err(why) => probe::Outcome::Untried(why),
+                },
+                Check::Http(request) => probe::http(request, self.address(id)).await,
+                Check::Tcp { host, port } => {
+                    probe::tcp(host.as_deref(), self.address(id), *port).await
+                }
+            }
+        };
+        probe::within(timeout, check).await.into()
+    }
+
+    async fn run_hook(&self, id: &ContainerId, hook: Hook) -> Result<(), String> {
+        let outcome = match hook {
+            Hook::Exec { command } => probe::exec(&self.runtime()?, id, &command).await,
+            Hook::Http(request) => {
+                let asks = probe::http(&request, self.address(id));
+                probe::within(HOOK_HTTP, asks).await
+            }
+            Hook::Sleep { seconds } => {
+                smol::Timer::after(Duration::from_secs(seconds.into())).await;
+                probe::Outcome::Good
+            }
+        };
+        match outcome {
+            probe::Outcome::Good => Ok(()),
+            probe::Outcome::Bad(why) | probe::Outcome::Untried(why) => Err(why),
+        }
+    }
+
     async fn usage(
         &self,
         containers: Vec<(ContainerId, AppRef, ContainerName)>,
@@ -315,6 +366,16 @@ impl Machine for RealMachine {
     async fn conditions(&self) -> Vec<Condition> {
         let data_dir = self.places.data_dir.clone();
         smol::unblock(move || crate::doctor::conditions(&data_dir)).await
+    }
+
+    async fn vitals(&self) -> Vitals {
+        let data_dir = self.places.data_dir.clone();
+        smol::unblock(move || facts::vitals(&facts::Host::machine(), &data_dir)).await
+    }
+
+    async fn diagnose(&self, known: Known) -> Vec<Finding> {
+        let data_dir = self.places.data_dir.clone();
+        smol::unblock(move || crate::doctor::examine(&data_dir, &known)).await
     }
 
     async fn shut_down(&self) -> Result<(), String> {

@@ -86,6 +86,26 @@ pub enum RuntimeError {
     Pipe(#[source] io::Error),
 }
 
+impl RuntimeError {
+    /// Whether the runtime itself is in trouble, so that this says nothing of
+    /// the container.
+    pub fn is_ours(&self) -> bool {
+        match self {
+            Self::Launch(_)
+            | Self::Connect { .. }
+            | Self::KeeperLost
+            | Self::Confused
+            | Self::Cgroup(_)
+            | Self::Pipe(_) => true,
+            Self::Spec(_) | Self::Message(_) => false,
+            Self::Refused { kind, .. } => match kind {
+                FailureKind::Busy | FailureKind::Unsupported | FailureKind::NotFound => true,
+                FailureKind::AlreadyExists | FailureKind::Invalid | FailureKind::Failed => false,
+            },
+        }
+    }
+}
+
 impl From<Lost> for RuntimeError {
     fn from(_: Lost) -> Self {
         Self::KeeperLost

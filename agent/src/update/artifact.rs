@@ -61,7 +61,9 @@ impl ArtifactDir {
         }
         let have = fs::metadata(&part).map_or(0, |m| m.len()).min(size);
         // Here, and once more in its slot.
-        let needed = (size - have).saturating_add(size).saturating_add(SPARE_BYTES);
+        let needed = (size - have)
+            .saturating_add(size)
+            .saturating_add(SPARE_BYTES);
         let disk = nix::sys::statvfs::statvfs(&self.dir)
             .map_err(|e| format!("the free space of {}: {e}", self.dir.display()))?;
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
@@ -148,6 +150,11 @@ mod tests {
         artifacts.write(&other, 0, b"forged!").unwrap();
         assert!(artifacts.finish(&other).is_err());
         assert_eq!(artifacts.look(&other, 7), Ok((0, false)));
-        assert!(artifacts.look(&other, 1 << 60).unwrap_err().contains("MiB free"));
+        assert!(
+            artifacts
+                .look(&other, 1 << 60)
+                .unwrap_err()
+                .contains("MiB free")
+        );
     }
 }

@@ -59,7 +59,10 @@ pub fn main(exe: &Path, version: &str, data_dir: &Path, args: &[OsString]) -> Ex
         }
     };
     let error = become_agent(&program, args);
-    eprintln!("skerry-agent guard: {} does not start: {error}", program.display());
+    eprintln!(
+        "skerry-agent guard: {} does not start: {error}",
+        program.display()
+    );
     // The file of the old program may be gone; this process is it.
     let error = become_agent(Path::new("/proc/self/exe"), args);
     eprintln!("skerry-agent guard: {error}");
@@ -146,6 +149,9 @@ pub fn guarded(guard: &str, program: &Path, args: &[OsString]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let error = become_agent(program, args);
-    eprintln!("skerry-agent: {} does not start: {error}", program.display());
+    eprintln!(
+        "skerry-agent: {} does not start: {error}",
+        program.display()
+    );
     ExitCode::FAILURE
 }

@@ -4,8 +4,8 @@
 pub mod artifact;
 pub mod binary;
 pub mod guard;
-pub mod software;
 pub mod slot;
+pub mod software;
 
 pub use software::Software;
 

@@ -20,7 +20,8 @@ const CARD_BYTES: u64 = 256 << 20;
 /// A file that `cross/boards/run` has made, named by the environment.
 pub fn prepared(variable: &str) -> PathBuf {
     let path = std::env::var_os(variable).map(PathBuf::from);
-    let path = path.unwrap_or_else(|| panic!("{variable} is not set: run the tests with cross/boards/run"));
+    let path = path
+        .unwrap_or_else(|| panic!("{variable} is not set: run the tests with cross/boards/run"));
     assert!(path.exists(), "{variable}: {} is not there", path.display());
     path
 }
@@ -75,12 +76,21 @@ impl Bench {
             .arg(format!("skip={}", at / mebibyte))
             .arg(format!("count={}", bytes / mebibyte))
             .status();
-        assert!(cut.is_ok_and(|status| status.success()), "dd copies the partition");
+        assert!(
+            cut.is_ok_and(|status| status.success()),
+            "dd copies the partition"
+        );
         // A power cut leaves a journal to replay; what is left then must be
         // clean: 1 means that something else had to be mended.
-        let replay = Command::new("e2fsck").args(["-p", "-E", "journal_only"]).arg(&copy).output();
+        let replay = Command::new("e2fsck")
+            .args(["-p", "-E", "journal_only"])
+            .arg(&copy)
+            .output();
         let replay = replay.expect("e2fsck runs (package e2fsprogs)");
-        let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&copy).output();
+        let check = Command::new("e2fsck")
+            .args(["-f", "-n"])
+            .arg(&copy)
+            .output();
         let check = check.expect("e2fsck runs");
         let text = |output: &[u8]| String::from_utf8_lossy(output).into_owned();
         match check.status.code() {
@@ -107,15 +117,24 @@ pub fn write_boot_file(card: &Path, name: &str, bytes: &[u8]) {
     let image = format!("{}@@{at}", card.display());
     if let Some((dir, _)) = name.rsplit_once('/') {
         // There already is as good.
-        let _ = Command::new("mmd").args(["-D", "s", "-i", &image, &format!("::{dir}")]).output();
+        let _ = Command::new("mmd")
+            .args(["-D", "s", "-i", &image, &format!("::{dir}")])
+            .output();
     }
     let mut copy = Command::new("mcopy")
         .args(["-o", "-i", &image, "-", &format!("::{name}")])
         .stdin(Stdio::piped())
         .spawn()
         .expect("mcopy runs (package mtools)");
-    copy.stdin.take().expect("a pipe").write_all(bytes).expect("written");
-    assert!(copy.wait().expect("waited").success(), "mcopy writes {name}");
+    copy.stdin
+        .take()
+        .expect("a pipe")
+        .write_all(bytes)
+        .expect("written");
+    assert!(
+        copy.wait().expect("waited").success(),
+        "mcopy writes {name}"
+    );
 }
 
 fn import_images(hub: &mut Hub, scratch: &Scratch) {
@@ -132,7 +151,8 @@ fn import_images(hub: &mut Hub, scratch: &Scratch) {
         let archive = scratch.path().join("image.tar");
         let out = File::create(&archive).expect("a file");
         let entry = format!("/{path}");
-        image::write_oci_archive_for(out, reference, "arm64", &[file], &[&entry]).expect("an image");
+        image::write_oci_archive_for(out, reference, "arm64", &[file], &[&entry])
+            .expect("an image");
         hub.skerry(&["image", "import", &archive.display().to_string()]);
     }
 }

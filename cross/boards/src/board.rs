@@ -80,8 +80,18 @@ impl Model {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Virt => &[
-                "-M", "virt", "-cpu", "cortex-a53", "-smp", "2", "-serial", "stdio", "-device",
-                "i6300esb", "-device", "virtio-rng-pci",
+                "-M",
+                "virt",
+                "-cpu",
+                "cortex-a53",
+                "-smp",
+                "2",
+                "-serial",
+                "stdio",
+                "-device",
+                "i6300esb",
+                "-device",
+                "virtio-rng-pci",
             ],
             // The console is the second line, the small UART, as on the board.
             Self::Raspi3b => &["-M", "raspi3b", "-serial", "null", "-serial", "stdio"],
@@ -196,8 +206,16 @@ impl Board {
         };
         let mut qemu = Command::new("qemu-system-aarch64");
         // Only TCG: where these tests run, KVM may be there and hang.
-        qemu.args(["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none"]);
-        qemu.args(["-no-reboot", "-nodefaults"]).args(model.arguments());
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-display",
+            "none",
+            "-monitor",
+            "none",
+        ]);
+        qemu.args(["-no-reboot", "-nodefaults"])
+            .args(model.arguments());
         let card = format!("file={},format=raw", setup.card.display());
         match model {
             Model::Virt => {
@@ -224,7 +242,12 @@ impl Board {
         if let Some(tree) = &boot.device_tree {
             qemu.arg("-dtb").arg(tree);
         }
-        let mut cmdline = format!("{} {} {}", boot.cmdline, model.cmdline(), setup.more_cmdline);
+        let mut cmdline = format!(
+            "{} {} {}",
+            boot.cmdline,
+            model.cmdline(),
+            setup.more_cmdline
+        );
         if boot.partition != 0 {
             // A real firmware says this in the device tree.
             cmdline.push_str(&format!(" skerry.slot={}", boot.partition));

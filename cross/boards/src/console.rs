@@ -58,7 +58,12 @@ impl Console {
     /// The line that has `wanted` in it, at or after byte `from`, once it is
     /// whole; and where the next one begins. `None` when it does not come in
     /// time, or can't come any more.
-    pub fn wait_from(&self, from: usize, wanted: &str, patience: Duration) -> Option<(String, usize)> {
+    pub fn wait_from(
+        &self,
+        from: usize,
+        wanted: &str,
+        patience: Duration,
+    ) -> Option<(String, usize)> {
         let deadline = Instant::now() + patience;
         let mut said = self.said();
         loop {
@@ -93,7 +98,10 @@ mod tests {
     #[test]
     fn finds_whole_lines_only_and_notices_the_end() {
         let console = Console::read_from(&b"one\r\ntwo half"[..]);
-        assert_eq!(console.wait_for("on", Duration::from_secs(30)).as_deref(), Some("one"));
+        assert_eq!(
+            console.wait_for("on", Duration::from_secs(30)).as_deref(),
+            Some("one")
+        );
         assert_eq!(console.wait_for("two", Duration::from_secs(30)), None);
         assert_eq!(console.text(), "one\ntwo half");
     }

@@ -139,7 +139,9 @@ impl Firmware {
     /// A file of a FAT partition, copied out; `None` if it is not there.
     pub fn copy_out(&self, number: u32, name: &str) -> Result<Option<PathBuf>, FirmwareError> {
         let (offset, _) = partition(&self.card, number)?;
-        let to = self.scratch.join(format!("p{number}-{}", name.replace('/', "-")));
+        let to = self
+            .scratch
+            .join(format!("p{number}-{}", name.replace('/', "-")));
         let _ = fs::remove_file(&to);
         let status = Command::new("mcopy")
             .arg("-n")
@@ -205,7 +207,12 @@ impl Firmware {
             initramfs: initramfs.map(needed).transpose()?,
             device_tree: device_tree.map(needed).transpose()?,
             // The firmware takes the first line only.
-            cmdline: words.unwrap_or_default().lines().next().unwrap_or_default().to_string(),
+            cmdline: words
+                .unwrap_or_default()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_string(),
         })
     }
 }
@@ -230,6 +237,9 @@ mod tests {
         let three = values(text, false, &["pi3"]);
         assert_eq!(last(&three, "kernel"), Some("a.img"));
         assert_eq!(last(&three, "initramfs"), Some("i.img followkernel"));
-        assert_eq!(last(&values(text, false, &["pi4"]), "kernel"), Some("b.img"));
+        assert_eq!(
+            last(&values(text, false, &["pi4"]), "kernel"),
+            Some("b.img")
+        );
     }
 }

@@ -49,11 +49,15 @@ const RUNNING: &str = "first container running";
 fn apply(bench: &Bench, manifest: &str) {
     let path = bench.scratch.path().join("apply.yaml");
     std::fs::write(&path, manifest).expect("written");
-    bench.hub.skerry(&["apply", "-f", &path.display().to_string()]);
+    bench
+        .hub
+        .skerry(&["apply", "-f", &path.display().to_string()]);
 }
 
 fn joined(bench: &Bench, board: &Board, name: &str) {
-    let online = until(PATIENCE, || (bench.hub.device(name)["state"] == "online").then_some(()));
+    let online = until(PATIENCE, || {
+        (bench.hub.device(name)["state"] == "online").then_some(())
+    });
     assert!(
         online.is_some(),
         "{name} does not join:\n{}\n{}",
@@ -70,7 +74,9 @@ fn phases(board: &Board) -> String {
 }
 
 fn said(board: &Board, what: &str) {
-    board.wait_for(what, PATIENCE).unwrap_or_else(|e| panic!("{e}"));
+    board
+        .wait_for(what, PATIENCE)
+        .unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// When a line of the kernel's log was said, in seconds since it started.
@@ -84,8 +90,16 @@ fn kernel_seconds(board: &Board, what: &str) -> f64 {
 /// the agent's share: from its start to the first container.
 fn tell_start(board: &Board, model: &str) -> f64 {
     let at = |what| kernel_seconds(board, what);
-    let (init, root, data) = (at("skerry: init starts"), at("skerry: root mounted"), at("skerry: data mounted"));
-    let (agent, store, app) = (at("skerry: agent starts"), at("skerry: store open"), at(RUNNING));
+    let (init, root, data) = (
+        at("skerry: init starts"),
+        at("skerry: root mounted"),
+        at("skerry: data mounted"),
+    );
+    let (agent, store, app) = (
+        at("skerry: agent starts"),
+        at("skerry: store open"),
+        at(RUNNING),
+    );
     let share = app - agent;
     println!(
         "{model}: kernel to init {init:.2} s, root {:.2}, data {:.2}, agent starts {agent:.2}, store open +{:.2}, app running {app:.2} s after the kernel's start; the agent's share {:.0} ms (budget 500 ms)",
@@ -103,7 +117,10 @@ fn limits_bite(bench: &Bench) {
         text.contains("limits: done").then_some(text)
     });
     let log = log.unwrap_or_else(|| {
-        panic!("the limited app does not end its work: {:?}", bench.hub.try_skerry(&["logs", "limited"]))
+        panic!(
+            "the limited app does not end its work: {:?}",
+            bench.hub.try_skerry(&["logs", "limited"])
+        )
     });
     println!("{log}");
     for wanted in [
@@ -115,8 +132,13 @@ fn limits_bite(bench: &Bench) {
     ] {
         assert!(log.contains(wanted), "{wanted:?} is not in\n{log}");
     }
-    let throttled = log.lines().find_map(|l| l.rsplit_once("nr_throttled ")?.1.parse::<u64>().ok());
-    assert!(throttled.is_some_and(|n| n > 0), "the processor was not limited:\n{log}");
+    let throttled = log
+        .lines()
+        .find_map(|l| l.rsplit_once("nr_throttled ")?.1.parse::<u64>().ok());
+    assert!(
+        throttled.is_some_and(|n| n > 0),
+        "the processor was not limited:\n{log}"
+    );
 }
 
 fn joins_and_limits_bite(model: Model) {
@@ -156,7 +178,10 @@ impl Dice {
 /// Takes the power away so often, at any moment of start and work, and looks
 /// each time at the file system and whether the app comes back.
 fn survives_power_cuts(model: Model, cuts: u32) {
-    let seed = std::env::var("SKERRY_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("SKERRY_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(1);
     println!("SKERRY_SEED={seed}");
     let mut dice = Dice(seed);
     let name = format!("cuts-{}", model.name());
@@ -167,9 +192,14 @@ fn survives_power_cuts(model: Model, cuts: u32) {
     said(&board, RUNNING);
     let applied = until(PATIENCE, || {
         let device = bench.hub.device(&name);
-        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?).then_some(())
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
     });
-    assert!(applied.is_some(), "the state is not applied: {:#}", bench.hub.device(&name));
+    assert!(
+        applied.is_some(),
+        "the state is not applied: {:#}",
+        bench.hub.device(&name)
+    );
     for cut in 1..=cuts {
         board.power_on().expect("power");
         // One in four while the hub changes what the device keeps.
@@ -177,17 +207,28 @@ fn survives_power_cuts(model: Model, cuts: u32) {
         let wait = Duration::from_millis(dice.below(20_000));
         let deadline = Instant::now() + wait;
         if busy {
-            apply(&bench, &PLAIN.replace("args: [sleep]", &format!("args: [sleep], env: [{{name: N, value: \"{cut}\"}}]")));
+            apply(
+                &bench,
+                &PLAIN.replace(
+                    "args: [sleep]",
+                    &format!("args: [sleep], env: [{{name: N, value: \"{cut}\"}}]"),
+                ),
+            );
         }
         std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
         board.cut_power();
-        bench.check_data().unwrap_or_else(|e| panic!("cut {cut} after {wait:?}: {e}"));
+        bench
+            .check_data()
+            .unwrap_or_else(|e| panic!("cut {cut} after {wait:?}: {e}"));
         board.power_on().expect("power");
         let share = {
             said(&board, RUNNING);
             tell_start(&board, model.name())
         };
-        println!("cut {cut} after {wait:?}: the app is back, file system clean ({:.0} ms)", share * 1000.0);
+        println!(
+            "cut {cut} after {wait:?}: the app is back, file system clean ({:.0} ms)",
+            share * 1000.0
+        );
     }
     let console = board.console().text();
     assert!(!console.contains("LOST AT THE NEXT POWER CUT"), "{console}");
@@ -224,7 +265,8 @@ fn runs_its_app_in_1970_without_a_network() {
     // Until the device has said that it has it, it may not have kept it.
     let kept = until(PATIENCE, || {
         let device = bench.hub.device("island");
-        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?).then_some(())
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
     });
     assert!(kept.is_some(), "{:#}", bench.hub.device("island"));
     board.cut_power();
@@ -233,7 +275,10 @@ fn runs_its_app_in_1970_without_a_network() {
     setup.clock = Some("1970-01-01T00:00:00".into());
     let board = Board::boot(&setup).expect("power");
     said(&board, RUNNING);
-    assert!(!board.console().text().contains("eth0:"), "there is a network");
+    assert!(
+        !board.console().text().contains("eth0:"),
+        "there is a network"
+    );
     tell_start(&board, "virt, 1970, no network");
 }
 
@@ -242,7 +287,10 @@ fn runs_its_app_in_1970_without_a_network() {
 fn a_data_partition_that_is_gone_is_said_loudly_and_does_not_stop_the_start() {
     let bench = Bench::new("worn");
     let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 4).expect("there");
-    let file = std::fs::File::options().write(true).open(&bench.card).expect("opens");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&bench.card)
+        .expect("opens");
     let junk = vec![0xff; usize::try_from(bytes.min(4 << 20)).expect("small")];
     std::os::unix::fs::FileExt::write_all_at(&file, &junk, at).expect("written");
     drop(file);
@@ -268,7 +316,10 @@ fn put_into_slot_b(bench: &Bench, system: &std::path::Path) {
     let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 3).expect("slot B");
     let system = std::fs::read(system).expect("the system");
     assert!(system.len() as u64 <= bytes);
-    let file = std::fs::File::options().write(true).open(&bench.card).expect("opens");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&bench.card)
+        .expect("opens");
     std::os::unix::fs::FileExt::write_all_at(&file, &system, at).expect("written");
 }
 

@@ -40,7 +40,7 @@ async fn known_images(
 ) -> Result<BTreeMap<String, Option<Digest>>, Failure> {
     let names: Vec<String> = apps
         .iter()
-        .flat_map(|app| app.pod.containers.iter().map(|c| c.image.clone()))
+        .flat_map(|app| app.pod.all_containers().map(|c| c.image.clone()))
         .collect();
     let look = move |fleet: &Fleet| {
         let meant = |name: String| {
@@ -149,7 +149,11 @@ pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Fail
             .await?
         {
             Answer::Applied(actions) => actions,
-            Answer::Done | Answer::Stream(_) | Answer::Usage(_) | Answer::Rollout(_) => Vec::new(),
+            Answer::Done
+            | Answer::Stream(_)
+            | Answer::Usage(_)
+            | Answer::Doctor(_)
+            | Answer::Rollout(_) => Vec::new(),
         }
     };
     let items = applied(actions, &revisions);
@@ -179,7 +183,11 @@ async fn take_away(state: &State, apps: Vec<AppRef>) -> Result<Vec<(AppRef, AppA
     let delete = move |request| Event::Delete { request, apps };
     match state.hub.ask(delete).await? {
         Answer::Applied(actions) => Ok(actions),
-        Answer::Done | Answer::Stream(_) | Answer::Usage(_) | Answer::Rollout(_) => Ok(Vec::new()),
+        Answer::Done
+        | Answer::Stream(_)
+        | Answer::Usage(_)
+        | Answer::Doctor(_)
+        | Answer::Rollout(_) => Ok(Vec::new()),
     }
 }
 
@@ -189,7 +197,7 @@ pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Fa
     let look = move |fleet: &Fleet| {
         let item = |app: App| {
             let mut images: Vec<types::PinnedImage> = Vec::new();
-            for container in &app.pod.containers {
+            for container in app.pod.all_containers() {
                 let digest = known.get(&container.image).copied().flatten();
                 let image = types::PinnedImage {
                     reference: container.image.clone(),

@@ -1,7 +1,7 @@
 //! Devices.
 
 use super::error::Failure;
-use super::types::{Approve, Device, LabelChange, List, Usage};
+use super::types::{Approve, Device, Finding, LabelChange, List, Usage};
 use super::{State, body, view};
 use crate::core::{Answer, Event};
 use axum::Json;
@@ -126,5 +126,18 @@ pub async fn usage(state: State, Path(device): Path<String>) -> Result<Json<List
             at_ms: c.at.0,
         })
         .collect();
+    Ok(Json(List { items }))
+}
+
+pub async fn doctor(
+    state: State,
+    Path(device): Path<String>,
+) -> Result<Json<List<Finding>>, Failure> {
+    let device = device_id(&device)?;
+    let doctor = move |request| Event::Doctor { request, device };
+    let Answer::Doctor(findings) = state.hub.ask(doctor).await? else {
+        return Err(Failure::internal("the hub answered something else"));
+    };
+    let items = findings.into_iter().map(view::finding).collect();
     Ok(Json(List { items }))
 }

@@ -7,7 +7,6 @@ mod devices;
 mod error;
 mod fleet;
 mod images;
-mod manifest_json;
 mod releases;
 mod routes;
 mod serve;

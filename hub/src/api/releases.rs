@@ -82,7 +82,10 @@ fn broken_bundle(error: BundleError) -> Failure {
 
 /// Takes a bundle in: verified first, then its artifacts, then its record.
 pub async fn import(state: Shared, mut upload: Body) -> Result<Json<types::Release>, Failure> {
-    let trusted = state.hub.read(|fleet| fleet.release_keys().to_vec()).await?;
+    let trusted = state
+        .hub
+        .read(|fleet| fleet.release_keys().to_vec())
+        .await?;
     let file = Upload::receive(&state, &mut upload, MAX_BUNDLE_BYTES).await?;
     let images = state.images.clone();
     let taken = smol::unblock(move || -> Result<(SignedRelease, Release), Failure> {
@@ -109,9 +112,9 @@ pub async fn import(state: Shared, mut upload: Body) -> Result<Json<types::Relea
     let items = state.hub.read(shown).await?;
     let mut items = items.into_iter();
     let added = items.find(|r| r.kind == opened.kind.as_str() && r.version == opened.version);
-    added.map(Json).ok_or_else(|| {
-        Failure::not_found("ReleaseNotFound", "the release was deleted meanwhile")
-    })
+    added
+        .map(Json)
+        .ok_or_else(|| Failure::not_found("ReleaseNotFound", "the release was deleted meanwhile"))
 }
 
 pub async fn delete(
@@ -229,10 +232,12 @@ fn wish(state: &Shared, new: &NewRollout) -> Result<Wish, Failure> {
 pub async fn start(state: Shared, body: Body) -> Result<Json<types::Rollout>, Failure> {
     let new: NewRollout = body::json(body, false).await?;
     let wish = wish(&state, &new)?;
-    let selector: Selector = new
-        .selector
-        .parse()
-        .map_err(|e: skerry_wire::label::LabelError| Failure::invalid("InvalidSelector", e.to_string()))?;
+    let selector: Selector =
+        new.selector
+            .parse()
+            .map_err(|e: skerry_wire::label::LabelError| {
+                Failure::invalid("InvalidSelector", e.to_string())
+            })?;
     let max_unavailable = most(new.max_unavailable.as_deref())?;
     let confirm_secs = new.confirm_secs.unwrap_or(DEFAULT_CONFIRM_SECS);
     answer(&state, move |request| Event::StartRollout {
@@ -251,16 +256,20 @@ async fn answer(
 ) -> Result<Json<types::Rollout>, Failure> {
     let id = match state.hub.ask(event).await? {
         Answer::Rollout(id) => id,
-        Answer::Done | Answer::Applied(_) | Answer::Stream(_) | Answer::Usage(_) => 0,
+        Answer::Done
+        | Answer::Applied(_)
+        | Answer::Stream(_)
+        | Answer::Usage(_)
+        | Answer::Doctor(_) => 0,
     };
     let look = move |fleet: &Fleet| {
         let found = fleet.rollouts().find(|r| r.id == id);
         found.map(|r| rollout(fleet, r))
     };
     let found: Option<types::Rollout> = state.hub.read(look).await?;
-    found.map(Json).ok_or_else(|| {
-        Failure::not_found("RolloutNotFound", "the rollout was forgotten meanwhile")
-    })
+    found
+        .map(Json)
+        .ok_or_else(|| Failure::not_found("RolloutNotFound", "the rollout was forgotten meanwhile"))
 }
 
 async fn steer(

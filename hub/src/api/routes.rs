@@ -48,6 +48,11 @@ fn guarded() -> Vec<Route> {
         ),
         ("/v1/devices/{device}/usage", &["get"], get(devices::usage)),
         (
+            "/v1/devices/{device}/doctor",
+            &["get"],
+            get(devices::doctor),
+        ),
+        (
             "/v1/devices/{device}/apps/{namespace}/{name}/logs",
             &["get"],
             get(streams::logs),

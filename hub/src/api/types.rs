@@ -120,6 +120,8 @@ pub struct Device {
     pub key: String,
     /// What the machine is.
     pub facts: Facts,
+    /// How the machine was when it last reported; absent before it did.
+    pub vitals: Option<Vitals>,
     /// What is wrong or worth knowing.
     pub conditions: Vec<Condition>,
     /// The number of what it shall run.
@@ -314,6 +316,58 @@ pub struct Facts {
     pub cgroup_version: u8,
     /// Changes at each boot.
     pub boot_id: String,
+    /// The board's or product's serial number.
+    pub serial: String,
+    /// Boots that its agent has seen.
+    pub boot_count: u32,
+    /// Why it started last: `power on`, `watchdog`, `kernel panic`.
+    pub reset_reason: String,
+}
+
+/// How a machine was when it last reported; absent what it does not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Seconds since the machine started.
+    pub uptime_secs: u64,
+    /// The processor's temperature in thousandths of a degree Celsius.
+    pub temperature_millis: Option<i32>,
+    /// The Raspberry Pi firmware's bits, as `vcgencmd get_throttled` says them.
+    pub throttled: Option<u32>,
+    /// The same in words: `under-voltage`, `was throttled`.
+    pub throttling: Vec<String>,
+    /// At least so much of the data disk's life is used up, in percent.
+    pub disk_wear_percent: Option<u8>,
+    /// Bytes free for the agent's data.
+    pub disk_free_bytes: u64,
+    /// Bytes of memory available.
+    pub memory_available_bytes: u64,
+}
+
+/// The outcome of one diagnosis of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// CamelCase, said of the trouble: `NoMemoryLimits`.
+    pub kind: String,
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// A sentence for people.
+    pub text: String,
+    /// What to type on the device, or to do there; empty when nothing.
+    pub remedy: String,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// It works, but less well.
+    Poor,
+    /// It does not work.
+    Bad,
+    /// The machine does not tell.
+    Unknown,
 }
 
 /// Something lasting about a device.
@@ -360,12 +414,30 @@ pub struct Problem {
 pub struct Container {
     /// Its name in the pod.
     pub name: String,
+    /// What it is there.
+    pub role: Role,
     /// Where it is in its life.
     pub state: ContainerState,
     /// Starts after the first.
     pub restarts: u32,
     /// How it ended the last time.
     pub last_exit: Option<Exit>,
+    /// It runs, and its startup probe has succeeded, if it has one.
+    pub started: bool,
+    /// It is as it shall be: started and ready for its users, or ended well.
+    pub ready: bool,
+}
+
+/// What a container is in its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What the pod is for.
+    Main,
+    /// Runs to its end before the others.
+    Init,
+    /// Runs beside the others, starts before and stops after them.
+    Sidecar,
 }
 
 /// Where a container is in its life.

@@ -3,8 +3,9 @@
 use super::types;
 use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, TokenRecord};
 use crate::model;
+use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::report::{self, Report};
-use skerry_wire::{AppRef, RevisionId};
+use skerry_wire::{AppRef, RevisionId, Role};
 use std::collections::BTreeMap;
 
 /// A device's state.
@@ -71,6 +72,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
             },
             |r| facts(&r.facts),
         ),
+        vitals: report.as_ref().map(|r| vitals(&r.vitals)),
         conditions: report.iter().flat_map(conditions).collect(),
         generation_desired: record.generation.0,
         generation_applied: record.applied.0,
@@ -94,6 +96,37 @@ fn facts(facts: &report::Facts) -> types::Facts {
         agent_version: facts.agent_version.clone(),
         cgroup_version: facts.cgroup_version,
         boot_id: facts.boot_id.clone(),
+        serial: facts.serial.clone(),
+        boot_count: facts.boot_count,
+        reset_reason: facts.reset_reason.clone(),
+    }
+}
+
+fn vitals(vitals: &report::Vitals) -> types::Vitals {
+    let words = vitals.throttling().into_iter();
+    types::Vitals {
+        uptime_secs: vitals.uptime_secs,
+        temperature_millis: vitals.temperature_millis,
+        throttled: vitals.throttled,
+        throttling: words.map(str::to_string).collect(),
+        disk_wear_percent: vitals.disk_wear_percent,
+        disk_free_bytes: vitals.disk_free_bytes,
+        memory_available_bytes: vitals.memory_available_bytes,
+    }
+}
+
+/// What a device found out about itself.
+pub fn finding(finding: Finding) -> types::Finding {
+    types::Finding {
+        kind: finding.kind,
+        verdict: match finding.verdict {
+            Verdict::Good => types::Verdict::Good,
+            Verdict::Poor => types::Verdict::Poor,
+            Verdict::Bad => types::Verdict::Bad,
+            Verdict::Unknown => types::Verdict::Unknown,
+        },
+        text: finding.text,
+        remedy: finding.remedy,
     }
 }
 
@@ -137,9 +170,16 @@ fn container(status: &report::ContainerStatus) -> types::Container {
     };
     types::Container {
         name: status.name.to_string(),
+        role: match status.role {
+            Role::Main => types::Role::Main,
+            Role::Init => types::Role::Init,
+            Role::Sidecar => types::Role::Sidecar,
+        },
         state,
         restarts: status.restarts,
         last_exit: status.last_exit.map(exit),
+        started: status.started,
+        ready: status.ready,
     }
 }
 
@@ -173,15 +213,7 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
 }
 
 fn is_ready(status: &report::AppStatus) -> bool {
-    !status.containers.is_empty()
-        && status.containers.iter().all(|c| match c.state {
-            report::ContainerState::Running { .. } => true,
-            report::ContainerState::Ended => c.last_exit.is_some_and(|exit| exit.is_success()),
-            report::ContainerState::Fetching { .. }
-            | report::ContainerState::Waiting { .. }
-            | report::ContainerState::BackOff { .. }
-            | report::ContainerState::Stopping => false,
-        })
+    !status.containers.is_empty() && status.containers.iter().all(|c| c.ready)
 }
 
 /// An app with how it fares.
@@ -195,7 +227,7 @@ pub fn app(record: &AppRecord, counts: types::AppCounts) -> types::App {
         images: pinned(&record.revision),
         devices: counts,
         changed_ms: record.changed.0,
-        manifest: super::manifest_json::app(&record.app),
+        manifest: crate::manifest::to_json(&record.app),
     }
 }
 
@@ -207,7 +239,7 @@ pub fn revision(id: RevisionId) -> String {
 /// A revision's images, each once.
 pub fn pinned(revision: &model::Revision) -> Vec<types::PinnedImage> {
     let mut images: Vec<types::PinnedImage> = Vec::new();
-    for container in &revision.pod.containers {
+    for container in revision.pod.all_containers() {
         let image = types::PinnedImage {
             reference: container.image.reference.clone(),
             digest: Some(container.image.digest.to_string()),

@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+use super::flash::FlashArgs;
 use super::human::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -97,6 +98,8 @@ pub enum Command {
     /// Make, list and delete join tokens
     #[command(visible_alias = "tokens")]
     Token(TokenArgs),
+    /// Write an OS image onto a card, so that the board joins by itself
+    Flash(Box<FlashArgs>),
     /// Import, pull and list images
     Image(ImageArgs),
     /// Sign, import and roll out what devices themselves run: their agents and
@@ -113,6 +116,9 @@ pub enum Command {
     Events(EventsArgs),
     /// Show what devices or apps use now
     Top(TopArgs),
+    /// Ask devices what is wrong with them, and what mends it; exit code 1 if
+    /// something does not work
+    Doctor(DoctorArgs),
     /// Show how the hub and its fleet are
     Status,
     /// Save the hub's store and keys
@@ -780,6 +786,31 @@ pub struct TopArgs {
     /// Only devices with these labels
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
+}
+
+/// `skerry doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Which
+    #[arg(value_name = "DEVICE", required_unless_present = "selector")]
+    pub devices: Vec<String>,
+    /// All that are online and have these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "devices")]
+    pub selector: Option<String>,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: DataFormat,
+}
+
+/// How to print what is no list of things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DataFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// The same as YAML
+    Yaml,
 }
 
 /// `skerry backup`.

@@ -257,6 +257,7 @@ fn positional(
         (["exec"], []) => names.placed(),
         (["label"], []) | (["label"], ["device" | "devices"]) => names.of(Devices),
         (["approve"], _) => names.pending(),
+        (["doctor"], _) => names.of(Devices),
         (["token", "delete"], _) => names.of(Tokens),
         (["completion"], []) => ["bash", "zsh", "fish"].map(String::from).to_vec(),
         (["backup" | "restore"], []) | (["image", "import"], []) => vec![FILES.into()],

@@ -6,12 +6,12 @@ use super::client::{Client, with_query};
 use super::error::CliError;
 use super::get::{
     app_is_ready, app_path, arch, clean, container_state, device_path, devices, exit_text, labels,
-    manifest_of, resource_and_names, short, state_text,
+    manifest_of, resource_and_names, short, state_text, temperature, uptime,
 };
 use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
-use crate::api::types::{App, ContainerState, Device, DeviceApp, Event};
+use crate::api::types::{App, ContainerState, Device, DeviceApp, Event, Vitals};
 
 /// Events shown at the end.
 const EVENTS: u32 = 20;
@@ -108,6 +108,7 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
     facts.line("Generation", generation);
     let machine = &device.facts;
     facts.line("Machine", &machine.model);
+    facts.line("Serial", &machine.serial);
     facts.line("Host name", &machine.hostname);
     facts.line("System", &machine.os);
     facts.line("Kernel", &machine.kernel);
@@ -116,6 +117,10 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
     facts.line("Memory", human::bytes(machine.memory_bytes));
     facts.line("Cgroups", format!("v{}", machine.cgroup_version));
     facts.line("Agent", &machine.agent_version);
+    facts.line("Boots", boots(machine));
+    if let Some(vitals) = &device.vitals {
+        vitals_lines(&mut facts, vitals);
+    }
     let mut text = facts.text;
     text.push_str(&super::release::updates_text(device, colour));
     if !device.conditions.is_empty() {
@@ -150,6 +155,36 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
     text.push_str(&or_none(&table, colour));
     text.push_str(&events_text(events, colour));
     text
+}
+
+/// `12, the last one by watchdog`.
+fn boots(machine: &crate::api::types::Facts) -> String {
+    match (machine.boot_count, machine.reset_reason.as_str()) {
+        (0, "") => String::new(),
+        (0, reason) => format!("the last one by {reason}"),
+        (count, "") => count.to_string(),
+        (count, reason) => format!("{count}, the last one by {reason}"),
+    }
+}
+
+/// As it last reported; what the machine does not tell has no line.
+fn vitals_lines(facts: &mut Facts, vitals: &Vitals) {
+    facts.line("Uptime", uptime(Some(vitals)));
+    if vitals.temperature_millis.is_some() {
+        facts.line("Temperature", temperature(Some(vitals)));
+    }
+    if vitals.throttled.is_some() {
+        let words = match vitals.throttling.is_empty() {
+            true => "well".to_string(),
+            false => vitals.throttling.join(", "),
+        };
+        facts.line("Power", words);
+    }
+    if let Some(wear) = vitals.disk_wear_percent {
+        facts.line("Disk wear", format!("{wear}% or more of its life is used"));
+    }
+    facts.line("Disk free", human::bytes(vitals.disk_free_bytes));
+    facts.line("Memory free", human::bytes(vitals.memory_available_bytes));
 }
 
 /// A row for each container, or one that says why there is none.
@@ -333,7 +368,11 @@ mod tests {
             "name": "kiosk-7", "state": "online", "labels": {"site": "berlin"}, "key": "0123abcd",
             "facts": {"arch": "arm64", "variant": "v8", "kernel": "6.1", "os": "Debian", "model": "Pi 4",
                 "hostname": "k7", "cpus": 4, "memory_bytes": 1073741824u64, "agent_version": "0.1.0",
-                "cgroup_version": 1, "boot_id": ""},
+                "cgroup_version": 1, "boot_id": "", "serial": "10000000deadbeef", "boot_count": 12,
+                "reset_reason": "power on"},
+            "vitals": {"uptime_secs": 7260, "temperature_millis": 48312, "throttled": 0x50000,
+                "throttling": ["was under-voltage", "was throttled"], "disk_wear_percent": 20,
+                "disk_free_bytes": 2147483648u64, "memory_available_bytes": 536870912},
             "conditions": [{"kind": "MemoryCgroupOff", "status": true, "reason": "Kernel",
                 "message": "memory limits do not hold: add cgroup_enable=memory to cmdline.txt"}],
             "generation_desired": 4, "generation_applied": 3,
@@ -352,6 +391,7 @@ mod tests {
             tail,
             "   3 applied, 4 desired
 Machine:      Pi 4
+Serial:       10000000deadbeef
 Host name:    k7
 System:       Debian
 Kernel:       6.1
@@ -360,6 +400,13 @@ Cpus:         4
 Memory:       1Gi
 Cgroups:      v1
 Agent:        0.1.0
+Boots:        12, the last one by power on
+Uptime:       121m
+Temperature:  48 °C
+Power:        was under-voltage, was throttled
+Disk wear:    20% or more of its life is used
+Disk free:    2Gi
+Memory free:  512Mi
 
 Conditions:
   KIND              SO    REASON   MESSAGE

@@ -13,9 +13,12 @@ mod complete;
 mod demo;
 mod describe;
 mod diff;
+mod doctor;
+mod each;
 mod error;
 mod exec;
 mod files;
+mod flash;
 mod frames;
 mod get;
 mod human;
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Completion { shell } => complete::script(&mut out, shell),
         Command::Demo(args) => demo::demo(args),
         Command::Release(args) if args.is_offline() => release::offline(&mut out, args),
+        Command::Flash(args) => flash::flash(&mut out, &cli.connection, &args),
         command => run(&mut out, &cli.connection, command),
     };
     match result {
@@ -95,11 +99,13 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Line(args) => release::line(out, &client, args),
         Command::Events(args) => get::events(out, &client, &args),
         Command::Top(args) => top::top(out, client, &args),
+        Command::Doctor(args) => doctor::doctor(out, &client, &args),
         Command::Status => operate::status(out, &client),
         Command::Backup(args) => operate::backup(out, &client, &args),
         Command::Hub(_)
         | Command::Restore { .. }
         | Command::Demo(_)
+        | Command::Flash(_)
         | Command::Completion { .. }
         | Command::Complete { .. } => unreachable!("done before there was a client"),
     }

@@ -116,7 +116,11 @@ fn read_key(path: &Path) -> Result<[u8; 32], CliError> {
 
 /// `arm64=FILE`, `arm/v7=FILE`, `linux/amd64=FILE`.
 fn artifact_word(word: &str) -> Result<(String, String, PathBuf), CliError> {
-    let usage = || CliError::Usage(format!("'{word}': write arm64=FILE, arm/v7=FILE or amd64=FILE"));
+    let usage = || {
+        CliError::Usage(format!(
+            "'{word}': write arm64=FILE, arm/v7=FILE or amd64=FILE"
+        ))
+    };
     let (platform, file) = word.split_once('=').ok_or_else(usage)?;
     let platform = platform.strip_prefix("linux/").unwrap_or(platform);
     let (arch, variant) = platform.split_once('/').unwrap_or((platform, ""));
@@ -162,9 +166,7 @@ fn sign(
     let failed = |e| CliError::io(format!("write {}", output.display()), e);
     let mut writer = BufWriter::new(File::create(output).map_err(failed)?);
     release::write(&mut writer, output, &signed, &files).map_err(told)?;
-    let file = writer
-        .into_inner()
-        .map_err(|e| failed(e.into_error()))?;
+    let file = writer.into_inner().map_err(|e| failed(e.into_error()))?;
     file.sync_all().map_err(failed)?;
     out.print(&format!(
         "{}: {} {}, signed with key {}; 'skerry release import {}' gives it to the hub\n",
@@ -192,9 +194,12 @@ pub(super) fn release(out: &mut Out, client: &Client, args: ReleaseArgs) -> Resu
             let failed = |e| CliError::io(format!("read {}", file.display()), e);
             let mut opened = File::open(&file).map_err(failed)?;
             let length = opened.metadata().map_err(failed)?.len();
-            let added: Release =
-                client.upload("/v1/releases", &mut opened, Some(length))?;
-            let platforms: Vec<&str> = added.platforms.iter().map(|p| p.platform.as_str()).collect();
+            let added: Release = client.upload("/v1/releases", &mut opened, Some(length))?;
+            let platforms: Vec<&str> = added
+                .platforms
+                .iter()
+                .map(|p| p.platform.as_str())
+                .collect();
             out.print(&format!(
                 "release/{} {} imported ({})\n",
                 added.kind,
@@ -206,8 +211,11 @@ pub(super) fn release(out: &mut Out, client: &Client, args: ReleaseArgs) -> Resu
             let now = human::now_ms();
             let mut table = Table::new(&["KIND", "VERSION", "PLATFORMS", "SIGNED BY", "AGE"]);
             for release in client.list::<Release>("/v1/releases")? {
-                let platforms: Vec<&str> =
-                    release.platforms.iter().map(|p| p.platform.as_str()).collect();
+                let platforms: Vec<&str> = release
+                    .platforms
+                    .iter()
+                    .map(|p| p.platform.as_str())
+                    .collect();
                 table.row(vec![
                     release.kind.as_str().into(),
                     release.version.as_str().into(),
@@ -329,7 +337,9 @@ fn wait(out: &mut Out, client: &Client, id: u64, timeout: Duration) -> Result<()
     loop {
         let all: Vec<Rollout> = client.list("/v1/rollouts")?;
         let Some(rollout) = all.into_iter().find(|r| r.id == id) else {
-            return Err(CliError::Told("the rollout is forgotten: 'skerry rollout history' shows what there is".into()));
+            return Err(CliError::Told(
+                "the rollout is forgotten: 'skerry rollout history' shows what there is".into(),
+            ));
         };
         let name = format!("rollout/{id} of {}", rollout.target);
         match rollout.state {
@@ -350,7 +360,9 @@ fn wait(out: &mut Out, client: &Client, id: u64, timeout: Duration) -> Result<()
             }
             RolloutState::Superseded => {
                 out.wipe();
-                return Err(CliError::Told(format!("{name} was replaced by another one")));
+                return Err(CliError::Told(format!(
+                    "{name} was replaced by another one"
+                )));
             }
             RolloutState::Running | RolloutState::Paused => {}
         }
@@ -397,10 +409,17 @@ pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Resu
     let steer = |out: &mut Out, subject: &str, verb: &str, done: &str| {
         let path = format!("/v1/rollouts/{}/{verb}", encode(subject));
         let rollout: Rollout = client.post(&path, &serde_json::json!({}))?;
-        out.print(&format!("rollout/{} of {} {done}\n", rollout.id, rollout.target))
+        out.print(&format!(
+            "rollout/{} of {} {done}\n",
+            rollout.id, rollout.target
+        ))
     };
     match args.command {
-        RolloutCommand::Status { subject, wait: w, timeout } => {
+        RolloutCommand::Status {
+            subject,
+            wait: w,
+            timeout,
+        } => {
             let all: Vec<Rollout> = client.list("/v1/rollouts")?;
             let wanted = |r: &&Rollout| subject.as_ref().is_none_or(|s| r.subject == *s);
             let newest = all.iter().rev().find(wanted).ok_or_else(|| {

@@ -3,6 +3,7 @@
 
 use super::args::{Resource, TopArgs};
 use super::client::Client;
+use super::each::each;
 use super::error::CliError;
 use super::get::{device_path, devices, resource_and_names};
 use super::human;
@@ -10,14 +11,10 @@ use super::output::{Out, Style};
 use super::table::{Cell, Table};
 use crate::api::types::{Device, DeviceState, List, Usage};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Between the two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Devices asked at once.
-const WORKERS: usize = 16;
 
 type Usages = BTreeMap<String, Result<Vec<Usage>, String>>;
 
@@ -61,22 +58,11 @@ pub(super) fn top(out: &mut Out, client: Client, args: &TopArgs) -> Result<(), C
 }
 
 fn ask(client: &Client, devices: &[Device]) -> Usages {
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(Usages::new());
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS.min(devices.len()) {
-            scope.spawn(|| {
-                while let Some(device) = devices.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let path = format!("{}/usage", device_path(&device.name));
-                    let usage = client.get::<List<Usage>>(&path);
-                    let usage = usage.map(|l| l.items).map_err(|e| e.to_string());
-                    let mut found = found.lock().unwrap_or_else(|e| e.into_inner());
-                    found.insert(device.name.clone(), usage);
-                }
-            });
-        }
-    });
-    found.into_inner().unwrap_or_else(|e| e.into_inner())
+    let names: Vec<String> = devices.iter().map(|d| d.name.clone()).collect();
+    each(&names, |device| {
+        let usage = client.get::<List<Usage>>(&format!("{}/usage", device_path(device)));
+        usage.map(|l| l.items).map_err(|e| e.to_string())
+    })
 }
 
 /// Thousandths of a cpu between two looks; nothing when the container started

@@ -214,6 +214,12 @@ fn unready(app: &DeviceApp) -> (String, bool) {
         let name = &container.name;
         let exit = container.last_exit.map(exit_text).unwrap_or_default();
         match &container.state {
+            ContainerState::Running { .. } if !container.started => {
+                return (format!("container {name} is coming up"), false);
+            }
+            ContainerState::Running { .. } if !container.ready => {
+                return (format!("container {name} is not ready"), false);
+            }
             ContainerState::Running { .. } => {}
             ContainerState::Waiting { reason, message } => {
                 return (format!("container {name}: {reason}: {message}"), false);
@@ -225,6 +231,7 @@ fn unready(app: &DeviceApp) -> (String, bool) {
                 );
                 return (text, false);
             }
+            ContainerState::Ended if container.ready => {}
             ContainerState::Ended => match container.last_exit {
                 Some(Exit::Code { code: 0 }) | None => {}
                 Some(_) => {
@@ -253,7 +260,7 @@ mod tests {
         serde_json::from_value(json!({
             "name": name, "state": state, "labels": {}, "key": "",
             "facts": {"arch": "", "variant": "", "kernel": "", "os": "", "model": "", "hostname": "",
-                "cpus": 0, "memory_bytes": 0, "agent_version": "", "cgroup_version": 1, "boot_id": ""},
+                "cpus": 0, "memory_bytes": 0, "agent_version": "", "cgroup_version": 1, "boot_id": "", "serial": "", "boot_count": 0, "reset_reason": ""},
             "conditions": [], "generation_desired": 0, "generation_applied": 0,
             "last_seen_ms": null, "joined_ms": 0, "apps": [app]
         }))

@@ -4,7 +4,7 @@ use super::record::{AppRecord, Change};
 use super::{Answer, AppAction, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
 use crate::model::{App, Image, Revision};
 use skerry_wire::{AppRef, Desired, DeviceId, Selector, encode};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Apps of one hub.
 const MAX_APPS: usize = 10_000;
@@ -37,7 +37,7 @@ impl Fleet {
                     ),
                 });
             }
-            for container in &revision.pod.containers {
+            for container in revision.pod.all_containers() {
                 if !self.images.contains_key(&container.image.digest) {
                     return Err(Refused {
                         kind: RefusedKind::Conflict,
@@ -67,14 +67,45 @@ impl Fleet {
         };
         let actions: Vec<(AppRef, AppAction)> = apps.iter().map(action).collect();
         self.check_sizes(apps)?;
+        self.check_circles(apps)?;
         Ok(actions)
+    }
+
+    /// Refuses apps that would wait for each other for ever.
+    fn check_circles(&self, apps: &[(App, Revision)]) -> Result<(), Refused> {
+        let new: BTreeMap<&AppRef, &App> = apps.iter().map(|(app, _)| (&app.app, app)).collect();
+        let find = |name: &AppRef| {
+            let old = || self.apps.get(name).map(|record| &record.app);
+            new.get(name).copied().or_else(old)
+        };
+        for (app, _) in apps {
+            let mut seen: Vec<&AppRef> = Vec::new();
+            let mut ahead: Vec<&AppRef> = app.depends_on.iter().map(|d| &d.app).collect();
+            while let Some(name) = ahead.pop() {
+                if *name == app.app {
+                    return Err(Refused {
+                        kind: RefusedKind::Invalid,
+                        reason: "DependencyCircle",
+                        message: format!(
+                            "app {name} would wait for itself, by way of what it depends on: remove a dependsOn"
+                        ),
+                    });
+                }
+                if !seen.contains(&name) {
+                    seen.push(name);
+                    let further = find(name).into_iter().flat_map(|app| &app.depends_on);
+                    ahead.extend(further.map(|d| &d.app));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Refuses an apply after which some device's state would not fit its
     /// limit: nothing is cut off silently.
     fn check_sizes(&self, apps: &[(App, Revision)]) -> Result<(), Refused> {
         let size = |app: &App, revision: &Revision| {
-            encode(&revision.pod).len() + app.app.to_string().len() + 64
+            encode(&(&revision.pod, &app.depends_on)).len() + app.app.to_string().len() + 64
         };
         let replaced: BTreeSet<&AppRef> = apps.iter().map(|(app, _)| &app.app).collect();
         let mut placed: Vec<(&Selector, usize)> = Vec::new();
@@ -226,7 +257,7 @@ impl Fleet {
         names.insert(image.reference.clone(), image);
         if changed {
             let uses = |record: &&AppRecord| {
-                let mut containers = record.revision.pod.containers.iter();
+                let mut containers = record.revision.pod.all_containers();
                 containers.any(|c| c.image.digest == digest)
             };
             let selectors: Vec<Selector> = self

@@ -3,6 +3,7 @@
 use super::record::{Change, MaxUnavailable, Subject};
 use super::update::{Steer, Wish};
 use crate::model::{App, Image, Platform, Revision};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::seal::{PublicKey, Purpose};
 use skerry_wire::stream::{Channel, End};
@@ -166,6 +167,14 @@ pub enum Event {
     },
     /// An operator wants a device's usage.
     Usage {
+        /// Who waits.
+        request: RequestId,
+        /// Which device.
+        device: DeviceId,
+    },
+
+    /// An operator wants to know what is wrong with a device.
+    Doctor {
         /// Who waits.
         request: RequestId,
         /// Which device.
@@ -388,6 +397,8 @@ pub enum Answer {
     Stream(StreamId),
     /// What containers use.
     Usage(Vec<ContainerUsage>),
+    /// What a device found out about itself.
+    Doctor(Vec<Finding>),
     /// The rollout that this is about.
     Rollout(u64),
 }

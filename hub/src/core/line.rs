@@ -4,7 +4,7 @@
 use super::join::platform_of;
 use super::journal::News;
 use super::record::{Change, Standing};
-use super::{Answer, Connection, Fleet, Turn};
+use super::{Connection, Fleet, Turn};
 use skerry_wire::message::{CommandBody, Gone, Presence, Reply};
 use skerry_wire::report::Report;
 use skerry_wire::seal::{Purpose, Refusal, open};
@@ -310,19 +310,6 @@ impl Fleet {
         if let Some(device) = self.devices.get_mut(name) {
             device.reply_seq = seq;
         }
-        match reply {
-            Reply::Usage {
-                request,
-                containers,
-            } => {
-                // A question that was given up, or another device's: nothing
-                // to answer, and nothing that anybody need know.
-                if self.usage.get(&request).is_some_and(|q| q.device == *name)
-                    && let Some(question) = self.usage.remove(&request)
-                {
-                    turn.answer(question.request, Ok(Answer::Usage(containers)));
-                }
-            }
-        }
+        self.answered(turn, name, reply);
     }
 }

@@ -13,6 +13,7 @@ mod join;
 mod journal;
 mod line;
 mod placement;
+mod questions;
 pub mod record;
 mod streams;
 mod update;
@@ -35,6 +36,7 @@ pub use update::{RolloutCounts, Steer, Wish, compare_versions};
 
 use crate::model::{Image, Platform};
 use journal::Journal;
+use questions::{About, Questions};
 use skerry_wire::message::{Command, CommandBody};
 use skerry_wire::report::Report;
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
@@ -63,13 +65,9 @@ const MAX_RESEND_DOUBLINGS: u8 = 6;
 const SYNC_AGAIN_MS: u64 = 20_000;
 /// A device that does not answer a sync within this time is offline.
 const SYNC_ANSWER_MS: u64 = 60_000;
-/// A usage question is given up after this time.
-const USAGE_ANSWER_MS: u64 = 10_000;
 /// Pulls for platforms of devices under way at once. A device names its own
 /// platform, and could else have one pulled with each of its reports.
 const MAX_PULLS: usize = 64;
-/// Usage questions under way at once.
-const MAX_USAGE_QUESTIONS: usize = 1024;
 
 /// The whole fleet, in memory.
 pub struct Fleet {
@@ -93,8 +91,7 @@ pub struct Fleet {
     unsent: BTreeSet<DeviceId>,
     /// Devices that shall say where they are.
     unasked: BTreeSet<DeviceId>,
-    usage: BTreeMap<u64, UsageQuestion>,
-    next_usage: u64,
+    questions: Questions,
     /// What the shell is pulling.
     pulls: BTreeSet<(Digest, Platform)>,
 }
@@ -110,13 +107,6 @@ enum HubLine {
         /// The queue was full, and there was no room since.
         full: bool,
     },
-}
-
-/// Who waits for a device's usage.
-struct UsageQuestion {
-    request: RequestId,
-    device: DeviceId,
-    asked: Timestamp,
 }
 
 /// One device.
@@ -251,7 +241,7 @@ impl Fleet {
             key,
             sent: Seq::first_of_start(hub.starts),
             streams: Streams::of_start(hub.starts),
-            next_usage: u64::from(hub.starts) << 32,
+            questions: Questions::of_start(hub.starts),
             hub,
             devices,
             by_key,
@@ -268,7 +258,6 @@ impl Fleet {
             line: HubLine::Down,
             unsent: BTreeSet::new(),
             unasked: BTreeSet::new(),
-            usage: BTreeMap::new(),
             pulls: BTreeSet::new(),
         };
         // Another version of the hub may mean other content by the same apps.
@@ -369,6 +358,8 @@ impl Fleet {
                 remove,
             } => self.label(turn, request, device, set, remove),
             Event::Revoke { request, device } => self.revoke(turn, request, device),
+            Event::Usage { request, device } => self.ask(turn, request, device, About::Usage),
+            Event::Doctor { request, device } => self.ask(turn, request, device, About::Doctor),
             Event::AddRelease { request, signed } => self.add_release(turn, request, signed),
             Event::DeleteRelease {
                 request,
@@ -381,20 +372,12 @@ impl Fleet {
                 selector,
                 max_unavailable,
                 confirm_secs,
-            } => self.start_rollout(
-                turn,
-                request,
-                wish,
-                selector,
-                max_unavailable,
-                confirm_secs,
-            ),
+            } => self.start_rollout(turn, request, wish, selector, max_unavailable, confirm_secs),
             Event::SteerRollout {
                 request,
                 subject,
                 steer,
             } => self.steer_rollout(turn, request, subject, steer),
-            Event::Usage { request, device } => self.ask_usage(turn, request, device),
             Event::OpenStream {
                 request,
                 device,
@@ -476,19 +459,7 @@ impl Fleet {
         self.expire_tokens(turn);
         self.expire_attempts(turn);
         self.expire_streams(turn);
-        let late: Vec<u64> = self
-            .usage
-            .iter()
-            .filter(|(_, q)| now.0.abs_diff(q.asked.0) >= USAGE_ANSWER_MS)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            if let Some(question) = self.usage.remove(&id) {
-                let message = format!("device '{}' did not answer within 10 s", question.device);
-                let result = refused(RefusedKind::TimedOut, "DeviceSilent", message);
-                turn.answer(question.request, result);
-            }
-        }
+        self.expire_questions(turn);
         let HubLine::Up { since, full, asked } = &mut self.line else {
             return;
         };
@@ -521,25 +492,6 @@ impl Fleet {
                 self.unsent.insert(name.clone());
             }
         }
-    }
-
-    fn ask_usage(&mut self, turn: &mut Turn, request: RequestId, device: DeviceId) {
-        if let Err(no) = self.reachable(&device) {
-            return turn.answer(request, Err(no));
-        }
-        if self.usage.len() >= MAX_USAGE_QUESTIONS {
-            let message = "too many usage questions are under way: try again";
-            return turn.answer(request, refused(RefusedKind::TooMany, "Busy", message));
-        }
-        self.next_usage += 1;
-        let id = self.next_usage;
-        self.send_command(turn, &device, CommandBody::Usage { request: id });
-        let question = UsageQuestion {
-            request,
-            device,
-            asked: turn.now,
-        };
-        self.usage.insert(id, question);
     }
 
     /// Whether a command can reach the device now.

@@ -104,6 +104,7 @@ impl Fleet {
             })
         })?;
         Ok(Assignment {
+            depends_on: app.depends_on.clone(),
             app: app.app.clone(),
             revision: revision.id,
             pod,
@@ -138,7 +139,7 @@ impl Fleet {
         self.apps
             .values()
             .filter(|record| record.app.placement.matches(&device.record.labels))
-            .flat_map(|record| &record.revision.pod.containers)
+            .flat_map(|record| record.revision.pod.all_containers())
             .filter_map(|c| self.platform_image(c.image.digest, &device.record.platform))
             .find_map(|p| {
                 let manifest = [(p.manifest, p.manifest_size)];

@@ -192,11 +192,12 @@ pub fn compare_versions(a: &str, b: &str) -> Ordering {
         (numbers, rest.to_string())
     };
     let ((a, a_rest), (b, b_rest)) = (parts(a), parts(b));
-    a.cmp(&b).then_with(|| match (a_rest.is_empty(), b_rest.is_empty()) {
-        (true, false) => Ordering::Greater,
-        (false, true) => Ordering::Less,
-        (true, true) | (false, false) => a_rest.cmp(&b_rest),
-    })
+    a.cmp(&b)
+        .then_with(|| match (a_rest.is_empty(), b_rest.is_empty()) {
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            (true, true) | (false, false) => a_rest.cmp(&b_rest),
+        })
 }
 
 impl Updates {
@@ -231,7 +232,11 @@ impl Updates {
     }
 
     fn open_attempts<'a>(&'a self, device: &DeviceId) -> impl Iterator<Item = &'a AttemptRecord> {
-        let all = self.attempts.get(device).into_iter().flat_map(BTreeMap::values);
+        let all = self
+            .attempts
+            .get(device)
+            .into_iter()
+            .flat_map(BTreeMap::values);
         all.filter(|a| a.state.is_open())
     }
 
@@ -283,7 +288,10 @@ impl Fleet {
         for device in self.devices_of(&rollout.selector) {
             counts.total += 1;
             let attempt = self.updates.attempt(&device.record.device, subject);
-            match attempt.filter(|a| a.rollout == rollout.id).map(|a| &a.state) {
+            match attempt
+                .filter(|a| a.rollout == rollout.id)
+                .map(|a| &a.state)
+            {
                 Some(AttemptState::Confirmed) => counts.updated += 1,
                 Some(AttemptState::Ordered | AttemptState::Trying { .. }) => counts.updating += 1,
                 Some(_) => counts.failed += 1,
@@ -330,7 +338,12 @@ impl Fleet {
 
 /// What operators do.
 impl Fleet {
-    pub(super) fn add_release(&mut self, turn: &mut Turn, request: RequestId, signed: SignedRelease) {
+    pub(super) fn add_release(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        signed: SignedRelease,
+    ) {
         let release = match signed.open(&self.updates.trusted) {
             Ok(release) => release,
             Err(error) => {
@@ -359,7 +372,10 @@ impl Fleet {
         }
         if self.updates.releases.len() >= MAX_RELEASES {
             let message = format!("a hub holds at most {MAX_RELEASES} releases: delete some");
-            return turn.answer(request, refused(RefusedKind::TooMany, "TooManyReleases", message));
+            return turn.answer(
+                request,
+                refused(RefusedKind::TooMany, "TooManyReleases", message),
+            );
         }
         let record = ReleaseRecord {
             kind,
@@ -368,7 +384,8 @@ impl Fleet {
             signed,
             added: turn.now,
         };
-        turn.changes.push(Change::PutRelease(Box::new(record.clone())));
+        turn.changes
+            .push(Change::PutRelease(Box::new(record.clone())));
         self.updates.releases.insert(key, record);
         let message = format!("release {} {version} was imported", kind.as_str());
         self.note(turn, None, None, "ReleaseImported", message);
@@ -395,7 +412,10 @@ impl Fleet {
                 kind.as_str(),
                 kind.as_str()
             );
-            return turn.answer(request, refused(RefusedKind::Conflict, "ReleaseInUse", message));
+            return turn.answer(
+                request,
+                refused(RefusedKind::Conflict, "ReleaseInUse", message),
+            );
         }
         match self.updates.releases.remove(&(kind, version.clone())) {
             Some(_) => {
@@ -503,7 +523,12 @@ impl Fleet {
         for id in others {
             self.set_state(turn, id, RolloutState::Superseded);
         }
-        let id = self.updates.rollouts.keys().next_back().map_or(1, |id| id + 1);
+        let id = self
+            .updates
+            .rollouts
+            .keys()
+            .next_back()
+            .map_or(1, |id| id + 1);
         let message = format!("{} is rolled out to '{selector}'", target.shown());
         let rollout = RolloutRecord {
             id,
@@ -516,7 +541,8 @@ impl Fleet {
             created: turn.now,
             changed: turn.now,
         };
-        turn.changes.push(Change::PutRollout(Box::new(rollout.clone())));
+        turn.changes
+            .push(Change::PutRollout(Box::new(rollout.clone())));
         self.updates.rollouts.insert(id, rollout);
         self.forget_old_rollouts(turn);
         self.note(turn, None, None, "RolloutStarted", message);
@@ -611,8 +637,12 @@ impl Fleet {
             return Ok(rollout.id);
         }
         let remedy = match subject {
-            Subject::Agent => "import what was there before and 'skerry release rollout VERSION --allow-older'",
-            Subject::Os => "import what was there before and 'skerry release rollout VERSION --kind os'",
+            Subject::Agent => {
+                "import what was there before and 'skerry release rollout VERSION --allow-older'"
+            }
+            Subject::Os => {
+                "import what was there before and 'skerry release rollout VERSION --kind os'"
+            }
             Subject::Line => "'skerry line set' with the address that was there before",
         };
         Err(Refused {
@@ -626,7 +656,8 @@ impl Fleet {
         if let Some(rollout) = self.updates.rollouts.get_mut(&id) {
             rollout.state = state;
             rollout.changed = turn.now;
-            turn.changes.push(Change::PutRollout(Box::new(rollout.clone())));
+            turn.changes
+                .push(Change::PutRollout(Box::new(rollout.clone())));
         }
     }
 }
@@ -638,7 +669,12 @@ impl Fleet {
     pub(super) fn tries_unordered(&self, device: &DeviceId, updates: &[UpdateStatus]) -> bool {
         let tries = |u: &&UpdateStatus| u.state == UpdateState::Trying;
         updates.iter().filter(tries).any(|update| {
-            let mut all = self.updates.attempts.get(device).into_iter().flat_map(BTreeMap::values);
+            let mut all = self
+                .updates
+                .attempts
+                .get(device)
+                .into_iter()
+                .flat_map(BTreeMap::values);
             !all.any(|a| {
                 let meant = match a.state {
                     // Late, but on its way.
@@ -667,8 +703,8 @@ impl Fleet {
             else {
                 continue;
             };
-            let ended = !attempt.state.is_open()
-                && !matches!(attempt.state, AttemptState::Lost { .. });
+            let ended =
+                !attempt.state.is_open() && !matches!(attempt.state, AttemptState::Lost { .. });
             if ended {
                 continue;
             }
@@ -695,7 +731,8 @@ impl Fleet {
 
     fn put_attempt(&mut self, turn: &mut Turn, attempt: AttemptRecord) {
         let name = attempt.device.clone();
-        turn.changes.push(Change::PutAttempt(Box::new(attempt.clone())));
+        turn.changes
+            .push(Change::PutAttempt(Box::new(attempt.clone())));
         self.updates
             .attempts
             .entry(name.clone())
@@ -721,7 +758,8 @@ impl Fleet {
         if let Some(all) = self.updates.attempts.get_mut(device)
             && all.remove(&subject).is_some()
         {
-            turn.changes.push(Change::DeleteAttempt(device.clone(), subject));
+            turn.changes
+                .push(Change::DeleteAttempt(device.clone(), subject));
             self.updates.due = true;
             self.place(turn, device, false);
         }
@@ -729,8 +767,15 @@ impl Fleet {
 
     /// A device is forgotten, and what it was ordered.
     pub(super) fn forget_attempts(&mut self, turn: &mut Turn, device: &DeviceId) {
-        for subject in self.updates.attempts.remove(device).unwrap_or_default().into_keys() {
-            turn.changes.push(Change::DeleteAttempt(device.clone(), subject));
+        for subject in self
+            .updates
+            .attempts
+            .remove(device)
+            .unwrap_or_default()
+            .into_keys()
+        {
+            turn.changes
+                .push(Change::DeleteAttempt(device.clone(), subject));
         }
         self.updates.due = true;
     }
@@ -793,16 +838,16 @@ impl Fleet {
         let idle: Vec<(DeviceId, Subject)> = all
             .filter(|a| a.state == AttemptState::Ordered)
             .filter(|a| {
-                let pursued = self
-                    .updates
-                    .rollouts
-                    .get(&a.rollout)
-                    .is_some_and(|r| match r.state {
-                        RolloutState::Running | RolloutState::Paused => true,
-                        RolloutState::Stopped { .. }
-                        | RolloutState::Complete
-                        | RolloutState::Superseded => false,
-                    });
+                let pursued =
+                    self.updates
+                        .rollouts
+                        .get(&a.rollout)
+                        .is_some_and(|r| match r.state {
+                            RolloutState::Running | RolloutState::Paused => true,
+                            RolloutState::Stopped { .. }
+                            | RolloutState::Complete
+                            | RolloutState::Superseded => false,
+                        });
                 let away = self.devices.get(&a.device).is_none_or(|d| {
                     d.record.standing != Standing::Approved
                         || matches!(d.connection, super::Connection::Offline { .. })

@@ -6,8 +6,9 @@ use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use super::{MAX_POD_BYTES, Object};
 use crate::model::App;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
-use skerry_wire::{AppName, AppRef, Namespace, Selector, encode};
+use skerry_wire::{AppName, AppRef, Assignment, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
 /// Requirements of one placement, and values of one requirement: as many as
@@ -33,7 +34,8 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         None => None,
     };
     fields.finish(d, &path, Place::Object);
-    let (app, (placement, pod, pod_at)) = (app?, spec?);
+    let (app, (placement, depends_on, pod, pod_at)) = (app?, spec?);
+    let depends_on = in_namespace(d, depends_on, &app, &path.field("spec"));
     let encoded = encode(&pod).len();
     if encoded > MAX_POD_BYTES {
         let spec = path.field("spec");
@@ -48,6 +50,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     let app = App {
         app,
         placement,
+        depends_on,
         pod,
     };
     (d.count() == before).then_some(Object::App(app))
@@ -166,13 +169,22 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
     })
 }
 
-type Spec = (Selector, skerry_wire::PodSpec<String>, Position);
+type Spec = (
+    Selector,
+    Vec<Depends>,
+    skerry_wire::PodSpec<String>,
+    Position,
+);
 
 fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     let mut fields = d.mapping(node, path)?;
     let placement = match fields.take("placement") {
         Some(node) => placement(d, node, &path.field("placement")),
         None => Some(Selector::default()),
+    };
+    let depends_on = match fields.take("dependsOn") {
+        Some(node) => depends_on(d, node, &path.field("dependsOn")),
+        None => Vec::new(),
     };
     let remedy = "write template: { spec: { containers: [...] } }";
     let pod = match fields.require(d, path, "template", remedy) {
@@ -181,7 +193,97 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    Some((placement?, pod, at))
+    Some((placement?, depends_on, pod, at))
+}
+
+/// A dependency as it is written: the namespace may be left out.
+struct Depends {
+    at: Position,
+    namespace: Option<Namespace>,
+    name: AppName,
+    condition: Awaited,
+}
+
+/// `dependsOn`. Ours, after compose's `depends_on`.
+fn depends_on(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<Depends> {
+    let items = d.bounded_sequence(node, path, Assignment::MAX_DEPENDENCIES);
+    let mut all = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        let Some(mut fields) = d.mapping(item, &path) else {
+            continue;
+        };
+        let name = fields
+            .require(d, &path, "name", "name the app that this one waits for")
+            .and_then(|node| d.name(node, &path.field("name"), AppName::new));
+        let namespace = fields
+            .take("namespace")
+            .and_then(|node| d.name(node, &path.field("namespace"), Namespace::new));
+        let condition = match fields.take("condition") {
+            Some(node) => awaited(d, node, &path.field("condition")),
+            None => Some(Awaited::default()),
+        };
+        fields.finish(d, &path, Place::Dependency);
+        if let (Some(name), Some(condition)) = (name, condition) {
+            all.push(Depends {
+                at: item.at,
+                namespace,
+                name,
+                condition,
+            });
+        }
+    }
+    all
+}
+
+fn awaited(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Awaited> {
+    let text = d.text(node, path)?;
+    let remedy = match text.as_str() {
+        "Started" => return Some(Awaited::Started),
+        "Healthy" => return Some(Awaited::Healthy),
+        "Completed" => return Some(Awaited::Completed),
+        "service_started" => "write Started",
+        "service_healthy" => "write Healthy",
+        "service_completed_successfully" => "write Completed",
+        _ => "write Started, Healthy or Completed",
+    };
+    let shown: String = text.chars().take(80).collect();
+    d.error(
+        node.at,
+        path,
+        format!("there is no condition '{shown}'"),
+        remedy,
+    );
+    None
+}
+
+/// Dependencies with their namespaces: the app's own where none is written.
+fn in_namespace(
+    d: &mut Decoder<'_>,
+    written: Vec<Depends>,
+    app: &AppRef,
+    spec: &Path<'_>,
+) -> Vec<Dependency> {
+    let mut all: Vec<Dependency> = Vec::new();
+    let path = spec.field("dependsOn");
+    for (index, one) in written.into_iter().enumerate() {
+        let on = AppRef {
+            namespace: one.namespace.unwrap_or_else(|| app.namespace.clone()),
+            name: one.name,
+        };
+        let path = path.index(index);
+        if on == *app {
+            d.error(one.at, &path, "the app would wait for itself", "remove it");
+        }
+        if all.iter().any(|other| other.app == on) {
+            d.error(one.at, &path, format!("{on} is there twice"), "remove one");
+        }
+        all.push(Dependency {
+            app: on,
+            condition: one.condition,
+        });
+    }
+    all
 }
 
 fn template(

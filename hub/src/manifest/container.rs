@@ -4,10 +4,12 @@ use super::decode::{Decoder, Fields, Path, closest};
 use super::expand;
 use super::image;
 use super::pod::{DeclaredVolume, MAX_VOLUMES, User, absolute_path};
+use super::probe::{self, Kind, Lifecycle};
 use super::quantity;
 use super::scalar::{Meaning, meaning};
-use super::tree::{Node, Value};
+use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use skerry_wire::probe::Probe;
 use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
 
 /// Environment variables of one container.
@@ -28,6 +30,7 @@ pub(super) fn container(
     path: &Path<'_>,
     volumes: &[DeclaredVolume],
     pod_user: &User,
+    is_init: bool,
 ) -> Option<ContainerSpec<String>> {
     let before = d.count();
     let mut fields = d.mapping(node, path)?;
@@ -65,6 +68,11 @@ pub(super) fn container(
         &path.field("securityContext"),
         pod_user,
     );
+    let sidecar = is_init && restarts_always(d, &mut fields, path);
+    let watched = Watched::read(d, &mut fields, path);
+    if is_init && !sidecar {
+        watched.refuse(d, path);
+    }
     let (log_persist, log_max_bytes) = match fields.take("logging") {
         Some(node) => logging(d, node, &path.field("logging")),
         None => (false, 0),
@@ -74,8 +82,6 @@ pub(super) fn container(
         return None;
     }
     Some(ContainerSpec {
-        name: name?,
-        image: image?,
         command,
         args,
         env,
@@ -84,9 +90,84 @@ pub(super) fn container(
         resources,
         volume_mounts,
         read_only_root,
+        sidecar,
+        startup_probe: watched.startup,
+        liveness_probe: watched.liveness,
+        readiness_probe: watched.readiness,
+        post_start: watched.lifecycle.post_start,
+        pre_stop: watched.lifecycle.pre_stop,
+        stop_signal: watched.lifecycle.stop_signal,
         log_persist,
         log_max_bytes,
+        ..ContainerSpec::new(name?, image?)
     })
+}
+
+/// The `restartPolicy` of an init container, which makes it a sidecar.
+fn restarts_always(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> bool {
+    let Some(node) = fields.take("restartPolicy") else {
+        return false;
+    };
+    let path = path.field("restartPolicy");
+    match d.text(node, &path) {
+        Some(text) if text == "Always" => true,
+        Some(_) => {
+            let remedy = "write Always to keep it running beside the others, or remove it";
+            d.error(node.at, &path, "can only be Always here", remedy);
+            false
+        }
+        None => false,
+    }
+}
+
+/// Probes and lifecycle of a container.
+#[derive(Default)]
+struct Watched {
+    startup: Option<Box<Probe>>,
+    liveness: Option<Box<Probe>>,
+    readiness: Option<Box<Probe>>,
+    lifecycle: Lifecycle,
+    /// The fields that were there, and where.
+    named: Vec<(&'static str, Position)>,
+}
+
+impl Watched {
+    fn read(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Self {
+        let mut watched = Self::default();
+        for (name, kind) in [
+            ("startupProbe", Kind::Startup),
+            ("livenessProbe", Kind::Liveness),
+            ("readinessProbe", Kind::Readiness),
+        ] {
+            let Some(node) = fields.take(name) else {
+                continue;
+            };
+            watched.named.push((name, node.at));
+            let read = probe::probe(d, node, &path.field(name), kind);
+            match kind {
+                Kind::Startup => watched.startup = read,
+                Kind::Liveness => watched.liveness = read,
+                Kind::Readiness => watched.readiness = read,
+            }
+        }
+        if let Some(node) = fields.take("lifecycle") {
+            watched.named.push(("lifecycle", node.at));
+            watched.lifecycle = probe::lifecycle(d, node, &path.field("lifecycle"));
+        }
+        watched
+    }
+
+    /// As in Kubernetes: an init container just runs to its end.
+    fn refuse(&self, d: &mut Decoder<'_>, path: &Path<'_>) {
+        for (name, at) in &self.named {
+            d.error(
+                *at,
+                &path.field(name),
+                "has no place in an init container, which just runs to its end",
+                "remove it, or make it a sidecar with restartPolicy: Always",
+            );
+        }
+    }
 }
 
 fn image_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {

@@ -14,18 +14,20 @@ mod error;
 mod expand;
 mod image;
 mod pod;
+mod probe;
 mod quantity;
 mod scalar;
 mod tree;
 mod unsupported;
 mod write;
+mod yaml;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::{ManifestError, summary};
 pub use image::check_reference;
-pub use write::to_yaml;
+pub use write::{to_json, to_yaml};
 
 use crate::model::App;
 use decode::Decoder;

@@ -2,8 +2,9 @@
 
 use super::container;
 use super::decode::{Decoder, Path};
-use super::tree::Node;
+use super::tree::{Node, Value};
 use super::unsupported::Place;
+use skerry_wire::pod::HostPathKind;
 use skerry_wire::{PodSpec, RestartPolicy, Volume, VolumeSource};
 use std::collections::BTreeSet;
 
@@ -51,37 +52,50 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         None => Vec::new(),
     };
     let remedy = "write at least one container with name and image";
+    let init_node = fields.take("initContainers");
     let containers_node = fields.require(d, path, "containers", remedy);
     fields.finish(d, path, Place::Pod);
+    let mut names = BTreeSet::new();
+    let mut read = |d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, is_init: bool| {
+        let items = d.bounded_sequence(node, path, MAX_CONTAINERS)?;
+        let mut containers = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = path.index(index);
+            let read = container::container(d, item, &path, &volumes, &user, is_init);
+            let Some(container) = read else {
+                continue;
+            };
+            if !names.insert(container.name.clone()) {
+                d.error(
+                    item.at,
+                    &path.field("name"),
+                    format!("there are two containers named '{}'", container.name),
+                    "give one of them another name",
+                );
+            }
+            containers.push(container);
+        }
+        Some(containers)
+    };
+    let init_containers = match init_node {
+        Some(node) => read(d, node, &path.field("initContainers"), true),
+        None => Some(Vec::new()),
+    };
     let containers_node = containers_node?;
     let path = path.field("containers");
-    let items = d.bounded_sequence(containers_node, &path, MAX_CONTAINERS)?;
-    if items.is_empty() {
+    let containers = read(d, containers_node, &path, false)?;
+    if let Value::Sequence(items) = &containers_node.value
+        && items.is_empty()
+    {
         d.error(containers_node.at, &path, "is empty", remedy);
     }
-    let mut names = BTreeSet::new();
-    let mut containers = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let path = path.index(index);
-        let Some(container) = container::container(d, item, &path, &volumes, &user) else {
-            continue;
-        };
-        if !names.insert(container.name.clone()) {
-            d.error(
-                item.at,
-                &path.field("name"),
-                format!("there are two containers named '{}'", container.name),
-                "give one of them another name",
-            );
-        }
-        containers.push(container);
-    }
     Some(PodSpec {
-        containers,
+        init_containers: init_containers?,
         volumes: volumes.into_iter().filter_map(|v| v.volume).collect(),
         restart_policy,
         termination_grace_secs: grace? as u32,
         hostname,
+        ..PodSpec::new(containers)
     })
 }
 
@@ -239,29 +253,40 @@ fn host_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Volume
     let host = fields
         .require(d, path, "path", "name the path on the device, as in /srv")
         .and_then(|node| absolute_path(d, node, &path.field("path")));
-    let create = match fields.take("type") {
+    let kind = match fields.take("type") {
         Some(node) => host_path_type(d, node, &path.field("type")),
-        None => Some(false),
+        None => Some(HostPathKind::Any),
     };
     fields.finish(d, path, Place::VolumeSource);
     Some(VolumeSource::HostPath {
         path: host?,
-        create: create?,
+        kind: kind?,
     })
 }
 
-fn host_path_type(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<bool> {
+/// Kubernetes' names of what a host path has to be.
+pub(super) const HOST_PATH_KINDS: [(&str, HostPathKind); 8] = [
+    ("", HostPathKind::Any),
+    ("DirectoryOrCreate", HostPathKind::DirectoryOrCreate),
+    ("Directory", HostPathKind::Directory),
+    ("FileOrCreate", HostPathKind::FileOrCreate),
+    ("File", HostPathKind::File),
+    ("Socket", HostPathKind::Socket),
+    ("CharDevice", HostPathKind::CharDevice),
+    ("BlockDevice", HostPathKind::BlockDevice),
+];
+
+fn host_path_type(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<HostPathKind> {
     let text = d.text(node, path)?;
-    match text.as_str() {
-        "DirectoryOrCreate" => Some(true),
-        "Directory" | "" => Some(false),
-        _ => {
+    match HOST_PATH_KINDS.iter().find(|(name, _)| *name == text) {
+        Some((_, kind)) => Some(*kind),
+        None => {
             let shown: String = text.chars().take(80).collect();
             d.error(
                 node.at,
                 path,
                 format!("'{shown}' is not supported"),
-                "write DirectoryOrCreate, or remove it: then what is there is mounted",
+                "write DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice or BlockDevice, or remove it: then what is there is mounted",
             );
             None
         }
@@ -282,7 +307,10 @@ fn empty_dir(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Volume
     let fields = d.mapping(node, path)?;
     let before = d.count();
     fields.finish(d, path, Place::VolumeSource);
-    (d.count() == before).then_some(VolumeSource::EmptyDir)
+    (d.count() == before).then_some(VolumeSource::EmptyDir {
+        memory: false,
+        size_limit_bytes: None,
+    })
 }
 
 /// An absolute path, in its shortest form: no `..`, `.`, `//` or trailing `/`.

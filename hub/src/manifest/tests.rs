@@ -3,10 +3,13 @@
 
 use super::*;
 use proptest::prelude::*;
+use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
     ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume, VolumeMount,
     VolumeSource,
 };
+use std::collections::BTreeSet;
 
 const FULL: &str = r#"
 apiVersion: skerry/v1
@@ -231,7 +234,7 @@ spec:
         - name: KEY
           valueFrom: { secretKeyRef: { name: s, key: k } }
         resources: { limits: { cpu: 500m, memory: 64m } , requests: { cpu: 1 } }
-        livenessProbe: {}
+        livenessProbe: {periodSeconds: 5}
         volumeMounts:
         - { name: dta, mountPath: data }
       volumes:
@@ -254,7 +257,7 @@ app.yaml:19:18: spec.template.spec.containers[0].env[1].value: expects text, but
 app.yaml:21:11: spec.template.spec.containers[0].env[2].valueFrom: is not supported: write value; Config and Secret come in a later release
 app.yaml:22:51: spec.template.spec.containers[0].resources.limits.memory: 64m means thousandths of a byte: write 64Mi
 app.yaml:22:59: spec.template.spec.containers[0].resources.requests: is not supported: remove it: nothing is reserved on a device, limits are what holds
-app.yaml:23:9: spec.template.spec.containers[0].livenessProbe: is not supported: remove it; probes come in a later release: for now, let the process end when it is unwell, restartPolicy starts it again
+app.yaml:23:24: spec.template.spec.containers[0].livenessProbe: does not say what to do: write one of exec: { command: [...] }, httpGet: { path: /, port: 8080 } and tcpSocket: { port: 8080 }
 app.yaml:25:19: spec.template.spec.containers[0].volumeMounts[0].name: the pod has no volume 'dta': did you mean 'data'?
 app.yaml:25:35: spec.template.spec.containers[0].volumeMounts[0].mountPath: 'data' is not an absolute path: start it with '/'
 app.yaml:28:9: spec.template.spec.volumes[0].configMap: is not supported: use a hostPath volume or env; Config and Secret come in a later release
@@ -377,8 +380,65 @@ fn traps_of_yaml_are_named() {
             "remove it; known here: name, image, env",
         ),
         (
-            "      initContainers: []",
-            "start of the container's own command",
+            "      initContainers: [{name: web, image: b}]",
+            "two containers named 'web'",
+        ),
+        (
+            "      initContainers: [{name: a, image: b, readinessProbe: {tcpSocket: {port: 1}}}]",
+            "has no place in an init container",
+        ),
+        (
+            "      initContainers: [{name: a, image: b, restartPolicy: Never}]",
+            "can only be Always here",
+        ),
+        (
+            "        restartPolicy: Always",
+            "only an init container has its own",
+        ),
+        (
+            "        livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}",
+            "more than one thing to do",
+        ),
+        (
+            "        livenessProbe: {exec: {command: ls /}}",
+            "expects a list of words",
+        ),
+        (
+            "        livenessProbe: {httpGet: {port: http}}",
+            "write the port's number",
+        ),
+        (
+            "        livenessProbe: {httpGet: {port: 1, scheme: HTTPS}}",
+            "speak HTTP without TLS",
+        ),
+        (
+            "        livenessProbe: {httpGet: {port: 1, path: x}}",
+            "start it with '/'",
+        ),
+        (
+            "        livenessProbe: {tcpSocket: {port: 1}, successThreshold: 2}",
+            "has to be 1 here",
+        ),
+        (
+            "        livenessProbe: {grpc: {port: 1}}",
+            "use tcpSocket, or exec",
+        ),
+        (
+            "        readinessProbe: {tcpSocket: {port: 1}, terminationGracePeriodSeconds: 1}",
+            "a readiness probe stops nothing",
+        ),
+        (
+            "        readinessProbe: {tcpSocket: {port: 0}}",
+            "0 is out of range",
+        ),
+        (
+            "        lifecycle: {preStop: {tcpSocket: {port: 1}}}",
+            "use exec or httpGet",
+        ),
+        ("        lifecycle: {stopSignal: TERM}", "write SIGTERM"),
+        (
+            "        lifecycle: {postStart: {sleep: {seconds: 0}}}",
+            "0 is out of range",
         ),
         (
             "      volumes: [{name: a}]",
@@ -401,8 +461,8 @@ fn traps_of_yaml_are_named() {
             "two volumes named 'a'",
         ),
         (
-            "      volumes: [{name: a, hostPath: {path: /x, type: Socket}}]",
-            "'Socket' is not supported",
+            "      volumes: [{name: a, hostPath: {path: /x, type: Fifo}}]",
+            "'Fifo' is not supported",
         ),
         ("      hostname: Kiosk 7", "is not a host name"),
         (
@@ -609,6 +669,79 @@ fn selector() -> impl Strategy<Value = Selector> {
         .prop_map(|all| all.join(",").parse().expect("a selector"))
 }
 
+fn http() -> impl Strategy<Value = HttpGet> {
+    let host = prop::option::of(prop_oneof![Just("127.0.0.1".to_string()), label()]);
+    let url = "/[a-z0-9?=%]{0,8}";
+    let headers = prop::collection::vec(("[A-Za-z-]{1,8}", "[ -~]{0,8}"), 0..3);
+    (host, 1u16.., url, headers).prop_map(|(host, port, path, headers)| HttpGet {
+        host,
+        port,
+        path,
+        headers,
+    })
+}
+
+fn command() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(text(), 1..4)
+}
+
+fn probe(is_readiness: bool) -> impl Strategy<Value = Box<Probe>> {
+    let check = prop_oneof![
+        command().prop_map(|command| Check::Exec { command }),
+        http().prop_map(Check::Http),
+        (prop::option::of(label()), 1u16..).prop_map(|(host, port)| Check::Tcp { host, port }),
+    ];
+    let numbers = (
+        0u32..=86_400,
+        1u32..=86_400,
+        1u32..=3_600,
+        1u16..=9,
+        1u16..=9,
+    );
+    (check, numbers, prop::option::of(1u32..=86_400)).prop_map(move |(check, n, grace)| {
+        Box::new(Probe {
+            initial_delay_secs: n.0,
+            period_secs: n.1,
+            timeout_secs: n.2,
+            success_threshold: if is_readiness { n.3 } else { 1 },
+            failure_threshold: n.4,
+            termination_grace_secs: grace.filter(|_| !is_readiness),
+            ..Probe::new(check)
+        })
+    })
+}
+
+fn hook() -> impl Strategy<Value = Box<Hook>> {
+    let hook = prop_oneof![
+        command().prop_map(|command| Hook::Exec { command }),
+        http().prop_map(Hook::Http),
+        (1u32..=86_400).prop_map(|seconds| Hook::Sleep { seconds }),
+    ];
+    hook.prop_map(Box::new)
+}
+
+/// An init container, or a sidecar.
+fn init_container() -> impl Strategy<Value = ContainerSpec<String>> {
+    (container(Vec::new()), any::<bool>()).prop_map(|(container, sidecar)| {
+        let bare = ContainerSpec {
+            startup_probe: None,
+            liveness_probe: None,
+            readiness_probe: None,
+            post_start: None,
+            pre_stop: None,
+            stop_signal: None,
+            ..container.clone()
+        };
+        match sidecar {
+            true => ContainerSpec {
+                sidecar,
+                ..container
+            },
+            false => bare,
+        }
+    })
+}
+
 fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String>> {
     let env = prop::collection::btree_map("[A-Z_][A-Z0-9_.-]{0,5}", text(), 0..5);
     let mounts =
@@ -631,12 +764,22 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
         any::<bool>(),
         prop_oneof![Just(0u64), 16u64 << 10..=1 << 30],
     );
-    (label(), env, mounts, resources, words(), words(), rest).prop_map(
-        move |(name, env, mounts, (cpu_millis, memory_bytes, pids), command, args, rest)| {
+    let watched = (
+        prop::option::of(probe(false)),
+        prop::option::of(probe(false)),
+        prop::option::of(probe(true)),
+        prop::option::of(hook()),
+        prop::option::of(hook()),
+        prop::option::of(prop::sample::select(vec![1u8, 2, 3, 10, 15, 28])),
+    );
+    let words = (words(), words());
+    (label(), env, mounts, resources, words, rest, watched).prop_map(
+        move |(name, env, mounts, (cpu_millis, memory_bytes, pids), words, rest, watched)| {
+            let (command, args) = words;
             let mounts = mounts.into_iter().filter(|_| !volumes.is_empty());
+            let name = name.parse().expect("a label");
+            let image = "registry.example:5000/a/b:1".into();
             ContainerSpec {
-                name: name.parse().expect("a label"),
-                image: "registry.example:5000/a/b:1".into(),
                 command,
                 args,
                 env: env
@@ -649,6 +792,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                     cpu_millis,
                     memory_bytes,
                     pids,
+                    ..Resources::default()
                 },
                 volume_mounts: mounts
                     .map(|(mount_path, (index, read_only))| VolumeMount {
@@ -660,6 +804,13 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 read_only_root: rest.2,
                 log_persist: rest.3,
                 log_max_bytes: rest.4,
+                startup_probe: watched.0,
+                liveness_probe: watched.1,
+                readiness_probe: watched.2,
+                post_start: watched.3,
+                pre_stop: watched.4,
+                stop_signal: watched.5,
+                ..ContainerSpec::new(name, image)
             }
         },
     )
@@ -668,8 +819,15 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
 fn app() -> impl Strategy<Value = App> {
     let source = prop_oneof![
         label().prop_map(|claim| VolumeSource::Named { claim }),
-        (path(), any::<bool>()).prop_map(|(path, create)| VolumeSource::HostPath { path, create }),
-        Just(VolumeSource::EmptyDir),
+        (
+            path(),
+            prop::sample::select(super::pod::HOST_PATH_KINDS.to_vec())
+        )
+            .prop_map(|(path, (_, kind))| VolumeSource::HostPath { path, kind }),
+        Just(VolumeSource::EmptyDir {
+            memory: false,
+            size_limit_bytes: None,
+        }),
     ];
     prop::collection::btree_map(label(), source, 0..4).prop_flat_map(|volumes| {
         let names: Vec<String> = volumes.keys().cloned().collect();
@@ -677,34 +835,55 @@ fn app() -> impl Strategy<Value = App> {
             .into_iter()
             .map(|(name, source)| Volume { name, source })
             .collect();
-        let containers = prop::collection::vec(container(names), 1..3)
-            .prop_filter("container names are unique", |containers| {
-                containers.len() == 1 || containers[0].name != containers[1].name
+        let containers = (
+            prop::collection::vec(container(names), 1..3),
+            prop::collection::vec(init_container(), 0..2),
+        )
+            .prop_filter("container names are unique", |(containers, inits)| {
+                let all = containers.iter().chain(inits).map(|c| &c.name);
+                all.clone().collect::<BTreeSet<_>>().len() == all.count()
             });
         let policy = prop::sample::select(vec![
             RestartPolicy::Always,
             RestartPolicy::OnFailure,
             RestartPolicy::Never,
         ]);
+        let condition =
+            prop::sample::select(vec![Awaited::Started, Awaited::Healthy, Awaited::Completed]);
+        let depends = prop::collection::btree_map((label(), label()), condition, 0..3);
         (
-            (label(), label(), selector()),
+            (label(), label(), selector(), depends),
             (containers, policy, 0u32..=86_400, prop::option::of(label())),
             Just(volumes),
         )
-            .prop_map(|((namespace, name, placement), pod, volumes)| App {
-                app: AppRef {
-                    namespace: namespace.parse().expect("a label"),
-                    name: name.parse().expect("a label"),
+            .prop_map(
+                |((namespace, name, placement, depends), pod, volumes)| App {
+                    app: AppRef {
+                        namespace: namespace.parse().expect("a label"),
+                        name: name.parse().expect("a label"),
+                    },
+                    placement,
+                    depends_on: depends
+                        .into_iter()
+                        .filter(|((space, other), _)| (space, other) != (&namespace, &name))
+                        .map(|((space, other), condition)| Dependency {
+                            app: AppRef {
+                                namespace: space.parse().expect("a label"),
+                                name: other.parse().expect("a label"),
+                            },
+                            condition,
+                        })
+                        .collect(),
+                    pod: PodSpec {
+                        volumes,
+                        restart_policy: pod.1,
+                        termination_grace_secs: pod.2,
+                        hostname: pod.3,
+                        init_containers: pod.0.1,
+                        ..PodSpec::new(pod.0.0)
+                    },
                 },
-                placement,
-                pod: PodSpec {
-                    containers: pod.0,
-                    volumes,
-                    restart_policy: pod.1,
-                    termination_grace_secs: pod.2,
-                    hostname: pod.3,
-                },
-            })
+            )
     })
 }
 

@@ -34,8 +34,18 @@ pub(super) enum Place {
     Volume,
     /// Inside a volume's source.
     VolumeSource,
+    /// One of `spec.dependsOn`.
+    Dependency,
     /// A container's `logging`.
     Logging,
+    /// A probe.
+    Probe,
+    /// A container's `lifecycle`.
+    Lifecycle,
+    /// `postStart` or `preStop`.
+    Hook,
+    /// `httpGet`.
+    HttpGet,
     /// Anything else.
     Other,
 }
@@ -76,6 +86,10 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         }
         (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
 
+        (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
+        (Place::Dependency, "app") => "write name",
+        (Place::Dependency, "restart" | "required") => NOT_YET,
+
         (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
             "remove it: an app runs once on every device that matches"
         }
@@ -88,9 +102,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "move it to spec.template.spec"
         }
 
-        (Place::Pod, "initContainers") => {
-            "do it at the start of the container's own command; init containers come in a later release"
-        }
         (Place::Pod, "ephemeralContainers") => "use skerry exec to look into a running container",
         (Place::Pod, "nodeSelector" | "nodeName" | "affinity") => {
             "write spec.placement.selector, as in \"site=berlin\""
@@ -148,12 +159,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             | "privileged",
         ) => NOT_YET,
 
-        (Place::Container, "livenessProbe" | "readinessProbe" | "startupProbe") => {
-            "remove it; probes come in a later release: for now, let the process end when it is unwell, restartPolicy starts it again"
-        }
-        (Place::Container, "lifecycle") => {
-            "remove it: the stop signal comes first, then terminationGracePeriodSeconds pass"
-        }
         (Place::Container, "ports") => {
             "remove it: with the host network, the ports that the app opens are the device's"
         }
@@ -163,7 +168,19 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Container, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
         }
-        (Place::Container, "restartPolicy") => "move it to spec.template.spec",
+        (Place::Container, "restartPolicy") => {
+            "move it to spec.template.spec; only an init container has its own"
+        }
+        (Place::Container, "stopSignal" | "stop_signal") => "write lifecycle: { stopSignal: ... }",
+        (Place::Container, "healthcheck") => "write livenessProbe, readinessProbe or startupProbe",
+        (Place::Container, "preStop" | "postStart") => "move it under lifecycle",
+
+        (Place::Probe, "grpc") => "use tcpSocket, or exec with a program of the image",
+        (Place::Probe, "command") => "write exec: { command: [...] }",
+        (Place::Probe, "path" | "port") => "write httpGet: { path: /, port: 8080 }",
+        (Place::Hook, "tcpSocket") => "use exec or httpGet: a connection alone does nothing",
+        (Place::Hook, "command") => "write exec: { command: [...] }",
+        (Place::HttpGet, "headers") => "write httpHeaders, a list of name and value",
         (Place::Container, "volumes") => {
             "declare volumes in spec.template.spec.volumes, and mount them here with volumeMounts"
         }

@@ -1,278 +1,282 @@
-//! An app as canonical YAML: for `get -o yaml`, `diff` and people's files.
-//! Reading it again gives the same app; defaults are left out, except where
-//! they say something that a later release may change (`hostNetwork`).
+//! An app in the form of its manifest: as canonical YAML for `get -o yaml`,
+//! `diff` and people's files, and as JSON. Reading the YAML again gives the
+//! same app; defaults are left out, except where they say something that a
+//! later release may change (`hostNetwork`).
 
 use super::expand::escape;
-use super::pod::DEFAULT_GRACE_SECS;
+use super::pod::HOST_PATH_KINDS;
+use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
-use super::scalar::{Meaning, meaning};
+use super::yaml::{Out, render};
 use crate::model::App;
-use skerry_wire::{ContainerSpec, EnvVar, RestartPolicy, Volume, VolumeMount, VolumeSource};
-use std::fmt::Write;
+use serde_json::Value;
+use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::pod::Network;
+use skerry_wire::probe::Probe;
+use skerry_wire::{
+    ContainerSpec, EnvVar, Namespace, PodSpec, Resources, RestartPolicy, Volume, VolumeMount,
+    VolumeSource,
+};
+use std::fmt::Display;
 
 /// The app's manifest.
 pub fn to_yaml(app: &App) -> String {
-    let mut out = Writer::default();
-    out.line(0, "apiVersion: skerry/v1");
-    out.line(0, "kind: App");
-    out.line(0, "metadata:");
-    out.field(2, "name", app.app.name.as_str());
-    out.field(2, "namespace", app.app.namespace.as_str());
-    out.line(0, "spec:");
+    render(&document(app).0)
+}
+
+/// The app's manifest as JSON, with the same fields.
+pub fn to_json(app: &App) -> Value {
+    json(&Out::Map(document(app).0))
+}
+
+fn json(out: &Out) -> Value {
+    match out {
+        Out::Text(text) => Value::from(text.as_str()),
+        // Numbers and truth values are JSON's; quantities are not.
+        Out::Bare(text) => {
+            serde_json::from_str(text).unwrap_or_else(|_| Value::from(text.as_str()))
+        }
+        Out::List(items) => items.iter().map(json).collect(),
+        Out::Map(fields) => {
+            let fields = fields.iter();
+            fields
+                .map(|(name, out)| (name.clone(), json(out)))
+                .collect()
+        }
+    }
+}
+
+/// Fields that are being written. Nothing is written for what is absent or
+/// empty.
+#[derive(Default)]
+pub(super) struct Fields(Vec<(String, Out)>);
+
+impl Fields {
+    pub fn put(&mut self, name: &str, out: Out) {
+        self.0.push((name.into(), out));
+    }
+
+    pub fn text(&mut self, name: &str, text: impl Into<String>) {
+        self.put(name, Out::Text(text.into()));
+    }
+
+    pub fn some_text(&mut self, name: &str, text: Option<impl Into<String>>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    /// A number or quantity.
+    pub fn bare(&mut self, name: &str, value: impl Display) {
+        self.put(name, Out::Bare(value.to_string()));
+    }
+
+    pub fn some_bare(&mut self, name: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.bare(name, value);
+        }
+    }
+
+    pub fn flag(&mut self, name: &str, value: bool) {
+        if value {
+            self.bare(name, true);
+        }
+    }
+
+    pub fn fields(&mut self, name: &str, fields: Fields) {
+        if !fields.0.is_empty() {
+            self.put(name, Out::Map(fields.0));
+        }
+    }
+
+    pub fn list(&mut self, name: &str, items: impl Iterator<Item = Out>) {
+        let items: Vec<Out> = items.collect();
+        if !items.is_empty() {
+            self.put(name, Out::List(items));
+        }
+    }
+
+    pub fn done(self) -> Out {
+        Out::Map(self.0)
+    }
+}
+
+fn document(app: &App) -> Fields {
+    let mut metadata = Fields::default();
+    metadata.text("name", app.app.name.as_str());
+    metadata.text("namespace", app.app.namespace.as_str());
+    let mut placement = Fields::default();
     if !app.placement.is_empty() {
-        out.line(2, "placement:");
-        out.field(4, "selector", &app.placement.to_string());
+        placement.text("selector", app.placement.to_string());
     }
-    out.line(2, "template:");
-    out.line(4, "spec:");
-    let pod = &app.pod;
-    out.line(6, "hostNetwork: true");
-    if let Some(hostname) = &pod.hostname {
-        out.field(6, "hostname", hostname);
+    let mut template = Fields::default();
+    template.fields("spec", pod(&app.pod));
+    let mut spec = Fields::default();
+    spec.fields("placement", placement);
+    let own = &app.app.namespace;
+    spec.list(
+        "dependsOn",
+        app.depends_on.iter().map(|d| dependency(d, own)),
+    );
+    spec.fields("template", template);
+    let mut document = Fields::default();
+    document.text("apiVersion", "skerry/v1");
+    document.text("kind", "App");
+    document.fields("metadata", metadata);
+    document.fields("spec", spec);
+    document
+}
+
+fn dependency(dependency: &Dependency, own: &Namespace) -> Out {
+    let mut out = Fields::default();
+    out.text("name", dependency.app.name.as_str());
+    if dependency.app.namespace != *own {
+        out.text("namespace", dependency.app.namespace.as_str());
     }
+    match dependency.condition {
+        Awaited::Started => {}
+        Awaited::Healthy => out.text("condition", "Healthy"),
+        Awaited::Completed => out.text("condition", "Completed"),
+    }
+    out.done()
+}
+
+fn pod(pod: &PodSpec<String>) -> Fields {
+    let mut out = Fields::default();
+    out.bare("hostNetwork", pod.network == Network::Host);
+    out.some_text("hostname", pod.hostname.as_deref());
     match pod.restart_policy {
         RestartPolicy::Always => {}
-        RestartPolicy::OnFailure => out.line(6, "restartPolicy: OnFailure"),
-        RestartPolicy::Never => out.line(6, "restartPolicy: Never"),
+        RestartPolicy::OnFailure => out.text("restartPolicy", "OnFailure"),
+        RestartPolicy::Never => out.text("restartPolicy", "Never"),
     }
-    if pod.termination_grace_secs != DEFAULT_GRACE_SECS {
-        let secs = pod.termination_grace_secs;
-        out.line(6, &format!("terminationGracePeriodSeconds: {secs}"));
+    if pod.termination_grace_secs != PodSpec::<String>::DEFAULT_GRACE_SECS {
+        out.bare("terminationGracePeriodSeconds", pod.termination_grace_secs);
     }
-    out.line(6, "containers:");
-    for container in &pod.containers {
-        out.container(6, container);
-    }
-    if !pod.volumes.is_empty() {
-        out.line(6, "volumes:");
-        for volume in &pod.volumes {
-            out.volume(6, volume);
-        }
-    }
-    out.text
-}
-
-#[derive(Default)]
-struct Writer {
-    text: String,
-}
-
-impl Writer {
-    fn line(&mut self, indent: usize, text: &str) {
-        let _ = writeln!(self.text, "{:indent$}{text}", "");
-    }
-
-    fn field(&mut self, indent: usize, name: &str, value: &str) {
-        let head = format!("{:indent$}{name}: ", "");
-        self.text.push_str(&head);
-        self.scalar(indent, value);
-    }
-
-    fn item(&mut self, indent: usize, value: &str) {
-        let head = format!("{:indent$}- ", "");
-        self.text.push_str(&head);
-        self.scalar(indent, value);
-    }
-
-    /// A text and the end of its line. Lines of a block stand two deeper than
-    /// `indent`.
-    fn scalar(&mut self, indent: usize, value: &str) {
-        if is_plain(value) {
-            self.text.push_str(value);
-            self.text.push('\n');
-        } else if is_block(value) {
-            let body = value.strip_suffix('\n');
-            self.text
-                .push_str(if body.is_some() { "|\n" } else { "|-\n" });
-            for line in body.unwrap_or(value).split('\n') {
-                if line.is_empty() {
-                    self.text.push('\n');
-                } else {
-                    self.line(indent + 2, line);
-                }
-            }
-        } else {
-            self.text.push_str(&quoted(value));
-            self.text.push('\n');
-        }
-    }
-
-    fn container(&mut self, dash: usize, container: &ContainerSpec<String>) {
-        let indent = dash + 2;
-        let head = format!("{:dash$}- name: ", "");
-        self.text.push_str(&head);
-        self.scalar(indent, container.name.as_str());
-        self.field(indent, "image", &container.image);
-        self.words(indent, "command", &container.command, &container.env);
-        self.words(indent, "args", &container.args, &container.env);
-        if let Some(dir) = &container.working_dir {
-            self.field(indent, "workingDir", dir);
-        }
-        if !container.env.is_empty() {
-            self.line(indent, "env:");
-        }
-        for (index, var) in container.env.iter().enumerate() {
-            let head = format!("{:indent$}- name: ", "");
-            self.text.push_str(&head);
-            self.scalar(indent, &var.name);
-            let value = escape(&var.value, &container.env[..index]);
-            self.field(indent + 2, "value", &value);
-        }
-        self.resources(indent, container);
-        if !container.volume_mounts.is_empty() {
-            self.line(indent, "volumeMounts:");
-        }
-        for mount in &container.volume_mounts {
-            self.mount(indent, mount);
-        }
-        self.security(indent, container);
-        if container.log_persist || container.log_max_bytes != 0 {
-            self.line(indent, "logging:");
-            if container.log_persist {
-                self.line(indent + 2, "persist: true");
-            }
-            if container.log_max_bytes != 0 {
-                let bytes = bytes_text(container.log_max_bytes);
-                self.line(indent + 2, &format!("maxBytes: {bytes}"));
-            }
-        }
-    }
-
-    fn words(&mut self, indent: usize, name: &str, words: &[String], env: &[EnvVar]) {
-        if words.is_empty() {
-            return;
-        }
-        self.line(indent, &format!("{name}:"));
-        for word in words {
-            self.item(indent, &escape(word, env));
-        }
-    }
-
-    fn resources(&mut self, indent: usize, container: &ContainerSpec<String>) {
-        let resources = &container.resources;
-        if *resources == skerry_wire::Resources::default() {
-            return;
-        }
-        self.line(indent, "resources:");
-        self.line(indent + 2, "limits:");
-        if let Some(millis) = resources.cpu_millis {
-            self.line(indent + 4, &format!("cpu: {}", cpu_text(millis)));
-        }
-        if let Some(bytes) = resources.memory_bytes {
-            self.line(indent + 4, &format!("memory: {}", bytes_text(bytes)));
-        }
-        if let Some(pids) = resources.pids {
-            self.line(indent + 4, &format!("pids: {pids}"));
-        }
-    }
-
-    fn mount(&mut self, indent: usize, mount: &VolumeMount) {
-        let head = format!("{:indent$}- name: ", "");
-        self.text.push_str(&head);
-        self.scalar(indent, &mount.volume);
-        self.field(indent + 2, "mountPath", &mount.mount_path);
-        if mount.read_only {
-            self.line(indent + 2, "readOnly: true");
-        }
-    }
-
-    fn security(&mut self, indent: usize, container: &ContainerSpec<String>) {
-        if container.user.is_none() && !container.read_only_root {
-            return;
-        }
-        self.line(indent, "securityContext:");
-        if let Some(user) = &container.user {
-            let (user, group) = match user.split_once(':') {
-                Some((user, group)) => (user, Some(group)),
-                None => (user.as_str(), None),
-            };
-            self.id(indent + 2, "runAsUser", user);
-            if let Some(group) = group {
-                self.id(indent + 2, "runAsGroup", group);
-            }
-        }
-        if container.read_only_root {
-            self.line(indent + 2, "readOnlyRootFilesystem: true");
-        }
-    }
-
-    /// A number as a number, a name as text.
-    fn id(&mut self, indent: usize, name: &str, id: &str) {
-        match id.parse::<u32>() {
-            Ok(number) => self.line(indent, &format!("{name}: {number}")),
-            Err(_) => self.field(indent, name, id),
-        }
-    }
-
-    fn volume(&mut self, dash: usize, volume: &Volume) {
-        let indent = dash + 2;
-        let head = format!("{:dash$}- name: ", "");
-        self.text.push_str(&head);
-        self.scalar(indent, &volume.name);
-        match &volume.source {
-            VolumeSource::HostPath { path, create } => {
-                self.line(indent, "hostPath:");
-                self.field(indent + 2, "path", path);
-                if *create {
-                    self.line(indent + 2, "type: DirectoryOrCreate");
-                }
-            }
-            VolumeSource::Named { claim } => {
-                self.line(indent, "persistentVolumeClaim:");
-                self.field(indent + 2, "claimName", claim);
-            }
-            VolumeSource::EmptyDir => self.line(indent, "emptyDir: {}"),
-        }
-    }
-}
-
-/// Whether a text may stand without quotes: only what looks like a word to
-/// everybody.
-fn is_plain(text: &str) -> bool {
-    let inner = |b: u8| {
-        b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-' | b':' | b'=' | b'@')
-    };
-    let first = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'/' | b'.');
-    text.bytes().next().is_some_and(first)
-        && text.bytes().all(inner)
-        && !text.ends_with(':')
-        && !text.starts_with("...")
-        && meaning(text) == Meaning::Text
-}
-
-/// Whether a text of several lines can stand as it is, below its field.
-fn is_block(text: &str) -> bool {
-    let body = text.strip_suffix('\n').unwrap_or(text);
-    body.contains('\n')
-        && !body.ends_with('\n')
-        && !body.starts_with([' ', '\t', '\n'])
-        && body.split('\n').all(|line| {
-            !line.ends_with([' ', '\t'])
-                && !line.starts_with('\t')
-                && line.chars().all(is_printable)
-        })
-}
-
-fn is_printable(c: char) -> bool {
-    c == '\t' || (!c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}'))
-}
-
-/// In double quotes, with the escapes that YAML and JSON share.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if is_printable(c) => out.push(c),
-            c => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-        }
-    }
-    out.push('"');
+    out.list("initContainers", pod.init_containers.iter().map(container));
+    out.list("containers", pod.containers.iter().map(container));
+    out.list("volumes", pod.volumes.iter().map(volume));
     out
+}
+
+fn container(container: &ContainerSpec<String>) -> Out {
+    let mut out = Fields::default();
+    out.text("name", container.name.as_str());
+    out.text("image", container.image.as_str());
+    if container.sidecar {
+        out.text("restartPolicy", "Always");
+    }
+    let words = |words: &[String]| {
+        let words = words.iter().map(|word| escape(word, &container.env));
+        words
+            .map(|word| Out::Text(word.into_owned()))
+            .collect::<Vec<_>>()
+    };
+    out.list("command", words(&container.command).into_iter());
+    out.list("args", words(&container.args).into_iter());
+    out.some_text("workingDir", container.working_dir.as_deref());
+    out.list("env", env(&container.env));
+    out.fields("resources", resources(&container.resources));
+    out.list("volumeMounts", container.volume_mounts.iter().map(mount));
+    out.fields("securityContext", security(container));
+    let mut probe = |name, probe: &Option<Box<Probe>>| {
+        if let Some(probe) = probe {
+            out.fields(name, write_probe(probe));
+        }
+    };
+    probe("startupProbe", &container.startup_probe);
+    probe("livenessProbe", &container.liveness_probe);
+    probe("readinessProbe", &container.readiness_probe);
+    out.fields("lifecycle", lifecycle(container));
+    let mut logging = Fields::default();
+    logging.flag("persist", container.log_persist);
+    if container.log_max_bytes != 0 {
+        logging.bare("maxBytes", bytes_text(container.log_max_bytes));
+    }
+    out.fields("logging", logging);
+    out.done()
+}
+
+fn lifecycle(container: &ContainerSpec<String>) -> Fields {
+    let mut out = Fields::default();
+    if let Some(hook) = &container.post_start {
+        out.fields("postStart", write_hook(hook));
+    }
+    if let Some(hook) = &container.pre_stop {
+        out.fields("preStop", write_hook(hook));
+    }
+    out.some_text("stopSignal", container.stop_signal.and_then(signal_name));
+    out
+}
+
+/// Values are written so that reading them puts nothing else in.
+fn env(env: &[EnvVar]) -> impl Iterator<Item = Out> {
+    env.iter().enumerate().map(|(index, var)| {
+        let mut out = Fields::default();
+        out.text("name", var.name.as_str());
+        out.text("value", escape(&var.value, &env[..index]));
+        out.done()
+    })
+}
+
+fn resources(resources: &Resources) -> Fields {
+    let mut limits = Fields::default();
+    limits.some_bare("cpu", resources.cpu_millis.map(cpu_text));
+    limits.some_bare("memory", resources.memory_bytes.map(bytes_text));
+    limits.some_bare("pids", resources.pids);
+    let mut out = Fields::default();
+    out.fields("limits", limits);
+    out
+}
+
+fn mount(mount: &VolumeMount) -> Out {
+    let mut out = Fields::default();
+    out.text("name", mount.volume.as_str());
+    out.text("mountPath", mount.mount_path.as_str());
+    out.flag("readOnly", mount.read_only);
+    out.done()
+}
+
+fn security(container: &ContainerSpec<String>) -> Fields {
+    let mut out = Fields::default();
+    if let Some(user) = &container.user {
+        let (user, group) = match user.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (user.as_str(), None),
+        };
+        out.put("runAsUser", id(user));
+        if let Some(group) = group {
+            out.put("runAsGroup", id(group));
+        }
+    }
+    out.flag("readOnlyRootFilesystem", container.read_only_root);
+    out
+}
+
+/// A number as a number, a name as text.
+fn id(id: &str) -> Out {
+    match id.parse::<u32>() {
+        Ok(number) => Out::Bare(number.to_string()),
+        Err(_) => Out::Text(id.into()),
+    }
+}
+
+fn volume(volume: &Volume) -> Out {
+    let mut out = Fields::default();
+    out.text("name", volume.name.as_str());
+    let mut source = Fields::default();
+    match &volume.source {
+        VolumeSource::HostPath { path, kind } => {
+            source.text("path", path.as_str());
+            let name = HOST_PATH_KINDS.iter().find(|(_, k)| k == kind);
+            source.some_text("type", name.map(|(n, _)| *n).filter(|n| !n.is_empty()));
+            out.put("hostPath", source.done());
+        }
+        VolumeSource::Named { claim } => {
+            source.text("claimName", claim.as_str());
+            out.put("persistentVolumeClaim", source.done());
+        }
+        VolumeSource::EmptyDir { .. } => out.put("emptyDir", source.done()),
+    }
+    out.done()
 }

@@ -13,6 +13,8 @@ const USAGE: &str = "usage:
   app exit CODE            end with this code
   app hog MEBIBYTES        take that much memory and keep it
   app sleep                do nothing for ever
+  app note FILE WORDS      add a line to a file
+  app exists FILE          end well if the file is there
   app env                  print the environment and end";
 
 fn main() -> ExitCode {
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
         ["exit", code] => return code.parse::<u8>().map_or(ExitCode::from(2), ExitCode::from),
         ["hog", mebibytes] => hog(mebibytes),
         ["sleep"] => sleep(),
+        ["note", file, ref words @ ..] => note(file, words),
+        ["exists", file] => exists(file),
         ["env"] => {
             std::env::vars().for_each(|(name, value)| println!("{name}={value}"));
             Ok(())
@@ -49,6 +53,23 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
 fn sleep() -> ! {
     loop {
         std::thread::park();
+    }
+}
+
+fn note(file: &str, words: &[&str]) -> Result<(), String> {
+    let file = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(file);
+    let written = file.and_then(|mut file| writeln!(file, "{}", words.join(" ")));
+    written.map_err(|e| format!("cannot write: {e}"))
+}
+
+fn exists(file: &str) -> Result<(), String> {
+    match std::fs::exists(file) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!("there is no {file}")),
+        Err(e) => Err(format!("{file}: {e}")),
     }
 }
 

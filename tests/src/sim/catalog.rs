@@ -3,8 +3,9 @@
 
 use super::chance::Chance;
 use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
-    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Timestamp,
+    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -121,12 +122,31 @@ impl Catalog {
         let count = 1 + u64::from(chance.one_in(3));
         let containers: Vec<ContainerSpec<PinnedImage>> =
             (0..count).map(|n| self.container(chance, n)).collect();
+        let mut init_containers = Vec::new();
+        if chance.one_in(4) {
+            let mut init = self.container(chance, 10);
+            init.args = vec![format!("ends:{}:0", chance.between(1, 3_000))];
+            init_containers.push(ContainerSpec {
+                startup_probe: None,
+                liveness_probe: None,
+                readiness_probe: None,
+                post_start: None,
+                pre_stop: None,
+                ..init
+            });
+        }
+        if chance.one_in(4) {
+            let mut sidecar = self.container(chance, 11);
+            sidecar.args = vec!["forever".into()];
+            sidecar.sidecar = true;
+            sidecar.startup_probe = probe(chance);
+            init_containers.push(sidecar);
+        }
         let pod = PodSpec {
-            containers,
-            volumes: Vec::new(),
+            init_containers,
             restart_policy: *chance.pick(&policies),
             termination_grace_secs: chance.between(0, 3) as u32,
-            hostname: None,
+            ..PodSpec::new(containers)
         };
         let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
         let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
@@ -135,6 +155,7 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
+            depends_on: Vec::new(),
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))
@@ -153,27 +174,44 @@ impl Catalog {
             2 => format!("ends:{}:3", chance.between(1, 20_000)),
             _ => "forever".to_string(),
         };
+        let pinned = PinnedImage {
+            reference: image.image.reference.clone(),
+            digest: image.image.digest,
+        };
+        let name = format!("c{number}").parse().expect("a name");
         ContainerSpec {
-            name: format!("c{number}").parse().expect("a name"),
-            image: PinnedImage {
-                reference: image.image.reference.clone(),
-                digest: image.image.digest,
-            },
-            command: Vec::new(),
             args: vec![program],
             env: vec![EnvVar {
                 name: "PASSWORD".into(),
                 value: format!("{SECRET}{}", chance.below(3)),
             }],
-            working_dir: None,
-            user: None,
-            resources: Resources::default(),
-            volume_mounts: Vec::new(),
-            read_only_root: false,
-            log_persist: false,
-            log_max_bytes: 0,
+            startup_probe: probe(chance),
+            liveness_probe: probe(chance),
+            readiness_probe: probe(chance),
+            post_start: hook(chance),
+            pre_stop: hook(chance),
+            ..ContainerSpec::new(name, pinned)
         }
     }
+}
+
+fn probe(chance: &mut Chance) -> Option<Box<Probe>> {
+    let probe = Probe {
+        initial_delay_secs: chance.between(0, 5) as u32,
+        period_secs: chance.between(5, 60) as u32,
+        success_threshold: 1,
+        failure_threshold: chance.between(1, 3) as u16,
+        ..Probe::new(Check::Tcp {
+            host: None,
+            port: 80,
+        })
+    };
+    chance.one_in(5).then(|| Box::new(probe))
+}
+
+fn hook(chance: &mut Chance) -> Option<Box<Hook>> {
+    let hook = Hook::Sleep { seconds: 1 };
+    chance.one_in(8).then(|| Box::new(hook))
 }
 
 /// The name of some app.

@@ -8,21 +8,23 @@ use super::chance::Chance;
 use super::keeper::{ImageStore, Keeper, State};
 use super::laws::{Lawful, broken};
 use super::world::{EPOCH_MS, Happening, World};
+use skerry_agent::core::health::{Answer, ProbeKind};
 use skerry_agent::core::join::{Join, JoinStep};
-use skerry_agent::core::ledger::Phase;
+use skerry_agent::core::ledger::{Phase, StopCause};
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
-    Change, Core, CreateContainer, Effect, Event, Identity, Now, Outgoing, Records, Start,
+    Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
 };
 use skerry_agent::runtime::{ContainerId, ExitStatus, Timestamp as Nanos};
+use skerry_wire::finding::Finding;
 use skerry_wire::message::{Gone, JoinRequest};
-use skerry_wire::report::{Facts, Report};
+use skerry_wire::report::{Facts, Report, Vitals};
 use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    Assignment, Desired, DeviceId, Digest, Generation, Seq, SessionId, StreamId, Timestamp, decode,
-    encode,
+    Assignment, Desired, DeviceId, Digest, Generation, Role, Seq, SessionId, StreamId, Timestamp,
+    decode, encode,
 };
 use std::collections::{BTreeSet, VecDeque};
 
@@ -64,6 +66,10 @@ pub enum KeeperNews {
     Ends(ContainerId, ExitStatus),
     /// What is left of a container is taken down, or not; the same.
     TakenDown(ContainerId, bool, u64),
+    /// A probe is answered; the same.
+    Probed(ContainerId, ProbeKind, Answer, u64),
+    /// A hook is done; the same.
+    Hooked(ContainerId, HookKind, Result<(), String>, u64),
     /// A run of the agent gets its list, if nothing is being made.
     List(u64),
 }
@@ -680,6 +686,14 @@ impl World {
                 let message = self.seal_of_device(device, &outgoing)?;
                 self.device_send(device, message)
             }
+            Effect::SendReport(report) => {
+                let vitals = Vitals {
+                    uptime_secs: self.device_now(device).boot_ms / 1_000,
+                    ..Vitals::default()
+                };
+                let message = self.seal_of_device(device, &report.with(vitals))?;
+                self.device_send(device, message)
+            }
             Effect::Create(wanted) => {
                 self.tell(|| format!("{device} creates {}", wanted.id));
                 self.check_create(device, &wanted)?;
@@ -718,6 +732,38 @@ impl World {
                 let fails = !self.calm && self.chance.one_in(25);
                 let delay_ms = self.chance.between(1, 50);
                 let news = KeeperNews::TakenDown(id, !fails, asked);
+                self.later(delay_ms, Happening::Keeper(device, serial, news));
+                Ok(())
+            }
+            Effect::Probe(question) => {
+                let bad = !self.calm && self.chance.one_in(6);
+                let answer = match bad {
+                    true if self.chance.one_in(3) => Answer::NotAsked,
+                    true => Answer::Bad("unwell".into()),
+                    false => Answer::Good,
+                };
+                if matches!(answer, Answer::Bad(_)) {
+                    self.count("probe failed", || question.id.to_string());
+                    let host = &mut self.devices[device];
+                    host.keeper.sick.insert(question.id.clone());
+                }
+                let delay_ms = self.chance.between(1, 1_000);
+                let news = KeeperNews::Probed(question.id, question.kind, answer, asked);
+                self.later(delay_ms, Happening::Keeper(device, serial, news));
+                Ok(())
+            }
+            Effect::RunHook { id, kind, .. } => {
+                let bad = !self.calm && self.chance.one_in(6);
+                if bad {
+                    let host = &mut self.devices[device];
+                    host.keeper.sick.insert(id.clone());
+                }
+                let result = match bad {
+                    true => Err("it failed".to_string()),
+                    false => Ok(()),
+                };
+                let delay_ms = self.chance.between(1, 1_000);
+                let news = KeeperNews::Hooked(id, kind, result, asked);
                 self.later(delay_ms, Happening::Keeper(device, serial, news));
                 Ok(())
             }
@@ -772,6 +818,11 @@ impl World {
                         containers,
                     },
                 );
+                Ok(())
+            }
+            Effect::Diagnose { request, .. } => {
+                let findings = vec![Finding::good("Simulated", "well")];
+                self.news_later(device, run, Event::Diagnosed { request, findings });
                 Ok(())
             }
             // Nothing of the device itself changes in this world.
@@ -868,12 +919,9 @@ impl World {
                 format!("{} of {app}", wanted.id),
             );
         }
-        for container in &wanted.assignment.pod.containers {
-            let status = host.images.status(&container.image, &self.catalog);
-            let own = container == &wanted.assignment.pod.containers[wanted.container];
-            if own && status != skerry_agent::core::ImageStatus::Ready {
-                return broken("nothing starts without its image", format!("{status:?}"));
-            }
+        let status = host.images.status(&wanted.spec().image, &self.catalog);
+        if status != skerry_agent::core::ImageStatus::Ready {
+            return broken("nothing starts without its image", format!("{status:?}"));
         }
         Ok(())
     }
@@ -894,6 +942,23 @@ impl World {
         }
         let wanted = |a: &Assignment| a.app == one.app && a.revision == one.revision;
         let previous = host.records.previous.values().any(wanted);
+        let mut ledger = host.records.ledger.values();
+        let entry = ledger.find(|e| e.name().incarnation(e.incarnation) == *id);
+        let reason = match entry.map(|e| &e.phase) {
+            Some(Phase::Stopping { cause, .. }) => match cause {
+                StopCause::Unwell => host.keeper.sick.contains(id),
+                StopCause::Finished => one.role == Role::Sidecar,
+                StopCause::Leaving => false,
+            },
+            _ => false,
+        };
+        // Of a container that a lost ledger knew, nobody knows its pod.
+        if does != "removes" && entry.is_some() {
+            host.keeper.check_stop_order(id)?;
+        }
+        if reason {
+            return Ok(());
+        }
         if host.assignments().iter().any(wanted) || previous {
             return broken(
                 "a running app is never stopped without a reason",
@@ -945,6 +1010,14 @@ impl World {
                 Some(exit) => self.keeper_tells(device, true, Event::Exited { id, exit }),
                 None => Ok(()),
             },
+            KeeperNews::Probed(id, kind, answer, asked) => {
+                let event = Event::Probed { id, kind, answer };
+                self.keeper_tells(device, asked == attached, event)
+            }
+            KeeperNews::Hooked(id, hook, result, asked) => {
+                let event = Event::Hooked { id, hook, result };
+                self.keeper_tells(device, asked == attached, event)
+            }
             KeeperNews::TakenDown(id, true, asked) => {
                 host.keeper.containers.remove(&id);
                 let result = Ok(());

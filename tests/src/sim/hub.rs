@@ -665,7 +665,7 @@ impl World {
                 // A later one of the same batch may have changed it again.
                 stored.is_none_or(|s| s.revision == *revision || !self.intent.is(app, revision))
             }),
-            Ask::Delete(_) | Ask::Token | Ask::Stream | Ask::Usage => true,
+            Ask::Delete(_) | Ask::Token | Ask::Stream | Ask::Usage | Ask::Doctor => true,
             Ask::Approve(name) => device(name).is_none_or(|d| d.standing != Standing::Pending),
             Ask::Revoke(name) => device(name).is_none_or(|d| d.standing == Standing::Revoked),
             Ask::Label(name, labels) => device(name).is_none_or(|d| {

@@ -6,8 +6,11 @@ use super::chance::Chance;
 use super::laws::{Lawful, broken};
 use skerry_agent::core::{CreateContainer, ImageStatus, MissingBlob};
 use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId};
+use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId, Role};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// One container of one revision of an app.
+type Instance = (AppRef, RevisionId, ContainerName);
 
 /// A container of the fake keeper.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub struct Container {
     pub revision: RevisionId,
     /// Which of the pod's.
     pub container: ContainerName,
+    /// What it is there.
+    pub role: Role,
     /// What its process does.
     pub program: Program,
     /// Where it is.
@@ -51,17 +56,26 @@ pub struct Keeper {
     pub serial: u64,
     /// By id.
     pub containers: BTreeMap<ContainerId, Container>,
+    /// Containers that an answer of ours called unwell.
+    pub sick: BTreeSet<ContainerId>,
+    /// Init containers that ended well in this boot.
+    done: BTreeSet<Instance>,
+    /// Pods whose main containers were begun in this boot.
+    begun: BTreeSet<(AppRef, RevisionId)>,
     last_pid: i32,
 }
 
 impl Keeper {
     /// Begins to make a container.
     pub fn create(&mut self, wanted: &CreateContainer) -> Lawful {
-        let spec = &wanted.assignment.pod.containers[wanted.container];
+        let spec = wanted.spec();
+        let role = wanted.assignment.pod.role(wanted.container);
+        self.check_order(wanted, role)?;
         let container = Container {
             app: wanted.assignment.app.clone(),
             revision: wanted.assignment.revision,
             container: spec.name.clone(),
+            role,
             program: Program::of(&spec.args),
             state: State::Starting,
             signalled: false,
@@ -74,6 +88,52 @@ impl Keeper {
         }
         self.containers.insert(wanted.id.clone(), container);
         self.check_single()
+    }
+
+    /// A pod's containers start in their order: what comes later only when the
+    /// init containers have ended well, in this boot; and none of them beside a
+    /// main container.
+    fn check_order(&mut self, wanted: &CreateContainer, role: Role) -> Lawful {
+        let (app, revision) = (&wanted.assignment.app, wanted.assignment.revision);
+        let pod = &wanted.assignment.pod;
+        let key = (app.clone(), revision);
+        let begun = self.begun.contains(&key);
+        let before = pod.init_containers.iter().take(wanted.container);
+        let mut missing = before.filter(|c| !c.sidecar).filter(|c| {
+            let instance = (app.clone(), revision, c.name.clone());
+            !self.done.contains(&instance)
+        });
+        if !begun && let Some(missing) = missing.next() {
+            let what = format!("{} is made before {} ended well", wanted.id, missing.name);
+            return broken("a pod starts in its order", what);
+        }
+        let beside = self.containers.values().any(|one| {
+            let main = one.role == Role::Main && matches!(one.state, State::Running { .. });
+            main && one.app == *app && one.revision == revision
+        });
+        if role == Role::Init && beside {
+            let what = format!("{} is made beside a main container", wanted.id);
+            return broken("a pod starts in its order", what);
+        }
+        if role == Role::Main {
+            self.begun.insert(key);
+        }
+        Ok(())
+    }
+
+    /// A sidecar is not told to stop while what it serves runs.
+    pub fn check_stop_order(&self, id: &ContainerId) -> Lawful {
+        let Some(one) = self.containers.get(id) else {
+            return Ok(());
+        };
+        let served = self.containers.values().any(|other| {
+            let main = other.role == Role::Main && matches!(other.state, State::Running { .. });
+            main && other.app == one.app && other.revision == one.revision
+        });
+        match one.role == Role::Sidecar && served && !self.sick.contains(id) {
+            true => broken("sidecars stop last", format!("{id} is stopped too early")),
+            false => Ok(()),
+        }
     }
 
     /// At no time are there two of one container.
@@ -116,6 +176,10 @@ impl Keeper {
             at,
         };
         one.state = State::Exited(exit);
+        if one.role == Role::Init && status == ExitStatus::Code(0) {
+            let instance = (one.app.clone(), one.revision, one.container.clone());
+            self.done.insert(instance);
+        }
         Some(exit)
     }
 
@@ -154,6 +218,8 @@ impl Keeper {
     /// The power goes. Records of ends are on the disk; some come back.
     pub fn power_cut(&mut self, chance: &mut Chance) {
         self.serial += 1;
+        self.done.clear();
+        self.begun.clear();
         self.containers.retain(|_, one| match one.state {
             State::Exited(_) => chance.one_in(2),
             State::Starting | State::Running { .. } | State::Lost => false,

@@ -29,6 +29,8 @@ pub enum Ask {
     Stream,
     /// Read usage.
     Usage,
+    /// What is wrong with it.
+    Doctor,
 }
 
 /// What the operator was told to be so: kept apart from the hub, and compared
@@ -59,7 +61,8 @@ impl Intent {
             | Ask::Revoke(_)
             | Ask::Label(..)
             | Ask::Stream
-            | Ask::Usage => {}
+            | Ask::Usage
+            | Ask::Doctor => {}
         }
     }
 
@@ -194,6 +197,9 @@ impl World {
                     device,
                     open,
                 });
+            }
+            (22, Some(device)) if self.chance.one_in(2) => {
+                self.ask(Ask::Doctor, |request| Event::Doctor { request, device });
             }
             (22, Some(device)) => {
                 self.ask(Ask::Usage, |request| Event::Usage { request, device });

@@ -10,7 +10,7 @@ use skerry_agent::core::ledger::Phase;
 use skerry_agent::core::name::InstanceName;
 use skerry_hub::core::{Connection, Fleet, Standing};
 use skerry_wire::report::ContainerState;
-use skerry_wire::{Assignment, RestartPolicy, RevisionId};
+use skerry_wire::{Assignment, RestartPolicy, RevisionId, Role};
 use std::collections::BTreeSet;
 
 /// How often it is looked whether all is at rest.
@@ -166,9 +166,21 @@ impl World {
     }
 
     fn unrest_of_app(&self, host: &DeviceHost, assignment: &Assignment) -> Option<String> {
-        assignment.pod.containers.iter().find_map(|container| {
+        let ended = |container: &skerry_wire::ContainerSpec| {
+            let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
+            let entry = host.records.ledger.get(&name);
+            entry.is_some_and(|entry| entry.phase == Phase::Ended)
+        };
+        let finished = assignment.pod.containers.iter().all(ended);
+        let mut containers = assignment.pod.all_containers().enumerate();
+        containers.find_map(|(index, container)| {
+            let role = assignment.pod.role(index);
             let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
             let Some(entry) = host.records.ledger.get(&name) else {
+                // A pod whose ledger was lost has begun without them.
+                if role != Role::Main {
+                    return None;
+                }
                 return Some(format!("{name} was never started on {}", host.number));
             };
             let id = name.incarnation(entry.incarnation);
@@ -176,6 +188,8 @@ impl World {
             let settled = match (state, Program::of(&container.args), &entry.phase) {
                 (Some(State::Running { .. }), _, Phase::Running { .. }) => true,
                 (None, Program::Ends { .. }, Phase::BackOff { .. }) => true,
+                (None, _, Phase::Ended | Phase::Ready) if role == Role::Init => true,
+                (None, _, _) if role == Role::Sidecar && finished => true,
                 (None, _, Phase::Ended) => assignment.pod.restart_policy != RestartPolicy::Always,
                 _ => false,
             };
@@ -225,7 +239,7 @@ impl World {
 fn ends_by_itself(host: &DeviceHost) -> bool {
     let previous = host.records.previous.values();
     let all = host.assignments().iter().chain(previous);
-    let containers = all.flat_map(|a| &a.pod.containers);
+    let containers = all.flat_map(|a| a.pod.all_containers());
     let mut programs = containers.map(|c| Program::of(&c.args));
     programs.any(|program| matches!(program, Program::Ends { .. }))
 }

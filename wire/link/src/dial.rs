@@ -61,7 +61,7 @@ pub(crate) async fn dial(
     attempt.or(deadline).await.map_err(unreachable)
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {
+pub(crate) async fn tcp(host: &str, port: u16) -> Result<TcpStream, String> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, port)],
         Err(_) => smol::net::resolve((host, port))

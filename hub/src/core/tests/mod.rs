@@ -5,6 +5,7 @@ mod hostile;
 mod joining;
 mod laws;
 mod streams;
+mod updates;
 
 use super::*;
 use crate::model::{App, PinnedImage, PlatformImage, Revision};
@@ -13,7 +14,7 @@ use skerry_wire::report::Facts;
 use skerry_wire::seal::{TokenSecret, open, seal, seal_join};
 use skerry_wire::{
     AppName, ContainerName, ContainerSpec, Desired, DesiredPart, Labels, Namespace, PodSpec,
-    Resources, RestartPolicy, SessionId,
+    SessionId,
 };
 
 /// The same numbers each time: a test that fails, fails again.
@@ -82,27 +83,8 @@ pub fn image(reference: &str, archs: &[&str]) -> Image {
 }
 
 pub fn app(app_name: &str, selector: &str, image: &str) -> (App, Revision) {
-    let container = ContainerSpec {
-        name: ContainerName::new("main").unwrap(),
-        image: image.to_string(),
-        command: Vec::new(),
-        args: Vec::new(),
-        env: Vec::new(),
-        working_dir: None,
-        user: None,
-        resources: Resources::default(),
-        volume_mounts: Vec::new(),
-        read_only_root: false,
-        log_persist: false,
-        log_max_bytes: 0,
-    };
-    let pod = PodSpec {
-        containers: vec![container],
-        volumes: Vec::new(),
-        restart_policy: RestartPolicy::Always,
-        termination_grace_secs: 30,
-        hostname: None,
-    };
+    let name = ContainerName::new("main").unwrap();
+    let pod = PodSpec::new(vec![ContainerSpec::new(name, image.to_string())]);
     let pinned = pod.clone().map_images(|reference: String| {
         let digest = Digest::of(reference.as_bytes());
         Ok::<_, ()>(PinnedImage { reference, digest })
@@ -110,6 +92,7 @@ pub fn app(app_name: &str, selector: &str, image: &str) -> (App, Revision) {
     let app = App {
         app: app_ref(app_name),
         placement: selector.parse().unwrap(),
+        depends_on: Vec::new(),
         pod,
     };
     (app, Revision::of(pinned.unwrap()))
@@ -204,6 +187,29 @@ impl World {
                         (i.digest, i.reference.clone()) == id
                     })
                 }
+                Change::PutRelease(r) => {
+                    let id = (r.kind, r.version.clone());
+                    put(&mut stored.releases, *r, |i| {
+                        (i.kind, i.version.clone()) == id
+                    })
+                }
+                Change::DeleteRelease(kind, version) => stored
+                    .releases
+                    .retain(|r| (r.kind, &r.version) != (kind, &version)),
+                Change::PutRollout(r) => {
+                    let id = r.id;
+                    put(&mut stored.rollouts, *r, |i| i.id == id)
+                }
+                Change::DeleteRollout(id) => stored.rollouts.retain(|r| r.id != id),
+                Change::PutAttempt(r) => {
+                    let id = (r.device.clone(), r.subject);
+                    put(&mut stored.attempts, *r, |i| {
+                        (i.device.clone(), i.subject) == id
+                    })
+                }
+                Change::DeleteAttempt(device, subject) => stored
+                    .attempts
+                    .retain(|a| (&a.device, a.subject) != (&device, subject)),
             }
         }
         stored.devices.sort_by(|a, b| a.device.cmp(&b.device));

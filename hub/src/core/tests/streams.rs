@@ -1,4 +1,6 @@
 use super::*;
+use skerry_wire::finding::Finding;
+use skerry_wire::message::Reply;
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
 
 fn open_exec(world: &mut World, machine: &Machine) -> StreamId {
@@ -400,7 +402,7 @@ fn usage_is_answered_or_given_up() {
         }
     };
     let (request, number) = ask(&mut world);
-    let reply = encode(&skerry_wire::message::Reply::Usage {
+    let reply = encode(&Reply::Usage {
         request: number,
         containers: Vec::new(),
     });
@@ -413,4 +415,44 @@ fn usage_is_answered_or_given_up() {
         effects.as_slice(),
         [Effect::Answer(of, Err(_))] if *of == request
     ));
+}
+
+#[test]
+fn a_device_is_asked_what_is_wrong_with_it_and_told_the_time() {
+    let mut world = World::new();
+    let mut kiosk = world.device("kiosk", "amd64");
+    let mut other = world.device("other", "amd64");
+    world.requests += 1;
+    let request = RequestId(world.requests);
+    let device = name("kiosk");
+    let effects = world.say(Event::Doctor { request, device });
+    let command: Command = decode("command", &world.sent(&effects)[0].body).unwrap();
+    let CommandBody::Doctor {
+        request: number,
+        hub_time,
+    } = command.body
+    else {
+        panic!("{command:?}");
+    };
+    assert_eq!(hub_time, world.now);
+    let findings = vec![Finding::good("Test", "well"); Finding::MAX + 1];
+    let reply = encode(&Reply::Doctor {
+        request: number,
+        findings: findings.clone(),
+    });
+    // Another's answer is none, nor is one to another question.
+    let effects = world.hear(&mut other, Lane::Reply, Purpose::Reply, &reply);
+    assert_eq!(effects, []);
+    let usage = encode(&Reply::Usage {
+        request: number,
+        containers: Vec::new(),
+    });
+    let effects = world.hear(&mut kiosk, Lane::Reply, Purpose::Reply, &usage);
+    assert_eq!(effects, []);
+    // A diagnosis takes longer than a look at usage.
+    world.now = Timestamp(world.now.0 + 30_000);
+    world.say(Event::Tick);
+    let effects = world.hear(&mut kiosk, Lane::Reply, Purpose::Reply, &reply);
+    let bounded = Answer::Doctor(findings[1..].to_vec());
+    assert!(effects.contains(&Effect::Answer(request, Ok(bounded))));
 }

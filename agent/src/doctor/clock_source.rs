@@ -1,0 +1,76 @@
+//! Where does the clock's time come from: the network, a chip with a battery,
+//! or nowhere?
+
+use super::{Finding, Verdict, adjtimex};
+use crate::facts::Host;
+
+const KIND: &str = "ClockUnsynchronised";
+
+/// What makes the network keep the clock here.
+pub(super) fn remedy(host: &Host) -> &'static str {
+    if host.has("usr/bin/timedatectl") {
+        "timedatectl set-ntp true"
+    } else {
+        "install and start an NTP client, such as chrony"
+    }
+}
+
+/// Asks the kernel whether somebody keeps its clock, and looks for chips.
+pub fn find(host: &Host) -> Finding {
+    judged(host, adjtimex::is_synchronised())
+}
+
+fn judged(host: &Host, synchronised: Option<bool>) -> Finding {
+    let chips = host.names("sys/class/rtc");
+    let chip = chips.first().map(|chip| {
+        let name = host.line(&format!("sys/class/rtc/{chip}/name"));
+        let name = name.split_whitespace().next().unwrap_or(chip);
+        name.to_string()
+    });
+    match (synchronised, chip) {
+        (Some(true), Some(chip)) => Finding::good(
+            KIND,
+            format!("NTP keeps the clock, and {chip} while it is off"),
+        ),
+        (Some(true), None) => Finding::good(
+            KIND,
+            "NTP keeps the clock; no clock chip: after a start it stands still until the network is there",
+        ),
+        (Some(false), Some(chip)) => Finding::new(
+            KIND,
+            Verdict::Poor,
+            format!("nobody corrects the clock: it has its time from {chip} and drifts"),
+            remedy(host),
+        ),
+        (Some(false), None) => Finding::new(
+            KIND,
+            Verdict::Poor,
+            "nobody sets the clock: there is no clock chip, and no NTP has set it since the start",
+            remedy(host),
+        ),
+        (None, _) => Finding::unknown(KIND, "the kernel does not say who keeps its clock"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::tests::{Tree, pi_3};
+
+    #[test]
+    fn the_clocks_source_is_named() {
+        let board = pi_3();
+        assert_eq!(judged(&board.host(), Some(true)).verdict, Verdict::Good);
+        let alone = judged(&board.host(), Some(false));
+        assert!(alone.text.contains("no clock chip"), "{}", alone.text);
+        assert!(alone.remedy.contains("chrony"));
+        let chip = Tree::new(&[("sys/class/rtc/rtc0/name", b"rtc-ds1307 1-0068\n")]);
+        let drifts = judged(&chip.host(), Some(false));
+        assert!(
+            drifts.text.contains("rtc-ds1307 and drifts"),
+            "{}",
+            drifts.text
+        );
+        assert_eq!(judged(&chip.host(), None).verdict, Verdict::Unknown);
+    }
+}

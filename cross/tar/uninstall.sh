@@ -1,0 +1,39 @@
+#!/bin/sh
+# Removes what install.sh brought.
+#
+#   ./uninstall.sh agent|hub [--purge]
+#
+# Settings and data stay, unless --purge is said: then keys, images and volumes
+# go too. Removing the agent ends every app on this machine.
+set -eu
+case ${1:-} in
+    agent) program=skerry-agent service=skerry-agent settings=agent.yaml data=/var/lib/skerry-agent ;;
+    hub) program=skerry service=skerry-hub settings=hub.yaml data=/var/lib/skerry ;;
+    *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+root=${DESTDIR:-}
+if [ -z "$root" ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "uninstall.sh: needs root: sudo ./uninstall.sh $*" >&2
+        exit 1
+    fi
+    if [ -d /run/systemd/system ]; then
+        systemctl disable --quiet --now "$service" || true
+    fi
+    if [ "$1" = agent ] && [ -x /usr/local/bin/skerry-agent ] && [ -e /var/lib/skerry-agent ]; then
+        # It says what to do when an agent still runs, without systemd.
+        /usr/local/bin/skerry-agent stop
+    fi
+fi
+rm -rf "$root/usr/local/bin/$program" "$root/usr/local/share/doc/$service" \
+    "$root/etc/systemd/system/$service.service"
+if [ "$1" = agent ]; then rm -rf "$root/etc/systemd/system/skerry.slice" "$root/run/skerry-agent"; fi
+if [ "${2:-}" = --purge ]; then
+    rm -rf "$root$data"
+    rm -f "$root/etc/skerry/$settings"
+    rmdir "$root/etc/skerry" 2>/dev/null || true
+    if [ "$1" = hub ] && [ -z "$root" ] && grep -q '^skerry:' /etc/passwd; then
+        userdel skerry 2>/dev/null || deluser skerry
+    fi
+fi
+if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

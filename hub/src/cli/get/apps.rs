@@ -1,0 +1,61 @@
+//! Apps as rows.
+
+use super::{Show, short};
+use crate::api::types::{App, DeviceApp};
+use crate::cli::human;
+use crate::cli::output::Style;
+use crate::cli::table::{Cell, Table};
+
+/// Whether the device runs what it shall, all of it.
+pub(in crate::cli) fn app_is_ready(app: &DeviceApp) -> bool {
+    app.problem.is_none()
+        && app.revision.is_some()
+        && app.revision == app.running_revision
+        && !app.containers.is_empty()
+        && app.containers.iter().all(|c| c.ready)
+}
+
+pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
+    let now = human::now_ms();
+    let mut head = vec!["NAME", "READY", "UPDATED", "REVISION", "AGE"];
+    if show.every_namespace {
+        head.insert(0, "NAMESPACE");
+    }
+    if show.wide() {
+        head.extend(["BLOCKED", "SELECTOR", "IMAGES"]);
+    }
+    let mut table = Table::new(&head);
+    for app in apps {
+        let counts = app.devices;
+        let style = match (counts.blocked, counts.ready == counts.desired) {
+            (1.., _) => Style::Bad,
+            (0, _) if counts.desired == 0 => Style::Dim,
+            (0, true) => Style::Good,
+            (0, false) => Style::Busy,
+        };
+        let mut row: Vec<Cell> = vec![
+            app.name.as_str().into(),
+            Cell::new(format!("{}/{}", counts.ready, counts.desired), style),
+            counts.updated.to_string().into(),
+            short(&app.revision).into(),
+            human::age(app.changed_ms, now).into(),
+        ];
+        if show.every_namespace {
+            row.insert(0, app.namespace.as_str().into());
+        }
+        if show.wide() {
+            let images: Vec<&str> = app.images.iter().map(|i| i.reference.as_str()).collect();
+            let selector = match app.selector.is_empty() {
+                true => "every device",
+                false => &app.selector,
+            };
+            row.extend([
+                counts.blocked.to_string().into(),
+                selector.into(),
+                images.join(",").into(),
+            ]);
+        }
+        table.row(row);
+    }
+    table
+}
