@@ -107,7 +107,7 @@ pub(super) fn wait(
 }
 
 #[allow(clippy::disallowed_methods)] // A shell that asks again after a while.
-fn pause(time: Duration) {
+pub(super) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
