@@ -78,9 +78,8 @@ impl World {
         let after = attacked.handle(now, event.clone());
         let acts = |effects: Vec<agent_core::Effect>| -> Vec<agent_core::Effect> {
             let telling = |effect: &agent_core::Effect| match effect {
-                agent_core::Effect::Send(sent) => {
-                    matches!(sent.purpose, Purpose::Report | Purpose::Presence)
-                }
+                agent_core::Effect::Send(sent) => sent.purpose == Purpose::Presence,
+                agent_core::Effect::SendReport(_) => true,
                 _ => false,
             };
             effects.into_iter().filter(|e| !telling(e)).collect()
