@@ -4,7 +4,7 @@ use crate::core::CreateContainer;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
-    Security, Sharing, Tmpfs,
+    Security, Sharing, Tmpfs, find_devices,
 };
 use skerry_wire::pod::{DeviceSource, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Digest, VolumeSource};
@@ -264,26 +264,38 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
 fn devices(create: &CreateContainer, places: &Places) -> Result<Vec<Device>, String> {
     let mut all = Vec::new();
     for wanted in &create.spec().devices {
-        let source = match &wanted.source {
-            DeviceSource::Path(path) => PathBuf::from(path),
-            DeviceSource::Match(name) | DeviceSource::Cdi(name) => {
+        let found = match &wanted.source {
+            DeviceSource::Path(path) => vec![PathBuf::from(path)],
+            DeviceSource::Match(name) => find_devices(name)?,
+            DeviceSource::Cdi(name) => {
                 return Err(format!(
-                    "the device {name} cannot be found by this agent: name its path below /dev"
+                    "the CDI device {name} cannot be used: CDI files are not supported; name the device's path below /dev"
                 ));
             }
         };
-        if !places.may_mount(&source) {
-            return Err(format!(
-                "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
-                source.display()
-            ));
+        for source in found {
+            if !places.may_mount(&source) {
+                return Err(format!(
+                    "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
+                    source.display()
+                ));
+            }
+            let same = source.to_string_lossy().into_owned();
+            // One name cannot be that of several.
+            let target = match (
+                &wanted.container_path,
+                all.iter()
+                    .any(|one: &Device| Some(&one.target) == wanted.container_path.as_ref()),
+            ) {
+                (Some(path), false) => path.clone(),
+                _ => same,
+            };
+            all.push(Device {
+                target,
+                source,
+                read_only: wanted.read_only,
+            });
         }
-        let same = || source.to_string_lossy().into_owned();
-        all.push(Device {
-            target: wanted.container_path.clone().unwrap_or_else(same),
-            source,
-            read_only: wanted.read_only,
-        });
     }
     Ok(all)
 }

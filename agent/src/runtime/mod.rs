@@ -22,6 +22,7 @@ mod devices;
 mod exe;
 mod executor;
 mod exits;
+mod find;
 mod guard;
 mod handle;
 pub mod helper;
@@ -43,6 +44,7 @@ mod teardown;
 mod usage;
 mod user;
 
+pub use find::find_devices;
 pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started};
 pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
 pub use nix::sys::signal::Signal;
@@ -53,4 +55,4 @@ pub use spec::{
     MAX_LAYERS, MAX_NAME, Mount, Network, Resources, SandboxSpec, Security, Sharing, SpecError,
     Status, Timestamp, Tmpfs,
 };
-pub use usage::Usage;
+pub use usage::{Pressure, Usage};

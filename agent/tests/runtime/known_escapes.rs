@@ -21,6 +21,15 @@ fn canary() -> String {
     fs::read_to_string(CANARY).expect("read")
 }
 
+/// How often what is a race or a guess is tried: SKERRY_LONG_TESTS=1 takes its
+/// time.
+fn tries(short: usize, long: usize) -> usize {
+    match std::env::var_os("SKERRY_LONG_TESTS") {
+        Some(_) => long,
+        None => short,
+    }
+}
+
 /// Starts it or is refused, and leaves nothing.
 async fn attempt(runtime: &Runtime, spec: ContainerSpec) -> Option<ExitStatus> {
     let name = spec.id.clone();
@@ -52,7 +61,9 @@ fn working_directories_through_descriptors() {
     let machine = Machine::new();
     let links = machine.path().join("links");
     fs::create_dir(&links).expect("made");
-    for number in 3..20 {
+    // The keeper's and the helper's are the first ones.
+    let numbers = 3..tries(11, 64);
+    for number in numbers.clone() {
         symlink(
             format!("/proc/self/fd/{number}"),
             links.join(format!("w{number}")),
@@ -68,7 +79,7 @@ fn working_directories_through_descriptors() {
         victim.layers.push(links.clone());
         runtime.create(victim).await.expect("created");
         wait_for_line(&runtime, "log-victim", "ready").await;
-        for number in 3..20 {
+        for number in numbers {
             for cwd in [format!("/proc/self/fd/{number}"), format!("/w{number}")] {
                 let mut spec = shell("a", tell);
                 spec.layers.push(links.clone());
@@ -187,7 +198,7 @@ fn volume_targets_through_links_of_another_volume() {
     };
     run(async {
         let runtime = machine.connect().await;
-        for number in 0..30 {
+        for number in 0..tries(10, 2000) {
             let mut spec = command(&format!("r{number}"), &["true"]);
             spec.mounts = vec![volume(&shared, "/a"), volume(&inner, "/a/x/deep/target")];
             attempt(&runtime, spec).await;

@@ -123,6 +123,10 @@ fn limits_stand_in_the_cgroup_and_use_is_read() {
             usage.memory_bytes > 4096 && usage.memory_bytes < 32 << 20,
             "{usage:?}"
         );
+        // v1 has no pressure by cgroup, and neither has a kernel without it.
+        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let told = v2 && Path::new("/proc/pressure/cpu").exists();
+        assert_eq!(usage.pressure.is_some(), told);
         // The shell, and its sleep in a moment.
         while runtime.usage(&id("a")).await.expect("used").pids != 2 {
             smol::Timer::after(std::time::Duration::from_millis(2)).await;

@@ -10,5 +10,6 @@ mod known_escapes;
 mod life;
 mod limits;
 mod logs;
+mod oci_validation;
 mod sandbox;
 mod support;
