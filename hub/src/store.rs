@@ -363,6 +363,7 @@ mod tests {
         let hub = HubRecord {
             starts: 4,
             restored: false,
+            floor: Default::default(),
         };
         store
             .commit(&[

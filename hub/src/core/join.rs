@@ -201,7 +201,7 @@ impl Fleet {
             joined: turn.now,
             last_seen: turn.now,
             platform: platform_of(facts),
-            generation: before.unwrap_or_default(),
+            generation: before.unwrap_or_default().max(self.hub.floor),
             content: Digest::from_bytes([0; 32]),
             applied: Generation(0),
             session: SessionId(0),

@@ -213,14 +213,19 @@ impl Fleet {
         let raise = std::mem::take(&mut hub.restored);
         let step = if raise { RESTORE_STARTS } else { 1 };
         hub.starts = hub.starts.saturating_add(step);
+        let raised = |generation: Generation| {
+            Generation(generation.0.saturating_add(Generation::RESTORE_STEP))
+        };
+        if raise {
+            hub.floor = raised(hub.floor);
+        }
         changes.push(Change::PutHub(hub.clone()));
 
         let mut devices = BTreeMap::new();
         let mut by_key = HashMap::new();
         for mut record in records.devices {
             if raise {
-                let raised = record.generation.0.saturating_add(Generation::RESTORE_STEP);
-                record.generation = Generation(raised);
+                record.generation = raised(record.generation);
                 changes.push(Change::PutDevice(Box::new(record.clone())));
             }
             by_key.insert(record.key, record.device.clone());

@@ -19,6 +19,9 @@ pub struct HubRecord {
     /// Set by `skerry restore`: the next start raises every generation and
     /// jumps with its start count, since devices may know newer ones.
     pub restored: bool,
+    /// Generations of new devices begin above it: a device that joined after
+    /// the backup was made may come back with numbers of the hub that was lost.
+    pub floor: Generation,
 }
 
 /// A device's standing.
@@ -365,9 +368,11 @@ impl Records {
         let second = u32::try_from(at.0 / 1_000).unwrap_or(u32::MAX);
         let floor = Generation(u64::from(second) * GENERATIONS_PER_SECOND);
         let behind = self.devices.iter().any(|d| d.generation >= floor);
+        let newest = self.devices.iter().map(|d| d.generation).max();
         let hub = HubRecord {
             starts: self.hub.starts.max(second),
             restored: behind || self.hub.starts >= second,
+            floor: newest.unwrap_or_default().max(self.hub.floor).max(floor),
         };
         let raised = self.devices.iter().map(|device| {
             let mut device = device.clone();
