@@ -6,7 +6,7 @@ use skerry_agent::core::update::{SlotState, UpdateEffect, UpdateEvent, UpdateSta
 use skerry_agent::core::{Change, Core, Effect, Event, Identity, Now, Records, Start};
 use skerry_agent::update::slot::Trial;
 use skerry_wire::message::{Command, CommandBody};
-use skerry_wire::report::{Facts, Report};
+use skerry_wire::report::Facts;
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::update::{
@@ -155,8 +155,8 @@ impl World {
                         self.records.apply(change);
                     }
                 }
-                Effect::Send(message) if message.purpose == Purpose::Report && self.is_heard() => {
-                    let report: Report = decode("report", &message.body).unwrap();
+                Effect::SendReport(message) if self.is_heard() => {
+                    let report = message.report;
                     let tries = |u: &update::UpdateStatus| u.state == UpdateState::Trying;
                     self.knows |= report.updates.iter().any(tries);
                     let body = CommandBody::Acknowledge {
