@@ -2,7 +2,7 @@
 //! differs, and looks again until nothing does.
 
 use super::lease::{Guard, Layout, LeaseError, Leases, Pool};
-use super::nft::{self, Nftables, NftablesError};
+use super::nft::{self, Flows, Nftables, NftablesError};
 use super::plan::{
     At, BRIDGE_RULES, Change, DISABLE_V6, FORWARD_V4, FORWARD_V6, Inside, Names, Observed,
     POD_LINK, alias_of, plan,
@@ -10,7 +10,7 @@ use super::plan::{
 use super::prefix::Prefix;
 use super::route::{Routing, open_namespace};
 use super::rules::{PortTaken, ruleset};
-use super::wanted::{PodId, Wanted};
+use super::wanted::{PodId, Protocol, Wanted};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -222,11 +222,17 @@ impl Networks {
                 break;
             }
             failures.clear();
+            let rewritten = changes
+                .iter()
+                .any(|change| matches!(change, Change::WriteTable(_)));
             for change in changes {
                 match self.apply(&change, &namespaces) {
                     Ok(()) => outcome.changes.push(change),
                     Err(trouble) => failures.push(trouble),
                 }
+            }
+            if rewritten {
+                self.forget_stale(wanted, &layout, &seen);
             }
             seen = self.look(&namespaces)?;
         }
@@ -236,6 +242,30 @@ impl Networks {
         }
         outcome.layout = layout;
         Ok(outcome)
+    }
+
+    /// A kernel without ctnetlink forgets by itself, after 30 s to 2 min
+    /// without a datagram: no reason to fail.
+    fn forget_stale(&self, wanted: &Wanted, layout: &Layout, seen: &Observed) {
+        let networks = layout.networks.values();
+        let places = layout.pods.values();
+        let ports = wanted.pods.values().flat_map(|pod| &pod.ports);
+        let flows = Flows {
+            ranges: networks.flat_map(|n| [n.pods4, n.pods6]).collect(),
+            pods: places
+                .flat_map(|place| [place.addresses.v4.into(), place.addresses.v6.into()])
+                .collect(),
+            ports: ports
+                .filter(|port| port.protocol == Protocol::Udp)
+                .map(|port| port.host_port)
+                .collect(),
+            local: seen.local.clone(),
+        };
+        match self.nftables.forget_stale(&flows) {
+            Ok(0) => (),
+            Ok(count) => tracing::debug!("forgot {count} stale flows"),
+            Err(error) => tracing::debug!("stale flows stay: {}", crate::machine::chain(&error)),
+        }
     }
 
     fn look(&self, pods: &BTreeMap<PodId, Pod>) -> Result<Observed, NetworkError> {
@@ -260,6 +290,7 @@ impl Networks {
             .collect();
         let mut seen = Observed::default();
         for (index, prefix) in self.routing.addresses()? {
+            seen.local.insert(prefix.address());
             match ours.get(&index) {
                 Some(name) => {
                     seen.addresses.insert(((*name).clone(), prefix));

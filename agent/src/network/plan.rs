@@ -41,6 +41,8 @@ pub struct Observed {
     pub routes: BTreeSet<(String, Prefix)>,
     /// Permanent neighbours on our interfaces.
     pub neighbours: BTreeSet<(String, IpAddr, [u8; 6])>,
+    /// The device's own addresses.
+    pub local: BTreeSet<IpAddr>,
     /// Ranges that the device uses otherwise.
     pub foreign: Vec<Prefix>,
     /// Inside of the pods' network namespaces. A pod whose namespace could not

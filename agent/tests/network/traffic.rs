@@ -213,6 +213,46 @@ fn a_port_goes_to_one_of_two_apps_and_the_other_hears_of_it() {
     });
 }
 
+/// Somebody who sends from one port for ever, as sensors do.
+#[test]
+fn datagrams_find_a_pod_that_came_later_and_one_in_another_place() {
+    on_a_device(|mut device| {
+        device.pod("default/other");
+        device.settle();
+        let sensor = device
+            .outside
+            .run(|| UdpSocket::bind("0.0.0.0:4000").unwrap());
+        sensor.connect((DEVICE_V4, 5353)).unwrap();
+        let hears = |who: &str| {
+            sensor
+                .set_read_timeout(Some(std::time::Duration::from_millis(200)))
+                .unwrap();
+            until(|| {
+                let mut buffer = [0; 64];
+                sensor.send(b"?").ok();
+                let heard = sensor.recv(&mut buffer);
+                heard.is_ok_and(|len| buffer[..len].starts_with(who.as_bytes()))
+            });
+        };
+        // Nobody is there yet: refused, and the kernel remembers the flow.
+        sensor.send(b"?").unwrap();
+        assert!(sensor.recv(&mut [0; 8]).is_err());
+        let first = device.pod("default/a/1");
+        first.serve_udp(53, "first");
+        device.publish("default/a/1", None, 5353, 53, Udp);
+        device.settle();
+        hears("first");
+        // The next revision is elsewhere, and the first one ends.
+        let second = device.pod("default/a/2");
+        second.serve_udp(53, "second");
+        device.publish("default/a/2", None, 5353, 53, Udp);
+        device.settle();
+        device.wanted.pods.retain(|id, _| id.0 != "default/a/1");
+        device.settle();
+        hears("second");
+    });
+}
+
 fn anywhere(verdict: Verdict) -> Egress {
     Egress {
         rules: vec![],

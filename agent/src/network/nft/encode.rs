@@ -7,7 +7,7 @@ use super::rule::{
 use skerry_wire::Digest;
 
 /// `NFNL_SUBSYS_NFTABLES`
-const NFTABLES: u16 = 10;
+pub(super) const NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = 0;
@@ -15,7 +15,7 @@ const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
 /// `NFPROTO_INET`: IPv4 and IPv6 in one table.
-const INET: u8 = 1;
+pub(super) const INET: u8 = 1;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const CREATE: u16 = 0x400;
@@ -70,22 +70,19 @@ pub fn batch(table: &str, ruleset: Option<&Ruleset>) -> Batch {
     batch
 }
 
-/// A message that asks for all tables, chains or rules of the family.
-pub(super) fn dump(kind: u16, sequence: u32) -> Vec<u8> {
+/// A message that asks for all that there is of a kind.
+pub(super) fn dump(kind: u16, family: u8) -> Vec<u8> {
     const DUMP: u16 = 0x300;
     let mut bytes = Vec::new();
     let header = Header {
-        kind: NFTABLES << 8 | kind,
         flags: REQUEST | DUMP,
-        sequence,
-        family: INET,
-        resource: 0,
+        ..Header::of(kind, family)
     };
     message(&mut bytes, header, |_| ());
     bytes
 }
 
-struct Header {
+pub(super) struct Header {
     kind: u16,
     flags: u16,
     sequence: u32,
@@ -93,7 +90,20 @@ struct Header {
     resource: u16,
 }
 
-fn message(bytes: &mut Vec<u8>, header: Header, body: impl FnOnce(&mut Vec<u8>)) {
+impl Header {
+    /// Of a message that is alone and wants to be acknowledged.
+    pub(super) fn of(kind: u16, family: u8) -> Self {
+        Self {
+            kind,
+            flags: REQUEST | ACK,
+            sequence: 1,
+            family,
+            resource: 0,
+        }
+    }
+}
+
+pub(super) fn message(bytes: &mut Vec<u8>, header: Header, body: impl FnOnce(&mut Vec<u8>)) {
     let start = bytes.len();
     bytes.extend([0; 4]);
     bytes.extend(header.kind.to_ne_bytes());
@@ -108,7 +118,7 @@ fn message(bytes: &mut Vec<u8>, header: Header, body: impl FnOnce(&mut Vec<u8>))
     bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
 }
 
-fn attr(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(super) fn attr(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     // Values are addresses, names and numbers of ours, far below 64 KiB.
     bytes.extend(((value.len() + 4) as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());

@@ -7,15 +7,18 @@
 //! | `encode` | those values as netlink messages |
 //! | `view` | what the kernel holds, comparable with a ruleset |
 //! | `socket` | sends, asks, listens |
+//! | `conntrack` | forgets datagrams' old ways |
 //!
 //! Numbers and layouts are those of the kernel's
 //! `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
+mod conntrack;
 mod encode;
 mod rule;
 mod socket;
 mod view;
 
+pub use conntrack::Flows;
 pub use encode::batch;
 pub use rule::{Base, Chain, ChainKind, Compare, Expr, Hook, Rule, Ruleset, Wall};
 pub use socket::{Nftables, NftablesError, watch};

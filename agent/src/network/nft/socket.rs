@@ -2,7 +2,7 @@
 //! changes. The kernel answers within the call that sends, so nothing here
 //! waits for anybody.
 
-use super::encode::{Batch, dump};
+use super::encode::{Batch, INET, NFTABLES, dump};
 use super::view::{self, TableView};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -117,7 +117,7 @@ impl Nftables {
     pub fn read(&self, table: &str) -> Result<Option<TableView>, NftablesError> {
         for _ in 0..READS {
             let mut view = None;
-            let mut whole = self.dump(GET_TABLE, |attributes| {
+            let mut whole = self.dump(NFTABLES << 8 | GET_TABLE, INET, |attributes| {
                 if let Some((name, flags)) = view::table(attributes)
                     && name == table
                 {
@@ -133,10 +133,10 @@ impl Nftables {
                     false => continue,
                 }
             };
-            whole &= self.dump(GET_CHAIN, |attributes| {
+            whole &= self.dump(NFTABLES << 8 | GET_CHAIN, INET, |attributes| {
                 found.add_chain(table, attributes);
             })?;
-            whole &= self.dump(GET_RULE, |attributes| {
+            whole &= self.dump(NFTABLES << 8 | GET_RULE, INET, |attributes| {
                 found.add_rule(table, attributes);
             })?;
             if whole {
@@ -147,8 +147,13 @@ impl Nftables {
     }
 
     /// `false` when something changed meanwhile.
-    fn dump(&self, kind: u16, mut each: impl FnMut(&[u8])) -> Result<bool, NftablesError> {
-        let request = dump(kind, 1);
+    pub(super) fn dump(
+        &self,
+        kind: u16,
+        family: u8,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<bool, NftablesError> {
+        let request = dump(kind, family);
         self.socket
             .send_to(&request, &SocketAddr::new(0, 0), 0)
             .map_err(NftablesError::Read)?;
@@ -167,6 +172,21 @@ impl Nftables {
                 // After `struct nfgenmsg`.
                 each(message.body.get(4..).unwrap_or_default());
             }
+        }
+    }
+
+    /// Sends one message; what it is about may be gone by then.
+    pub(super) fn ask(&self, request: &[u8]) -> Result<(), NftablesError> {
+        self.socket
+            .send_to(request, &SocketAddr::new(0, 0), 0)
+            .map_err(NftablesError::Send)?;
+        let answer = self.receive(0).map_err(NftablesError::Read)?;
+        let mut errors = messages(&answer).filter_map(|message| message.error());
+        match errors.next() {
+            Some(0) => Ok(()),
+            Some(code) if -code == libc::ENOENT => Ok(()),
+            Some(code) => Err(NftablesError::Read(io::Error::from_raw_os_error(-code))),
+            None => Err(NftablesError::Unanswered),
         }
     }
 
