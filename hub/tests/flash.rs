@@ -247,7 +247,7 @@ impl Bench {
     }
 
     /// A file of a FAT within an image.
-    fn from_fat(&self, image: &str, offset_mib: u64, path: &str) -> Vec<u8> {
+    fn fat_file(&self, image: &str, offset_mib: u64, path: &str) -> Vec<u8> {
         run(
             "mcopy",
             &[
@@ -350,7 +350,7 @@ fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
         );
         assert!(said.err.contains("skerry get devices -w"), "{}", said.err);
         assert!(!said.err.contains("geheim") && !said.out.contains("geheim"));
-        let read = |path: &str| bench.from_fat("card.img", 4, path);
+        let read = |path: &str| bench.fat_file("card.img", 4, path);
         let text = |path: &str| String::from_utf8(read(path)).unwrap();
         assert_eq!(
             read("skerry/skerry-agent"),
@@ -412,10 +412,10 @@ fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
         ])
         .ok();
     assert!(said.err.contains("set up"), "{}", said.err);
-    let line = String::from_utf8(bench.from_fat("card.img", 4, "cmdline.txt")).unwrap();
+    let line = String::from_utf8(bench.fat_file("card.img", 4, "cmdline.txt")).unwrap();
     assert_eq!(line.matches("systemd.run=").count(), 1, "{line}");
     assert!(
-        String::from_utf8_lossy(&bench.from_fat("card.img", 4, "skerry/settings.sh"))
+        String::from_utf8_lossy(&bench.fat_file("card.img", 4, "skerry/settings.sh"))
             .contains("HOST='other'")
     );
 }
@@ -445,7 +445,7 @@ fn ubuntus_command_line_is_found_where_config_txt_says() {
             &["--count", "50", "--name", "kiosk-{n}"],
         )
         .ok();
-    let text = |path: &str| String::from_utf8(bench.from_fat("card.img", 1, path)).unwrap();
+    let text = |path: &str| String::from_utf8(bench.fat_file("card.img", 1, path)).unwrap();
     assert!(text("current/cmdline.txt").contains("systemd.run=/boot/firmware/skerry/firstboot.sh"));
     assert_eq!(text("skerry/cmdline-file"), "current/cmdline.txt\n");
     assert!(text("skerry/settings.sh").contains("HOST='kiosk-@SERIAL@'"));
@@ -576,7 +576,7 @@ fn our_own_image_gets_one_file_and_hears_what_it_has_no_use_for() {
         "{}",
         said.err
     );
-    let yaml = String::from_utf8(bench.from_fat("card.img", 1, "skerry/agent.yaml")).unwrap();
+    let yaml = String::from_utf8(bench.fat_file("card.img", 1, "skerry/agent.yaml")).unwrap();
     assert!(
         yaml.contains(&token()) && yaml.contains("name: \"k\""),
         "{yaml}"
@@ -825,7 +825,7 @@ fn a_block_device_is_written_and_a_used_or_short_one_is_not() {
         backing[..512],
         fs::read(bench.path("raspios.img")).unwrap()[..512]
     );
-    assert!(!bench.from_fat("backing", 4, "skerry/agent.yaml").is_empty());
+    assert!(!bench.fat_file("backing", 4, "skerry/agent.yaml").is_empty());
     // Written as it is onto the next card: the same bytes.
     bench.prepared("raspios.img", "ready.img", &[]).ok();
     bench

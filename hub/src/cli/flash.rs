@@ -209,7 +209,10 @@ pub(super) fn flash(
     }
     if args.dry_run {
         return match args.output {
-            FlashFormat::Text => Ok(out.note("Nothing was written (--dry-run).")),
+            FlashFormat::Text => {
+                out.note("Nothing was written (--dry-run).");
+                Ok(())
+            }
             FlashFormat::Json => {
                 let plan: serde_json::Map<_, _> = plan
                     .into_iter()

@@ -114,8 +114,8 @@ pub fn fat<'a>(file: &'a File, partition: &Partition) -> io::Result<Fat<'a>> {
 
 /// Makes a directory in the root of a FAT.
 ///
-/// fatfs 0.3.6 gives `.` and `..` long names, which Linux overlooks and a check
-/// at boot "repairs" by renaming them. So the two are written anew, where the
+/// fatfs 0.3.6 gives `.` and `..` long names and `..` the root's own cluster,
+/// which Linux overlooks and a check at boot "repairs" by renaming them. So the two are written anew, where the
 /// directory's first cluster was cleared, if what is there is exactly that.
 pub fn make_dir(file: &File, partition: &Partition, name: &str) -> io::Result<()> {
     let window = Window::new(file, partition);
@@ -142,7 +142,11 @@ pub fn make_dir(file: &File, partition: &Partition, name: &str) -> io::Result<()
             "the new directory is not where it was made",
         ));
     }
-    let fixed = [entry(1), entry(3), &[0; 2 * DIR_ENTRY]].concat();
+    let mut fixed = [entry(1), entry(3), &[0; 2 * DIR_ENTRY]].concat();
+    // The parent's first cluster, in two halves: 0 stands for the root.
+    for at in [20, 21, 26, 27] {
+        fixed[DIR_ENTRY + at] = 0;
+    }
     file.write_all_at(&fixed, place)
 }
 

@@ -99,7 +99,10 @@ pub fn read(disk: &mut (impl Read + Seek)) -> io::Result<Option<Table>> {
 fn gpt(disk: &mut (impl Read + Seek)) -> io::Result<Option<Table>> {
     let header = sector(disk, 1)?;
     let (size, count) = (u32_at(&header, 84), u32_at(&header, 80));
-    if &header[..8] != b"EFI PART" || !(128..=SECTOR).contains(&size) || SECTOR % size != 0 {
+    if &header[..8] != b"EFI PART"
+        || !(128..=SECTOR).contains(&size)
+        || !SECTOR.is_multiple_of(size)
+    {
         return Ok(None);
     }
     let first = u64_at(&header, 72);
