@@ -46,7 +46,9 @@ fn message() -> [u32; 7] {
 /// Physical address of the mailbox, from `/proc/iomem`; `None` where there is
 /// none, as on anything but a Raspberry Pi.
 fn mailbox_in(iomem: &str) -> Option<u64> {
-    let line = iomem.lines().find(|line| line.trim_end().ends_with(".mailbox"))?;
+    let line = iomem
+        .lines()
+        .find(|line| line.trim_end().ends_with(".mailbox"))?;
     let first = line.trim_start().split('-').next()?;
     u64::from_str_radix(first, 16).ok().filter(|at| *at != 0)
 }
@@ -107,7 +109,9 @@ pub fn say_tryboot() -> io::Result<bool> {
     // The pages stay until the restart: the firmware may still look.
     match answer {
         DONE => Ok(true),
-        other => Err(io::Error::other(format!("the firmware refuses: {other:#x}"))),
+        other => Err(io::Error::other(format!(
+            "the firmware refuses: {other:#x}"
+        ))),
     }
 }
 
@@ -122,7 +126,12 @@ fn reachable_page() -> io::Result<(NonNull<c_void>, u64)> {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_LOCKED | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping.
         let one = unsafe {
-            mmap_anonymous(None, page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)
+            mmap_anonymous(
+                None,
+                page,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                flags,
+            )
         }?;
         let mut entry = [0; 8];
         pagemap.seek(SeekFrom::Start((one.as_ptr() as usize / PAGE * 8) as u64))?;
