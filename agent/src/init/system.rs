@@ -29,8 +29,13 @@ const FEED_MS: u64 = 5_000;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A system on trial whose agent dies so often is given up.
 const MAX_TRIAL_DEATHS: u32 = 5;
+/// What the agent says when its first container runs (machine/real.rs).
+const FIRST_APP: &str = "first container running";
 /// Wishes for drivers that one process looks up.
 const MODALIASES_AT_ONCE: usize = 64;
+/// Drivers are looked for when the first app runs, and no later than this:
+/// looking takes a processor that the agent wants.
+const DEVICES_MS: u64 = 1_000;
 /// When it is said what memory we take, after the agent is ready.
 const MEMORY_MS: u64 = 30_000;
 
@@ -63,6 +68,8 @@ struct Init {
     use_watchdog: bool,
     watchdog: Option<File>,
     feed_ms: u64,
+    /// When drivers are looked for, once.
+    devices_ms: Option<u64>,
     /// When the trial is over, if this system is on trial.
     trial_ends_ms: Option<u64>,
     /// When the memory is said, once.
@@ -223,6 +230,7 @@ impl Init {
                 != Some("off"),
             watchdog: None,
             feed_ms: now_ms,
+            devices_ms: Some(now_ms + DEVICES_MS),
             trial_ends_ms: trial_secs.map(|secs| now_ms + u64::from(secs) * 1000),
             memory_ms: None,
         })
@@ -233,9 +241,11 @@ impl Init {
     }
 
     fn run(&mut self) -> Down {
-        self.look_at_devices();
         loop {
             let now_ms = self.now_ms();
+            if self.devices_ms.is_some_and(|at| now_ms >= at) {
+                self.look_at_devices();
+            }
             self.child.wake(now_ms);
             self.net.wake(now_ms);
             if self.net.is_up() {
@@ -265,6 +275,7 @@ impl Init {
         let mut due = self.child.wake_at().min(self.feed_ms);
         due = due.min(self.net.wake_at().unwrap_or(u64::MAX));
         due = due.min(self.memory_ms.unwrap_or(u64::MAX));
+        due = due.min(self.devices_ms.unwrap_or(u64::MAX));
         due = due.min(self.trial_ends_ms.unwrap_or(u64::MAX));
         if self.net.is_up() {
             due = due.min(self.wall.wake_at(now_ms));
@@ -302,7 +313,12 @@ impl Init {
         }
         while let Some(notice) = self.child.notice(now_ms) {
             match notice {
-                Notice::Phase(phase) => say::news(&phase),
+                Notice::Phase(phase) => {
+                    say::news(&phase);
+                    if phase == FIRST_APP && self.devices_ms.is_some() {
+                        self.look_at_devices();
+                    }
+                }
                 Notice::Ready => {
                     say::news("ready");
                     self.memory_ms = Some(now_ms + MEMORY_MS);
@@ -313,6 +329,7 @@ impl Init {
     }
 
     fn look_at_devices(&mut self) {
+        self.devices_ms = None;
         load_modules(&[modules::FOR_DEVICES.to_string()]);
         let now_ms = self.now_ms();
         self.net.look(now_ms);

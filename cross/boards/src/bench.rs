@@ -39,10 +39,19 @@ pub struct Bench {
 impl Bench {
     /// A hub with the test's images, and a fresh card for the board `name`.
     pub fn new(name: &str) -> Self {
+        Self::with_hub_options(name, &[])
+    }
+
+    /// The same with more options for the hub.
+    pub fn with_hub_options(name: &str, options: &[&str]) -> Self {
         let scratch = Scratch::new(&format!("board-{name}"));
         let broker = skerry_tests::fleet::free_address();
         let seen = format!("10.0.2.2:{}", broker.port());
-        let mut hub = Hub::start_behind(&scratch, broker, &["--advertise", &seen]);
+        let mut hub = Hub::start_behind(
+            &scratch,
+            broker,
+            &[&["--advertise", &seen], options].concat(),
+        );
         import_images(&mut hub, &scratch);
         let token = hub.token(&[]);
         let card = scratch.path().join("card.img");

@@ -3,7 +3,9 @@
 
 use skerry_boards::bench::{PATIENCE, prepared, write_boot_file};
 use skerry_boards::{Bench, Board, Model};
-use skerry_tests::until;
+use skerry_tests::{Scratch, until};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// An app that says in its log what its limits are and what comes of passing
@@ -311,8 +313,119 @@ fn a_damaged_agent_yaml_does_not_stop_the_start() {
     said(&board, "skerry: ready");
 }
 
+/// A system whose kernel starts and finds no root.
+fn broken_system(file: &Path, version: &str) {
+    std::fs::copy(prepared("SKERRY_BOARD_SLOT"), file).expect("copied");
+    let put = |name: &str, bytes: &[u8]| {
+        let from = file.with_extension(name);
+        std::fs::write(&from, bytes).expect("written");
+        let copied = Command::new("mcopy")
+            .args(["-o", "-i"])
+            .arg(file)
+            .arg(&from)
+            .arg(format!("::{name}"))
+            .status();
+        assert!(copied.is_ok_and(|s| s.success()), "mcopy writes {name}");
+    };
+    put("root.squashfs", &vec![7; 1 << 20]);
+    put("version.txt", format!("{version}\n").as_bytes());
+}
+
+/// Signs a system and gives it to the hub.
+fn release_system(bench: &Bench, key: &Path, version: &str, system: &Path) {
+    let bundle = bench.scratch.path().join(format!("{version}.bundle"));
+    let signed = Command::new(skerry_tests::built("skerry"))
+        .args([
+            "release",
+            "sign",
+            "--kind",
+            "os",
+            "--version",
+            version,
+            "--key",
+        ])
+        .arg(key)
+        .arg("-o")
+        .arg(&bundle)
+        .arg(format!("arm64={}", system.display()))
+        .status();
+    assert!(signed.is_ok_and(|s| s.success()), "the release is signed");
+    bench
+        .hub
+        .skerry(&["release", "import", &bundle.display().to_string()]);
+    bench.hub.skerry(&[
+        "release",
+        "rollout",
+        version,
+        "--kind",
+        "os",
+        "--confirm-within",
+        "10m",
+    ]);
+}
+
+#[test]
+#[ignore = "long"]
+fn the_hub_updates_the_system_and_a_broken_one_comes_back() {
+    let keys = Scratch::new("board-keys");
+    let key = keys.path().join("release.key");
+    let made = Command::new(skerry_tests::built("skerry"))
+        .args(["release", "keygen", "-o"])
+        .arg(&key)
+        .output()
+        .expect("skerry runs");
+    let public = String::from_utf8_lossy(&made.stdout).trim().to_string();
+    let bench = Bench::with_hub_options("updated", &["--release-key", &public]);
+    let mut board = bench.boot(Model::Virt).expect("power");
+    joined(&bench, &board, "updated");
+    apply(&bench, PLAIN);
+    said(&board, RUNNING);
+
+    release_system(&bench, &key, "9.0.0", &prepared("SKERRY_BOARD_SLOT"));
+    let asked = board
+        .wait_for_reset(PATIENCE)
+        .unwrap_or_else(|e| panic!("{e}\n{:#}", bench.hub.device("updated")));
+    assert!(asked, "the firmware is asked for the other slot, once");
+    assert_eq!(board.partition(), 3);
+    said(&board, "this system is on trial");
+    said(&board, RUNNING);
+    said(&board, "this system is confirmed");
+    println!("{}", phases(&board));
+    board.power_on().expect("power");
+    assert_eq!(board.partition(), 3, "confirmed for good");
+    said(&board, RUNNING);
+    joined(&bench, &board, "updated");
+
+    let broken = bench.scratch.path().join("broken.img");
+    broken_system(&broken, "9.1.0");
+    release_system(&bench, &key, "9.1.0", &broken);
+    let asked = board
+        .wait_for_reset(PATIENCE)
+        .unwrap_or_else(|e| panic!("{e}\n{:#}", bench.hub.device("updated")));
+    assert!(asked);
+    assert_eq!(board.partition(), 2);
+    said(&board, "skerry: cannot start");
+    let asked = board.wait_for_reset(PATIENCE).expect("resets itself");
+    assert!(!asked);
+    assert_eq!(board.partition(), 3, "back to what worked");
+    said(&board, RUNNING);
+    let told = until(PATIENCE, || {
+        let device = bench.hub.device("updated");
+        let updates = device["updates"].as_array()?.clone();
+        updates.into_iter().find(|u| {
+            u["target"].as_str().is_some_and(|t| t.ends_with("9.1.0"))
+                && u["message"]
+                    .as_str()
+                    .is_some_and(|m| m.contains("not confirmed"))
+        })
+    });
+    let told = told
+        .unwrap_or_else(|| panic!("the hub is not told why: {:#}", bench.hub.device("updated")));
+    println!("{told:#}");
+}
+
 /// Writes another system into slot B, as the agent does, from outside.
-fn put_into_slot_b(bench: &Bench, system: &std::path::Path) {
+fn put_into_slot_b(bench: &Bench, system: &Path) {
     let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 3).expect("slot B");
     let system = std::fs::read(system).expect("the system");
     assert!(system.len() as u64 <= bytes);
@@ -352,16 +465,7 @@ fn a_kernel_that_panics_gives_way_to_the_old_system() {
     board.cut_power();
     // Slot B has a kernel and an initramfs, and a root that is none.
     let system = bench.scratch.path().join("broken.img");
-    std::fs::copy(prepared("SKERRY_BOARD_SLOT"), &system).expect("copied");
-    let junk = bench.scratch.path().join("junk");
-    std::fs::write(&junk, vec![7; 1 << 20]).expect("written");
-    let copied = std::process::Command::new("mcopy")
-        .args(["-o", "-i"])
-        .arg(&system)
-        .arg(&junk)
-        .arg("::root.squashfs")
-        .status();
-    assert!(copied.is_ok_and(|s| s.success()), "mcopy breaks the root");
+    broken_system(&system, "9.1.0");
     put_into_slot_b(&bench, &system);
     board.power_on_for_trial().expect("power");
     said(&board, "skerry: cannot start");
