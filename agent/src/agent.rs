@@ -581,11 +581,13 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         data_dir: config.data_dir.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         exe: exe.to_owned(),
+        apps_memory: None,
     };
     let places = Places {
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
         host_paths: config.host_paths.clone(),
+        allow_privileged: config.allow_privileged,
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };

@@ -54,6 +54,7 @@ pub struct File {
     keep_alive_secs: Option<u64>,
     log_max_bytes: Option<u64>,
     host_paths: Option<Vec<PathBuf>>,
+    allow_privileged: Option<bool>,
     log_level: Option<String>,
     release_keys: Option<Vec<String>>,
 }
@@ -80,6 +81,9 @@ pub struct Config {
     /// Ed25519 keys whose releases it may run as its own software, besides
     /// those that its hub had when it joined.
     pub release_keys: Vec<[u8; 32]>,
+    /// Whether apps may be privileged or share namespaces of the host other
+    /// than its network.
+    pub allow_privileged: bool,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -122,6 +126,7 @@ impl Config {
             log_max_bytes: file.log_max_bytes,
             host_paths: file.host_paths,
             release_keys: file.release_keys,
+            allow_privileged: file.allow_privileged,
         };
         merged.try_into()
     }
@@ -228,6 +233,7 @@ impl TryFrom<File> for Config {
             log_max_bytes,
             host_paths,
             release_keys,
+            allow_privileged: file.allow_privileged.unwrap_or(false),
             log_level,
         })
     }

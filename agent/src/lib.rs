@@ -12,6 +12,7 @@ pub mod image;
 pub mod init;
 pub mod line;
 pub mod machine;
+pub mod network;
 pub mod notify;
 pub mod runtime;
 pub mod store;

@@ -77,3 +77,50 @@ fn erasing_leaves_no_key() {
     store.erase().unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_only_another_agent_can_read_gives_way_to_the_copy_from_before_it() {
+    use skerry_agent::store::take_snapshot;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.redb");
+    let store = StoreDir::open(dir.path(), probe).unwrap();
+    store.set_identity(&identity(), true).unwrap();
+    let line = Change::Line {
+        broker: "mqtts://new.example".into(),
+        tls_pin: Some([3; 32]),
+    };
+    store
+        .commit(&[line, Change::Boot("before".into())])
+        .unwrap();
+    let starts = store.store.count_start().unwrap();
+    drop(store);
+    take_snapshot(dir.path()).unwrap();
+
+    // As it was: the copy is not looked at, and goes.
+    let store = StoreDir::open(dir.path(), probe).unwrap();
+    store
+        .commit(&[Change::Boot("in the trial".into())])
+        .unwrap();
+    assert_eq!(store.store.records().unwrap().boot_id, "in the trial");
+    drop(store);
+    // Another agent's form.
+    std::fs::write(&path, b"redb of the future").unwrap();
+    let store = StoreDir::open(dir.path(), |path| {
+        std::panic::catch_unwind(|| probe(path))
+            .unwrap_or_else(|_| Err(StoreError::Damaged("it crashed".into())))
+    });
+    let store = store.unwrap();
+    assert!(store.broken.is_some());
+    let records = store.store.records().unwrap();
+    assert_eq!(records.boot_id, "before");
+    assert!(records.starts > starts + 1_000, "numbers would repeat");
+    let identity = store.store.identity().unwrap().unwrap();
+    assert_eq!(identity.broker, "mqtts://new.example");
+    let spare = skerry_agent::store::look_up_identity(dir.path()).unwrap();
+    assert_eq!(
+        (spare.broker.as_str(), spare.tls_pin),
+        ("mqtts://new.example", Some([3; 32]))
+    );
+    store.forget_snapshot();
+    assert!(!dir.path().join("agent.redb.before-update").exists());
+}

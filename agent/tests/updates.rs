@@ -168,19 +168,16 @@ impl World {
                     let event = self.sealed(Purpose::Command, Lane::Command, &command);
                     self.events.push_back(event);
                 }
-                Effect::Update(effect) => {
-                    if self.update(effect) {
-                        return; // another process, or another life of this one
-                    }
-                }
+                // Another process, or another life of this one.
+                Effect::Update(effect) if self.update(&effect) => return,
                 _ => {}
             }
         }
     }
 
     /// What slots, shell and guard do. Whether this process is over.
-    fn update(&mut self, effect: UpdateEffect) -> bool {
-        let answer = match effect {
+    fn update(&mut self, effect: &UpdateEffect) -> bool {
+        let answer = match effect.clone() {
             UpdateEffect::Look { digest, size } => UpdateEvent::Looked {
                 digest,
                 result: Ok((size, true)),

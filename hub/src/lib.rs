@@ -11,6 +11,7 @@ pub mod backup;
 pub mod cli;
 pub mod core;
 pub mod demo;
+pub mod flash;
 pub mod image;
 pub mod images;
 pub mod keys;

@@ -4,12 +4,17 @@
 //! `cargo bench -p skerry-tests --bench figures` measures what `cargo build
 //! --release` has built; `-- --short` takes a minute instead of ten.
 
+use skerry_agent::core::observed::{ImageState, Observed};
+use skerry_agent::core::plan::{Action, Wanted, apply, plan};
 use skerry_agent::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig, RuntimeEvent,
+    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig,
+    RuntimeEvent, Security, Sharing, Status, Timestamp,
 };
 use skerry_tests::fleet::{app_manifest, free_address};
 use skerry_tests::tap::Tap;
 use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, need_root, until};
+use skerry_wire::{self as wire, AppRef, Assignment, Digest, ImageRef, PodSpec, RevisionId};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -23,6 +28,7 @@ fn main() {
         "WHAT", "MIN", "MEDIAN", "MAX"
     );
     sizes();
+    plans();
     let scratch = Scratch::new("figures");
     // All that device and broker say to each other goes through a tap.
     let broker = free_address();
@@ -71,6 +77,69 @@ fn sizes() {
             .expect("built")
             .len();
         row(&format!("size of {name}"), &[bytes as f64 / 1024.0], "KiB");
+    }
+}
+
+/// Planning with nothing to do: what each event costs on a device.
+fn plans() {
+    for count in [1u32, 50, 200] {
+        let assignment = |n: u32| {
+            let image = ImageRef {
+                reference: "a".into(),
+                manifest: Digest::of(b"image"),
+                manifest_size: 1,
+            };
+            let main = wire::ContainerSpec::new("main".parse().expect("a name"), image);
+            Assignment {
+                app: AppRef {
+                    namespace: "default".parse().expect("a name"),
+                    name: format!("app{n:03}").parse().expect("a name"),
+                },
+                revision: RevisionId(Digest::of(&n.to_le_bytes())),
+                depends_on: Vec::new(),
+                pod: PodSpec::new(vec![main]),
+            }
+        };
+        let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
+        let previous = BTreeMap::new();
+        let wanted = Wanted {
+            assignments: Some(&assignments),
+            previous: &previous,
+        };
+        let mut observed = Observed {
+            containers: Some(BTreeMap::new()),
+            ..Observed::default()
+        };
+        let here = (Digest::of(b"image"), ImageState::Ready);
+        observed.images.extend([here]);
+        let mut ledger = BTreeMap::new();
+        loop {
+            let actions = plan(0, wanted, &observed, &ledger).actions;
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                apply(0, &mut ledger, &action);
+                if let Action::Create { entry, .. } = action {
+                    let id = entry.name().incarnation(entry.incarnation);
+                    let started_at = Timestamp(0);
+                    observed.set(id, Status::Running { pid: 2, started_at });
+                }
+            }
+        }
+        assert_eq!(ledger.len(), count as usize);
+        let mut micros = Vec::new();
+        for _ in 0..50 {
+            let begin = Instant::now();
+            let plan = plan(0, wanted, &observed, &ledger);
+            micros.push(begin.elapsed().as_secs_f64() * 1e6);
+            assert!(plan.actions.is_empty());
+        }
+        row(
+            &format!("planning {count} apps, nothing to do"),
+            &micros,
+            "us",
+        );
     }
 }
 
@@ -344,6 +413,7 @@ fn lives_beside_runc(scratch: &Scratch, rounds: u32) {
         data_dir: scratch.path().join("lives-data"),
         cgroup_parent: format!("skerry-lives-{}", std::process::id()),
         exe: skerry_tests::built("skerry-agent"),
+        apps_memory: None,
     };
     let (mut started, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
     let millis = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
@@ -389,11 +459,18 @@ fn one_life(id: ContainerId, rootfs: &Path) -> ContainerSpec {
         env: Vec::new(),
         cwd: String::new(),
         user: String::new(),
+        groups: Vec::new(),
         mounts: Vec::new(),
+        tmpfs: Vec::new(),
+        devices: Vec::new(),
         resources: Resources::default(),
         hostname: String::new(),
         read_only_root: false,
+        security: Security::default(),
+        sandbox: None,
         network: Network::Host,
+        ipc: Sharing::Own,
+        pid: Sharing::Own,
         log: LogPolicy::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! Pods of several containers, their probes and hooks, on a real device.
 
 use serde_json::Value;
-use skerry_tests::fleet::free_address;
+use skerry_tests::fleet::{app_manifest, free_address};
 use skerry_tests::{Agent, Hub, PATIENCE, Scratch, need_root, until};
 use std::fs;
 
@@ -180,4 +180,39 @@ spec:
     hub.wait_for_device("one", "not ready", |d| is(d, "main", true, true, false));
     let shown = hub.skerry(&["get", "containers"]);
     assert!(shown.contains("not ready"), "{shown}");
+}
+
+#[test]
+fn an_app_waits_for_another_to_be_ready() {
+    need_root();
+    let scratch = Scratch::new("depends");
+    let hub = Hub::start(&scratch);
+    let one = Agent::start(&scratch, "one", &hub.token(&[]));
+    hub.wait_online("one");
+    hub.import_test_image(&scratch);
+    let dir = scratch.path().join("data");
+    fs::create_dir(&dir).expect("a directory");
+    let web = app_manifest("web", &["sleep"], "").replace(
+        "spec:\n  template",
+        "spec:\n  dependsOn: [{ name: db, condition: Healthy }]\n  template",
+    );
+    let db = format!(
+        "          readinessProbe: {{ exec: {{ command: [/bin/app, exists, /data/ready] }}, periodSeconds: 1, timeoutSeconds: 20 }}
+          volumeMounts: [{{ name: data, mountPath: /data }}]
+      volumes: [{{ name: data, hostPath: {{ path: {}, type: Directory }} }}]
+",
+        dir.display()
+    );
+    let both = format!("{web}---\n{}", app_manifest("db", &["sleep"], &db));
+    let file = scratch.path().join("both.yaml");
+    fs::write(&file, both).expect("written");
+    hub.skerry(&["apply", "-f", &file.display().to_string()]);
+    hub.wait_for_device("one", "web waits", |d| {
+        container(d, "web", "web").is_some_and(|c| c["state"]["reason"] == "DependencyNotReady")
+            && container(d, "db", "db").is_some_and(|c| c["started"] == true)
+    });
+    assert_eq!(one.container_processes().len(), 1);
+    fs::write(dir.join("ready"), "").expect("written");
+    hub.wait_for_device("one", "web runs", |d| is(d, "web", true, true, true));
+    assert_eq!(one.container_processes().len(), 2);
 }

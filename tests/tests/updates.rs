@@ -343,5 +343,11 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
         let history = hub.skerry(&["rollout", "history"]);
         history.contains("agent 9.1.0").then_some(history)
     });
-    assert!(settled.is_some());
+    println!("{}", settled.expect("the history"));
+    for device in [&d05, &d06] {
+        println!("{}: {}", device["name"], reason(device, "agent"));
+    }
+    for device in [&d07, &d08] {
+        println!("{}: {}", device["name"], reason(device, "line"));
+    }
 }

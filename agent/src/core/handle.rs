@@ -175,6 +175,7 @@ impl Core {
             core.rebooted();
         }
         core.restore_updates(now);
+        core.step_updates(now);
         core.settle(now);
         let effects = core.take_effects();
         (core, effects)
@@ -348,6 +349,8 @@ impl Core {
             Event::Update(event) => self.update_event(now, event),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
+        // Whether or not there is anything to plan: a trial's time may be up.
+        self.step_updates(now);
         if replan {
             self.settle(now);
         } else {

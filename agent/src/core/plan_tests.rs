@@ -5,6 +5,7 @@ use crate::core::health::{Answer, Verdict};
 use crate::core::observed::ImageState;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
+use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::probe::{Check, Probe};
 use skerry_wire::{ContainerSpec, Digest, PodSpec};
 use std::collections::BTreeSet;
@@ -616,4 +617,101 @@ fn a_stop_that_an_earlier_agent_began_is_told_again() {
     paper.now_ms = 4_000;
     assert_eq!(kinds(&paper.settle()), ["stop"]);
     assert_eq!(paper.plan().wake_at_ms, Some(10_000), "the same deadline");
+}
+
+// --- apps that wait for others
+
+fn depends(app: &str, on: &[(&str, Awaited)]) -> Assignment {
+    let mut assignment = assignment(app, app);
+    let dependency = |(name, condition): &(&str, Awaited)| Dependency {
+        app: AppRef {
+            namespace: "default".parse().unwrap(),
+            name: name.parse().unwrap(),
+        },
+        condition: *condition,
+    };
+    assignment.depends_on = on.iter().map(dependency).collect();
+    assignment.pod.containers[0].name = app.parse().unwrap();
+    assignment
+}
+
+#[test]
+fn an_app_begins_when_what_it_waits_for_is_so_and_stops_before_it() {
+    let mut setup = depends("setup", &[]);
+    setup.pod.restart_policy = RestartPolicy::OnFailure;
+    let mut paper = Paper::new(vec![
+        depends("db", &[("setup", Awaited::Completed)]),
+        setup,
+        depends("web", &[("db", Awaited::Started)]),
+        depends(
+            "zoo",
+            &[("web", Awaited::Started), ("nobody", Awaited::Started)],
+        ),
+    ]);
+    for app in ["db", "setup", "web", "zoo"] {
+        paper.image_here(app);
+    }
+    paper.rest();
+    assert_eq!(paper.running(), ["setup"]);
+    paper.ends("setup", 0);
+    paper.rest();
+    assert_eq!(
+        paper.running(),
+        ["db", "web"],
+        "and not what waits for nobody"
+    );
+    // What runs is not touched by what another app does later.
+    paper.ends("db", 1);
+    paper.rest();
+    assert_eq!(paper.running(), ["web"]);
+    paper.ends("web", 1);
+    paper.rest();
+    paper.later();
+    paper.rest();
+    assert_eq!(paper.running(), ["db", "web"]);
+    // Leaving, the one that depends goes first.
+    paper.desired = Some(vec![]);
+    paper.rest();
+    assert!(matches!(
+        paper.ledger_of("web").phase,
+        Phase::Stopping { .. }
+    ));
+    assert!(matches!(paper.ledger_of("db").phase, Phase::Running { .. }));
+    paper.ends("web", 0);
+    paper.rest();
+    assert!(matches!(
+        paper.ledger_of("db").phase,
+        Phase::Stopping { .. }
+    ));
+    paper.ends("db", 0);
+    paper.rest();
+    assert_eq!(paper.ledger, Ledger::new());
+}
+
+#[test]
+fn apps_that_wait_for_each_other_in_a_circle_can_still_be_stopped() {
+    let circle =
+        |a: &[(&str, Awaited)], b: &[(&str, Awaited)]| vec![depends("a", a), depends("b", b)];
+    let mut paper = Paper::new(circle(&[], &[]));
+    paper.image_here("a");
+    paper.image_here("b");
+    paper.rest();
+    for entry in paper.ledger.values_mut() {
+        let other = if entry.app.name.as_str() == "a" {
+            "b"
+        } else {
+            "a"
+        };
+        let other = depends(other, &[]).app;
+        entry.stop.depends_on = vec![other];
+    }
+    paper.desired = Some(vec![]);
+    assert_eq!(paper.rest(), ["stop", "stop"]);
+}
+
+impl Paper {
+    fn ledger_of(&self, container: &str) -> &Entry {
+        let mut entries = self.ledger.values();
+        entries.find(|e| e.container.as_str() == container).unwrap()
+    }
 }

@@ -12,7 +12,6 @@ use skerry_wire::report::{Report, Severity};
 
 impl Core {
     pub(super) fn settle(&mut self, now: Now) {
-        self.step_updates(now);
         // Each pass carries out all that was planned; two or three are enough.
         // The bound is for the case that a law of the plan is broken.
         for _ in 0..16 {

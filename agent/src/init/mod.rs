@@ -25,6 +25,7 @@
 //! | `net`, `dhcp`, `interface` | IPv4 addresses; IPv6 is the kernel's |
 //! | `time` | the clock without a battery |
 //! | `slots`, `os` | the system's two slots on the card; for updates |
+//! | `mailbox` | a word to the Raspberry Pi's firmware |
 //! | `say` | the console |
 //! | `sys` | system calls |
 
@@ -33,6 +34,7 @@ pub mod child;
 pub mod dhcp;
 pub mod disk;
 pub mod interface;
+mod mailbox;
 pub mod modules;
 pub mod net;
 pub mod os;

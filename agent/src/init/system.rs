@@ -6,7 +6,7 @@ use super::net::Net;
 use super::sys::{self, Down};
 use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
-use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, modules, say, slots};
+use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, mailbox, modules, say, slots};
 use crate::clock::Clock;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -400,6 +400,16 @@ impl Init {
             say::trouble(&format!("the data partition is still in use: {error}"));
         }
         nix::unistd::sync();
+        if *down == Down::Restart(Some(slots::TRYBOOT.to_string())) {
+            match mailbox::say_tryboot() {
+                Ok(true) => say::news("the firmware takes the other slot, once"),
+                // No Raspberry Pi: whoever starts the kernel hears the word.
+                Ok(false) => {}
+                Err(error) => say::trouble(&format!(
+                    "the firmware cannot be told to take the other slot: {error}"
+                )),
+            }
+        }
         loop {
             let error = sys::go_down(down);
             say::trouble(&format!("the kernel does not go down: {error}"));

@@ -2,8 +2,11 @@
 
 use crate::core::CreateContainer;
 use crate::image::UnpackedImage;
-use crate::runtime::{ContainerSpec, LogPolicy, Mount, Network, Resources};
-use skerry_wire::pod::HostPathKind;
+use crate::runtime::{
+    ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
+    Security, Sharing, Tmpfs, find_devices,
+};
+use skerry_wire::pod::{DeviceSource, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Digest, VolumeSource};
 use std::fs;
 use std::io;
@@ -23,6 +26,8 @@ pub struct Places {
     pub run_dir: PathBuf,
     /// Host paths that may be mounted; `None` is any.
     pub host_paths: Option<Vec<PathBuf>>,
+    /// Whether apps may be given what is as good as root on this device.
+    pub allow_privileged: bool,
     /// Bytes of log of a container that says nothing else.
     pub log_max_bytes: u64,
     /// The device's name: host name of pods that name none.
@@ -140,6 +145,178 @@ fn plain<'a>(what: &str, name: &'a str) -> Result<&'a str, String> {
     Ok(name)
 }
 
+/// The name of the namespaces that the containers of a revision share.
+pub fn sandbox_id(app: &AppRef, revision: &str) -> ContainerId {
+    let app = &Digest::of(app.to_string().as_bytes()).hex()[..16];
+    ContainerId::new(format!("pod-{app}-{revision}")).expect("a name of digests")
+}
+
+/// The namespaces that the containers of this pod share: none if it is a
+/// single one on the host's network.
+pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> {
+    let pod = &create.assignment.pod;
+    let own_network = match pod.network {
+        PodNetwork::Host => false,
+        PodNetwork::None => true,
+        PodNetwork::Bridge => {
+            return Err(
+                "this agent has no bridge networks: use 'hostNetwork: true', or 'network: none'"
+                    .into(),
+            );
+        }
+    };
+    let several = pod.all_containers().nth(1).is_some() && !pod.host_ipc;
+    let share_pid = pod.share_process_namespace;
+    if !(own_network || several || share_pid || !pod.sysctls.is_empty()) {
+        return Ok(None);
+    }
+    let sysctls = pod.sysctls.iter();
+    Ok(Some(SandboxSpec {
+        id: sandbox_id(&create.assignment.app, &create.assignment.revision.short()),
+        own_network,
+        share_pid,
+        sysctls: sysctls
+            .map(|one| (one.name.clone(), one.value.clone()))
+            .collect(),
+    }))
+}
+
+/// Capabilities that are as good as root on the device.
+const AS_GOOD_AS_ROOT: [&str; 11] = [
+    "ALL",
+    "BPF",
+    "DAC_READ_SEARCH",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "PERFMON",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+];
+
+/// What the container may do, as far as this device allows it.
+fn security(create: &CreateContainer, places: &Places) -> Result<Security, String> {
+    let pod = &create.assignment.pod;
+    let wanted = &create.spec().security;
+    let unconfined = |profile: &Profile| *profile == Profile::Unconfined;
+    let capability = wanted.capabilities_add.iter().find(|name| {
+        let plain = name.strip_prefix("CAP_").unwrap_or(name);
+        AS_GOOD_AS_ROOT.contains(&plain)
+    });
+    let what = [
+        (wanted.privileged, "'privileged: true'".to_owned()),
+        (pod.host_pid, "'hostPID: true'".to_owned()),
+        (pod.host_ipc, "'hostIPC: true'".to_owned()),
+        (
+            unconfined(&wanted.seccomp),
+            "an unconfined seccomp profile".to_owned(),
+        ),
+        (
+            unconfined(&wanted.app_armor),
+            "an unconfined AppArmor profile".to_owned(),
+        ),
+        (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),
+        (
+            capability.is_some(),
+            format!("the capability {}", capability.map_or("", String::as_str)),
+        ),
+    ];
+    if let Some((_, what)) = what.iter().find(|(asked, _)| *asked)
+        && !places.allow_privileged
+    {
+        return Err(format!(
+            "{what} is not allowed on this device: leave it out, or set 'allowPrivileged: true' in the agent's configuration"
+        ));
+    }
+    if pod.user_namespace {
+        return Err("user namespaces are not supported: leave 'hostUsers: false' out".into());
+    }
+    let filtered = !wanted.privileged && !unconfined(&wanted.seccomp);
+    if wanted.allow_privilege_escalation && filtered {
+        return Err(
+            "'allowPrivilegeEscalation: true' works with 'seccompProfile: {type: Unconfined}' only: leave it out, or start the program as the user that it needs"
+                .into(),
+        );
+    }
+    if let Profile::Localhost(name) = &wanted.seccomp {
+        return Err(format!(
+            "the seccomp profile {name} cannot be used: only RuntimeDefault and Unconfined are supported"
+        ));
+    }
+    Ok(Security {
+        privileged: wanted.privileged,
+        allow_privilege_escalation: wanted.allow_privilege_escalation,
+        capabilities_add: wanted.capabilities_add.clone(),
+        capabilities_drop: wanted.capabilities_drop.clone(),
+        seccomp_unconfined: unconfined(&wanted.seccomp),
+        app_armor: match &wanted.app_armor {
+            Profile::RuntimeDefault => None,
+            Profile::Unconfined => Some("unconfined".into()),
+            Profile::Localhost(name) => Some(name.clone()),
+        },
+        unmasked_proc: wanted.unmasked_proc,
+    })
+}
+
+/// The host's devices that the container is given.
+fn devices(create: &CreateContainer, places: &Places) -> Result<Vec<Device>, String> {
+    let mut all = Vec::new();
+    for wanted in &create.spec().devices {
+        let found = match &wanted.source {
+            DeviceSource::Path(path) => vec![PathBuf::from(path)],
+            DeviceSource::Match(name) => find_devices(name)?,
+            DeviceSource::Cdi(name) => {
+                return Err(format!(
+                    "the CDI device {name} cannot be used: CDI files are not supported; name the device's path below /dev"
+                ));
+            }
+        };
+        for source in found {
+            if !places.may_mount(&source) {
+                return Err(format!(
+                    "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
+                    source.display()
+                ));
+            }
+            let same = source.to_string_lossy().into_owned();
+            // One name cannot be that of several.
+            let target = match (
+                &wanted.container_path,
+                all.iter()
+                    .any(|one: &Device| Some(&one.target) == wanted.container_path.as_ref()),
+            ) {
+                (Some(path), false) => path.clone(),
+                _ => same,
+            };
+            all.push(Device {
+                target,
+                source,
+                read_only: wanted.read_only,
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// The size of a volume in memory that only this container mounts, once: it is
+/// a file system of the container's own. `None` if it is a directory.
+fn in_memory(create: &CreateContainer, volume: &str) -> Option<Option<u64>> {
+    let pod = &create.assignment.pod;
+    let source = &pod.volumes.iter().find(|one| one.name == volume)?.source;
+    let VolumeSource::EmptyDir {
+        memory: true,
+        size_limit_bytes,
+    } = source
+    else {
+        return None;
+    };
+    let mounts = pod.all_containers().flat_map(|one| &one.volume_mounts);
+    let count = mounts.filter(|mount| mount.volume == volume).count();
+    (count == 1).then_some(*size_limit_bytes)
+}
+
 /// What the runtime is to run. Makes the volumes' directories. Blocks.
 pub fn compose(
     create: &CreateContainer,
@@ -148,8 +325,16 @@ pub fn compose(
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
     let container = create.spec();
-    let mut mounts = Vec::new();
+    let (mut mounts, mut tmpfs) = (Vec::new(), Vec::new());
     for mount in &container.volume_mounts {
+        if let Some(size_bytes) = in_memory(create, &mount.volume) {
+            tmpfs.push(Tmpfs {
+                target: mount.mount_path.clone(),
+                size_bytes,
+                exec: true,
+            });
+            continue;
+        }
         mounts.push(Mount {
             source: places.volume(create, &mount.volume)?,
             target: mount.mount_path.clone(),
@@ -183,6 +368,12 @@ pub fn compose(
         0 => places.log_max_bytes,
         bytes => bytes,
     };
+    let sandbox = sandbox(create)?;
+    let in_sandbox = |yes: bool| match yes {
+        true => Sharing::Sandbox,
+        false => Sharing::Own,
+    };
+    let limits = &container.resources;
     Ok(ContainerSpec {
         id: create.id.clone(),
         log_name: create.log_name.clone(),
@@ -197,18 +388,49 @@ pub fn compose(
             .user
             .clone()
             .unwrap_or_else(|| config.user.clone()),
+        groups: pod
+            .supplemental_groups
+            .iter()
+            .chain(&pod.fs_group)
+            .copied()
+            .collect(),
         mounts,
+        tmpfs,
+        devices: devices(create, places)?,
         resources: Resources {
-            cpu_millis: container.resources.cpu_millis,
-            memory_bytes: container.resources.memory_bytes,
-            pids: container.resources.pids,
+            cpu_millis: limits.cpu_millis,
+            memory_bytes: limits.memory_bytes,
+            pids: limits.pids,
+            cpu_request_millis: limits.cpu_request_millis,
+            memory_request_bytes: limits.memory_request_bytes,
+            swap_bytes: limits.swap_bytes,
+            cpus: limits.cpus.clone(),
+            huge_pages: limits
+                .huge_pages
+                .iter()
+                .map(|one| (one.page_bytes, one.bytes))
+                .collect(),
+            io_weight: limits.io_weight,
         },
         hostname: pod
             .hostname
             .clone()
             .unwrap_or_else(|| places.device.clone()),
         read_only_root: container.read_only_root,
-        network: Network::Host,
+        security: security(create, places)?,
+        network: match sandbox.as_ref().is_some_and(|one| one.own_network) {
+            true => Network::Sandbox,
+            false => Network::Host,
+        },
+        ipc: match pod.host_ipc {
+            true => Sharing::Host,
+            false => in_sandbox(sandbox.is_some()),
+        },
+        pid: match pod.host_pid {
+            true => Sharing::Host,
+            false => in_sandbox(pod.share_process_namespace),
+        },
+        sandbox: sandbox.map(|one| one.id),
         log: LogPolicy {
             persist: container.log_persist,
             max_file_bytes: (log_bytes / u64::from(LOG_FILES)).max(MIN_LOG_FILE_BYTES),

@@ -1,6 +1,6 @@
 //! The real machine: the runtime's keeper and the image store.
 
-use super::compose::{Places, compose};
+use super::compose::{Places, compose, sandbox, sandbox_id};
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
@@ -187,7 +187,12 @@ impl Machine for RealMachine {
         let signal = wanted.unwrap_or_else(|| stop_signal(&image));
         let id = create.id.clone();
         let places = self.places.clone();
+        let shared = sandbox(&create)?;
         let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
+        if let Some(shared) = shared {
+            // Found, if another container of the pod has been here before.
+            runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?;
+        }
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal)?;
         match runtime.create(spec).await {
@@ -234,6 +239,11 @@ impl Machine for RealMachine {
     }
 
     async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
+        let shared = sandbox_id(app, revision);
+        self.runtime()?
+            .remove_sandbox(&shared)
+            .await
+            .map_err(|e| chain(&e))?;
         let dir = self.places.scratch(app, revision);
         smol::unblock(move || match std::fs::remove_dir_all(&dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

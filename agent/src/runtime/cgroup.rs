@@ -19,6 +19,8 @@ use nix::unistd::Pid;
 /// Where Linux distributions mount cgroups, and the only place where
 /// libcontainer looks.
 const ROOT: &str = "/sys/fs/cgroup";
+/// What limits of ours need, on v2.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuset", "memory", "pids", "io", "hugetlb"];
 /// Passes of killing before giving up. One is enough unless something forks.
 const KILL_PASSES: u32 = 50;
 
@@ -124,7 +126,7 @@ impl Hierarchies {
     }
 
     /// The directory in the hierarchy of one controller.
-    fn directory_of(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
+    pub fn directory_of(&self, controller: &str, cgroup: &str) -> Option<PathBuf> {
         match self {
             Self::V1(mounted) => mounted
                 .iter()
@@ -134,11 +136,29 @@ impl Hierarchies {
         }
     }
 
-    /// Makes a cgroup in each hierarchy and moves this process into it.
-    pub fn enter(&self, cgroup: &str) -> io::Result<()> {
+    /// Makes a cgroup in each hierarchy, with all controllers that can be had.
+    pub fn make(&self, cgroup: &str) -> io::Result<()> {
         for dir in self.directories(cgroup) {
             fs::create_dir_all(&dir)?;
             prepare_cpuset(&dir)?;
+        }
+        if let Self::V2(root) = self {
+            let parents = Path::new(cgroup).ancestors().skip(1);
+            for parent in parents.collect::<Vec<_>>().into_iter().rev() {
+                for controller in CONTROLLERS {
+                    // What this kernel lacks, limits will miss, and say so.
+                    let file = root.join(parent).join("cgroup.subtree_control");
+                    let _ = fs::write(file, format!("+{controller}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a cgroup in each hierarchy and moves this process into it.
+    pub fn enter(&self, cgroup: &str) -> io::Result<()> {
+        self.make(cgroup)?;
+        for dir in self.directories(cgroup) {
             fs::write(dir.join("cgroup.procs"), "0")?;
         }
         Ok(())
@@ -191,26 +211,6 @@ impl Hierarchies {
         count
             .and_then(|number| number.trim().parse().ok())
             .unwrap_or(0)
-    }
-
-    /// Lets a memory limit hold for swap too: otherwise what is above it goes
-    /// to swap, and wears out the flash, instead of being refused. A kernel
-    /// that does not count swap has no such file, and that is fine.
-    pub fn forbid_swap(&self, cgroup: &str, memory_bytes: u64) -> io::Result<()> {
-        let Some(dir) = self.directory_of("memory", cgroup) else {
-            return Ok(());
-        };
-        // v1 counts memory and swap together, v2 swap alone.
-        let (file, limit) = match self {
-            Self::V1(_) => ("memory.memsw.limit_in_bytes", memory_bytes),
-            Self::V2(_) => ("memory.swap.max", 0),
-        };
-        let path = dir.join(file);
-        if path.exists() {
-            fs::write(path, limit.to_string())
-        } else {
-            Ok(())
-        }
     }
 
     /// Removes a cgroup and those below it, which must be empty of processes.

@@ -1,16 +1,22 @@
-//! Which devices a container may open, on cgroup v2: a BPF program at its
-//! cgroup, loaded through bpf(2) without a library.
+//! Which devices a container may open.
 //!
-//! libcontainer applies device rules on cgroup v1 only (its v2 code needs C
-//! libraries, and without them says nothing). The rules are the same as there:
-//! any node may be made, and only these opened: null, zero, full, random,
-//! urandom, tty, ptmx and the terminals.
+//! On cgroup v2 it is a BPF program at its cgroup, loaded through bpf(2)
+//! without a library: libcontainer's v2 code needs C libraries, and without
+//! them says nothing. On v1 it is lines in the files of the devices
+//! controller; libcontainer writes some as well, but lets every container open
+//! `/dev/net/tun` and `/dev/console`, so ours take their place.
+//!
+//! The rules are the same: any node may be made, and only these opened: null,
+//! zero, full, random, urandom, tty, ptmx, the terminals, and the devices that
+//! the container is given.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+
+use super::nodes::{Kind, Node};
 
 // From linux/bpf.h.
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -19,9 +25,12 @@ const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_DEVCG_ACC_MKNOD: i32 = 1;
+const BPF_DEVCG_ACC_WRITE: i32 = 4;
+const BPF_DEVCG_DEV_BLOCK: i32 = 1;
 const BPF_DEVCG_DEV_CHAR: i32 = 2;
 
-/// Character devices that may be opened: major, and the minors or all of them.
+/// Character devices that every container may open: major, and the minors or
+/// all of them.
 const ALLOWED: &[(i32, &[i32])] = &[(1, &[3, 5, 7, 8, 9]), (5, &[0, 2]), (136, &[])];
 
 /// `struct bpf_insn`, its two registers in one byte.
@@ -41,6 +50,7 @@ const COPY: u8 = 0xbf;
 const AND: u8 = 0x57;
 const SHIFT_RIGHT: u8 = 0x77;
 const JUMP_IF_EQUAL: u8 = 0x15;
+const JUMP_IF_BITS: u8 = 0x45;
 const JUMP_IF_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
@@ -52,6 +62,32 @@ const KIND: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
+/// Puts the rules in force at a cgroup of the v1 devices controller, in place
+/// of all that were there.
+pub fn apply_v1(dir: &Path, nodes: &[Node]) -> io::Result<()> {
+    let allow = |line: String| fs::write(dir.join("devices.allow"), line);
+    fs::write(dir.join("devices.deny"), "a")?;
+    allow("c *:* m".into())?;
+    allow("b *:* m".into())?;
+    for (major, minors) in ALLOWED {
+        if minors.is_empty() {
+            allow(format!("c {major}:* rwm"))?;
+        }
+        for minor in *minors {
+            allow(format!("c {major}:{minor} rwm"))?;
+        }
+    }
+    for node in nodes {
+        let kind = match node.kind {
+            Kind::Character => 'c',
+            Kind::Block => 'b',
+        };
+        let access = if node.read_only { "rm" } else { "rwm" };
+        allow(format!("{kind} {}:{} {access}", node.major, node.minor))?;
+    }
+    Ok(())
+}
+
 /// The program, loaded into the kernel and not yet in force.
 #[derive(Debug)]
 pub struct DeviceFilter {
@@ -60,7 +96,7 @@ pub struct DeviceFilter {
 
 impl DeviceFilter {
     /// Loads the program. Fails on a kernel without CONFIG_CGROUP_BPF.
-    pub fn load() -> io::Result<Self> {
+    pub fn load(nodes: &[Node]) -> io::Result<Self> {
         /// The part of `union bpf_attr` that this command reads.
         #[repr(C)]
         struct Load {
@@ -74,7 +110,7 @@ impl DeviceFilter {
             kernel_version: u32,
             flags: u32,
         }
-        let program = program();
+        let program = program(nodes);
         let attr = Load {
             program_type: BPF_PROG_TYPE_CGROUP_DEVICE,
             count: u32::try_from(program.len()).map_err(io::Error::other)?,
@@ -144,7 +180,7 @@ impl DeviceFilter {
 
 /// Answers 1 for what is allowed and 0 for the rest. The context is
 /// `struct bpf_cgroup_dev_ctx`: access and kind in one word, major, minor.
-fn program() -> Vec<Instruction> {
+fn program(nodes: &[Node]) -> Vec<Instruction> {
     let op = |code, target: u8, source: u8, offset, immediate| Instruction {
         code,
         registers: source << 4 | target,
@@ -163,6 +199,24 @@ fn program() -> Vec<Instruction> {
         op(JUMP_IF_NOT_EQUAL, ACCESS, 0, 2, BPF_DEVCG_ACC_MKNOD),
     ];
     out.extend(answer(1));
+    for node in nodes {
+        let kind = match node.kind {
+            Kind::Character => BPF_DEVCG_DEV_CHAR,
+            Kind::Block => BPF_DEVCG_DEV_BLOCK,
+        };
+        // Device numbers have 12 and 20 bits.
+        let (major, minor) = (node.major as i32, node.minor as i32);
+        let forbidden = if node.read_only {
+            BPF_DEVCG_ACC_WRITE
+        } else {
+            0
+        };
+        out.push(op(JUMP_IF_NOT_EQUAL, KIND, 0, 5, kind));
+        out.push(op(JUMP_IF_NOT_EQUAL, MAJOR, 0, 4, major));
+        out.push(op(JUMP_IF_NOT_EQUAL, MINOR, 0, 3, minor));
+        out.push(op(JUMP_IF_BITS, ACCESS, 0, 2, forbidden));
+        out.extend(answer(1));
+    }
     out.push(op(JUMP_IF_EQUAL, KIND, 0, 2, BPF_DEVCG_DEV_CHAR));
     out.extend(answer(0));
     for (major, minors) in ALLOWED {
@@ -182,7 +236,6 @@ fn program() -> Vec<Instruction> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::path::PathBuf;
     use std::process::Command;
 
@@ -218,10 +271,23 @@ mod tests {
             String::from_utf8(output.stdout).expect("text")
         };
         let before = attempt();
-        DeviceFilter::load()
+        DeviceFilter::load(&[])
             .and_then(|filter| filter.attach(&group))
             .expect("attached");
         let after = attempt();
+        let nodes = [Node {
+            target: "/dev/x".into(),
+            kind: Kind::Character,
+            major: 10,
+            minor: 200,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+            read_only: true,
+        }];
+        // One more program at the same cgroup could only forbid more, so what
+        // the kernel's verifier says of it is all there is to see here.
+        DeviceFilter::load(&nodes).expect("loaded");
         fs::remove_dir(&group).expect("removed");
         assert_eq!((before.as_str(), after.as_str()), ("", "1:11 10:200 "));
     }

@@ -11,17 +11,17 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::unistd::{AccessFlags, eaccess, execv};
 
-use super::seccomp::Filters;
+use super::seccomp::Filter;
 
 /// Exit codes of a program that could not be run, as shells use them.
 const CANNOT_RUN: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// Runs the image's program under the seccomp filters.
+/// Runs the image's program under the seccomp filter.
 #[derive(Clone)]
 pub struct ContainedExecutor {
-    /// What the program may call.
-    pub filters: Filters,
+    /// What the program may call; `None` is everything.
+    pub filter: Option<Filter>,
     /// Size of its terminal, if it has one.
     pub window: Option<(u16, u16)>,
 }
@@ -85,10 +85,12 @@ impl ContainedExecutor {
             set_window(columns, rows);
         }
         reset_signals();
-        self.filters.install().map_err(|error| {
-            let _ = writeln!(std::io::stderr(), "skerry: {error}");
-            at(nix::Error::EPERM)
-        })?;
+        if let Some(filter) = &self.filter {
+            filter.install().map_err(|error| {
+                let _ = writeln!(std::io::stderr(), "skerry: {error}");
+                at(nix::Error::EPERM)
+            })?;
+        }
         execv(&path, &args).map_err(at)
     }
 }

@@ -19,7 +19,9 @@ use super::paths::Layout;
 use super::proto::{FailureKind, PROTOCOL, ProtoError, Request, Response};
 use super::seqpacket;
 use super::session::ExecSession;
-use super::spec::{ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, SpecError};
+use super::spec::{
+    ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, Resources, SandboxSpec, SpecError,
+};
 use super::teardown::pidfd;
 use super::usage::{self, Usage};
 
@@ -42,6 +44,10 @@ pub struct RuntimeConfig {
     pub cgroup_parent: String,
     /// The `skerry-agent` binary, which is also the keeper.
     pub exe: PathBuf,
+    /// Memory in bytes that all containers together may use; `None` leaves a
+    /// tenth of the machine's to everything else. Taken by a keeper that is
+    /// started, not by one that lives.
+    pub apps_memory: Option<u64>,
 }
 
 /// Why the runtime could not do something.
@@ -112,6 +118,16 @@ impl From<Lost> for RuntimeError {
     }
 }
 
+/// Namespaces that the keeper holds for containers to share.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Whether it was made just now: then nothing is in its network but `lo`.
+    pub new: bool,
+    /// Its network namespace, if it has its own. The keeper keeps it alive,
+    /// also after this descriptor is closed.
+    pub network: Option<OwnedFd>,
+}
+
 /// A container that runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Started {
@@ -174,6 +190,7 @@ impl Runtime {
             data_dir,
             cgroup_parent,
             exe,
+            apps_memory,
         } = config;
         let layout = Layout {
             run_dir,
@@ -182,7 +199,8 @@ impl Runtime {
         };
         let hierarchies = Arc::new(Hierarchies::detect()?);
         let (socket, layout) =
-            smol::unblock(move || reach(&layout, &exe).map(|socket| (socket, layout))).await?;
+            smol::unblock(move || reach(&layout, &exe, apps_memory).map(|socket| (socket, layout)))
+                .await?;
         let keeper_pid = getsockopt(&socket, PeerCredentials).map_or(0, |peer| peer.pid());
         let path = layout.socket();
         let link = Link::new(socket).map_err(|source| RuntimeError::Connect { path, source })?;
@@ -323,6 +341,44 @@ impl Runtime {
             .map_err(RuntimeError::Pipe)
     }
 
+    /// Makes namespaces for containers to share, or finds those that were made
+    /// by the same words. They stay over restarts of the agent and of the
+    /// containers, until [`Self::remove_sandbox`] or the keeper's end.
+    pub async fn make_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, RuntimeError> {
+        spec.validate()?;
+        let request = Request::MakeSandbox(spec);
+        let pending = self.link.request(&request, &[]).await?;
+        match pending.answer().await? {
+            (Response::Sandbox { new }, mut fds) => Ok(Sandbox {
+                new,
+                network: fds.pop(),
+            }),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Lets go of a sandbox. Refused while containers live in it; one that
+    /// never was is gone.
+    pub async fn remove_sandbox(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        self.done(&Request::RemoveSandbox { id: id.clone() }).await
+    }
+
+    /// All sandboxes that the keeper holds.
+    pub async fn sandboxes(&self) -> Result<Vec<ContainerId>, RuntimeError> {
+        match self.ask(&Request::ListSandboxes).await? {
+            Response::Sandboxes { ids } => Ok(ids),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Changes all limits of a container that runs; what is `None` becomes
+    /// unlimited. Refused if it uses more memory now than it may from then on.
+    pub async fn resize(&self, id: &ContainerId, resources: Resources) -> Result<(), RuntimeError> {
+        resources.validate()?;
+        let id = id.clone();
+        self.done(&Request::Resize { id, resources }).await
+    }
+
     /// What a container uses now.
     pub async fn usage(&self, id: &ContainerId) -> Result<Usage, RuntimeError> {
         usage::read(&self.hierarchies, &self.layout.cgroup(id)).ok_or_else(|| {
@@ -358,7 +414,13 @@ impl Runtime {
                     timeout,
                 );
             }
-            hierarchies.remove(&layout.keeper_cgroup());
+            for cgroup in [
+                layout.keeper_cgroup(),
+                layout.pods_cgroup(),
+                layout.apps_cgroup(),
+            ] {
+                hierarchies.remove(&cgroup);
+            }
             hierarchies.remove_empty_parents(&layout.cgroup_parent);
         })
         .await;
@@ -390,7 +452,11 @@ fn unexpected(response: Response) -> RuntimeError {
     clippy::disallowed_methods,
     reason = "nothing tells when another process begins to listen"
 )]
-fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
+fn reach(
+    layout: &Layout,
+    exe: &PathBuf,
+    apps_memory: Option<u64>,
+) -> Result<OwnedFd, RuntimeError> {
     let deadline = Instant::now() + LAUNCH;
     loop {
         let source = match connect(layout) {
@@ -408,7 +474,7 @@ fn reach(layout: &Layout, exe: &PathBuf) -> Result<OwnedFd, RuntimeError> {
             });
         }
         // Another one that holds the lock will listen in a moment.
-        let launched = is_dead && launch(layout, exe)?;
+        let launched = is_dead && launch(layout, exe, apps_memory)?;
         if !launched {
             std::thread::sleep(LAUNCH_PAUSE);
         }
@@ -424,7 +490,8 @@ fn connect(layout: &Layout) -> io::Result<OwnedFd> {
 }
 
 /// False if another keeper runs already.
-fn launch(layout: &Layout, exe: &PathBuf) -> Result<bool, RuntimeError> {
+fn launch(layout: &Layout, exe: &PathBuf, apps_memory: Option<u64>) -> Result<bool, RuntimeError> {
+    let apps_memory = apps_memory.map(|bytes| ["--apps-memory".to_owned(), bytes.to_string()]);
     let output = Command::new(exe)
         .arg("keeper")
         .arg("--run-dir")
@@ -432,6 +499,7 @@ fn launch(layout: &Layout, exe: &PathBuf) -> Result<bool, RuntimeError> {
         .arg("--data-dir")
         .arg(&layout.data_dir)
         .args(["--cgroup-parent", &layout.cgroup_parent])
+        .args(apps_memory.into_iter().flatten())
         .stdin(Stdio::null())
         .output()
         .map_err(|error| RuntimeError::Launch(format!("{}: {error}", exe.display())))?;

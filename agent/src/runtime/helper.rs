@@ -20,23 +20,28 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Capability, Process, Spec};
+use libcontainer::oci_spec::runtime::{Capabilities, Capability, Process, Spec};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::cgroup::Hierarchies;
-use super::devices::DeviceFilter;
+use super::devices::{DeviceFilter, apply_v1};
 use super::executor::ContainedExecutor;
+use super::limits;
 use super::logs::stamp_now;
-use super::oci::{self, Machine};
+use super::nodes::{self, Node};
+use super::oci::{self, Machine, Rights};
 use super::paths::Layout;
-use super::proto::{self, FailureKind, Operation, Progress};
-use super::rootfs::{make_dirs_in, mount_overlay, remove_all, remove_link_in, unshare_mounts};
-use super::seccomp::Filters;
+use super::proto::{self, FailureKind, Namespaces, Operation, Progress};
+use super::rootfs::{
+    make_dirs_in, mount_overlay, real_path_in, remove_all, remove_link_in, unshare_mounts,
+};
+use super::sandbox;
+use super::seccomp::Filter;
 use super::seqpacket;
-use super::spec::{ContainerId, ContainerSpec, ExecSpec};
+use super::spec::{ContainerId, ContainerSpec, ExecSpec, SandboxSpec, Security, check_target};
 use super::teardown::teardown;
 use super::user::{self, Identity};
 
@@ -81,8 +86,8 @@ pub fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     match result {
-        Ok(fd) => {
-            let fds: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
+        Ok(fds) => {
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             report(keeper.as_fd(), &Progress::Done, &fds);
             ExitCode::SUCCESS
         }
@@ -121,15 +126,22 @@ fn perform(
     operation: Operation,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
-) -> Result<Option<OwnedFd>, Failure> {
+) -> Result<Vec<OwnedFd>, Failure> {
     match operation {
-        Operation::Create { spec, layout } => create(&spec, &layout, fds, keeper).map(|()| None),
-        Operation::Exec { id, spec, layout } => exec(&id, &spec, &layout, fds, keeper),
+        Operation::Create {
+            spec,
+            sandbox,
+            layout,
+        } => create(&spec, sandbox.as_ref(), &layout, fds, keeper).map(|()| Vec::new()),
+        Operation::Exec { id, spec, layout } => {
+            exec(&id, &spec, &layout, fds, keeper).map(|fd| fd.into_iter().collect())
+        }
+        Operation::MakeSandbox { spec, layout } => make_sandbox(&spec, &layout, keeper),
         Operation::Delete { id, layout } => {
             let hierarchies = Hierarchies::detect()?;
             let errors = teardown(&id, &layout, &hierarchies);
             if errors.is_empty() {
-                return Ok(None);
+                return Ok(Vec::new());
             }
             let texts: Vec<String> = errors.iter().map(|error| chain(error)).collect();
             Err(Failure::new(FailureKind::Failed, texts.join("; ")))
@@ -137,8 +149,23 @@ fn perform(
     }
 }
 
+fn make_sandbox(
+    spec: &SandboxSpec,
+    layout: &Layout,
+    keeper: BorrowedFd<'_>,
+) -> Result<Vec<OwnedFd>, Failure> {
+    spec.validate()
+        .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    let hierarchies = Hierarchies::detect()?;
+    let born = |pid| report(keeper, &Progress::Born { pid }, &[]);
+    let cgroup = layout.pods_cgroup();
+    let fds = sandbox::make(spec, &hierarchies, &cgroup, &layout.run_dir, born)?;
+    Ok(fds)
+}
+
 fn create(
     spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
     layout: &Layout,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
@@ -158,7 +185,7 @@ fn create(
         }
         return Err(error.into());
     }
-    build(spec, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
+    build(spec, sandbox, layout, &bundle, &hierarchies, fds, keeper).inspect_err(|_| {
         // What was made so far goes again; what cannot go is found by the
         // engine as a lost container. The overlay is mounted for us alone.
         let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
@@ -170,6 +197,7 @@ fn create(
 
 fn build(
     spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
     layout: &Layout,
     bundle: &Path,
     hierarchies: &Hierarchies,
@@ -184,7 +212,15 @@ fn build(
             return Err(Failure::new(FailureKind::Invalid, message));
         }
     }
-    check_controllers(spec, hierarchies)?;
+    let invalid = |text: String| Failure::new(FailureKind::Invalid, text);
+    limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
+    check_app_armor(&spec.security).map_err(invalid)?;
+    let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
+    if spec.security.privileged {
+        let mut all = nodes::all();
+        all.retain(|one| nodes.iter().all(|asked| asked.target != one.target));
+        nodes.extend(all);
+    }
     let root = bundle.join("rootfs");
     private_dir(&root)?;
     unshare_mounts()?;
@@ -193,6 +229,11 @@ fn build(
     let root_dir = File::open(&root)?;
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
+    for target in targets(spec) {
+        // A link of the image may lead where nothing may be mounted.
+        let real = real_path_in(&root_dir, target)?;
+        check_target(&real).map_err(|error| invalid(format!("{target}: {error}")))?;
+    }
     make_dirs_in(&root_dir, &spec.cwd)?;
     for file in oci::HOST_FILES {
         // An image of a whole system may have a link that leads nowhere, on
@@ -201,17 +242,28 @@ fn build(
     }
     drop(root_dir);
     let cgroup = layout.cgroup(&spec.id);
-    let devices = device_filter(hierarchies);
-    let machine = machine(hierarchies, devices.is_some())?;
-    let config = oci::spec(spec, &identity, &root, &cgroup, machine)?;
+    let devices = match spec.security.privileged {
+        true => None,
+        false => device_filter(hierarchies, &nodes),
+    };
+    let rules = match hierarchies.is_v2() {
+        true => devices.is_some(),
+        false => hierarchies.has_controller("devices"),
+    };
+    let mut machine = machine(hierarchies, rules || spec.security.privileged)?;
+    machine.app_armor = app_armor(&spec.security);
+    let config = oci::spec(spec, &identity, &root, &cgroup, sandbox, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
 
     let executor = ContainedExecutor {
-        filters: Filters::default_profile()?,
+        filter: filter(&config)?,
         window: None,
     };
+    // Before libcontainer makes it, so that the limits below find their files
+    // in place.
+    hierarchies.make(&cgroup)?;
     let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&state)?
@@ -225,19 +277,30 @@ fn build(
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
-    if let Some(bytes) = spec.resources.memory_bytes {
-        hierarchies.forbid_swap(&cgroup, bytes)?;
-    }
+    limits::apply(hierarchies, &cgroup, &spec.resources)
+        .map_err(|error| Failure::new(FailureKind::Invalid, limits::text(&error)))?;
     if let Some(filter) = devices {
         for dir in hierarchies.directories(&cgroup) {
             filter.attach(&dir)?;
         }
+    }
+    if !hierarchies.is_v2()
+        && !spec.security.privileged
+        && let Some(dir) = hierarchies.directory_of("devices", &cgroup)
+    {
+        apply_v1(&dir, &nodes)?;
     }
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
     Ok(())
+}
+
+/// Where something is mounted by the app's wish.
+fn targets(spec: &ContainerSpec) -> impl Iterator<Item = &str> {
+    let mounts = spec.mounts.iter().map(|one| one.target.as_str());
+    mounts.chain(spec.tmpfs.iter().map(|one| one.target.as_str()))
 }
 
 fn exec(
@@ -267,7 +330,7 @@ fn exec(
     write_json(&process_file, &process)?;
 
     let executor = ContainedExecutor {
-        filters: Filters::default_profile()?,
+        filter: filter(&config)?,
         window: spec.tty,
     };
     let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
@@ -343,23 +406,39 @@ fn exec_process(spec: &ExecSpec, config: &Spec, state: &Path) -> Result<Process,
         (&spec.cwd).into()
     };
     // What the container's own process may do, another one may as well.
-    let mknod = own
-        .capabilities()
-        .as_ref()
-        .and_then(|all| all.bounding().as_ref());
-    let mknod = mknod.is_some_and(|set| set.contains(&Capability::Mknod));
-    let machine = Machine {
-        mknod,
-        ..machine(&Hierarchies::detect()?, true)?
+    let rights = Rights {
+        capabilities: bounding(config),
+        may_gain: own.no_new_privileges() != Some(true),
+        app_armor: own.apparmor_profile().clone(),
     };
+    let machine = machine(&Hierarchies::detect()?, true)?;
     Ok(oci::process(
         &spec.args,
         env,
         &cwd,
         &identity,
-        machine,
+        &rights,
+        &machine,
         spec.tty.is_some(),
     )?)
+}
+
+/// All that the processes of a container may ever be capable of.
+fn bounding(config: &Spec) -> Capabilities {
+    let own = config.process().as_ref();
+    let sets = own.and_then(|own| own.capabilities().as_ref());
+    sets.and_then(|sets| sets.bounding().clone())
+        .unwrap_or_default()
+}
+
+/// What the processes of a container may call; `None` is everything.
+fn filter(config: &Spec) -> Result<Option<Filter>, Failure> {
+    let notes = config.annotations().as_ref();
+    if notes.is_some_and(|notes| notes.contains_key(oci::UNCONFINED)) {
+        return Ok(None);
+    }
+    let capabilities: Vec<Capability> = bounding(config).into_iter().collect();
+    Ok(Some(Filter::default_profile(&capabilities)?))
 }
 
 /// The container's root directory, seen through its first process.
@@ -392,57 +471,78 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
 }
 
-/// Says which controller is missing for a limit, and how to get it.
-fn check_controllers(spec: &ContainerSpec, hierarchies: &Hierarchies) -> Result<(), Failure> {
-    let limits = &spec.resources;
-    let wanted = [
-        (
-            "cpu",
-            limits.cpu_millis.is_some(),
-            "build the kernel with CONFIG_CFS_BANDWIDTH",
-        ),
-        (
-            "memory",
-            limits.memory_bytes.is_some(),
-            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot",
-        ),
-        (
-            "pids",
-            limits.pids.is_some(),
-            "build the kernel with CONFIG_CGROUP_PIDS",
-        ),
-    ];
-    for (controller, _, remedy) in wanted.iter().filter(|(_, wanted, _)| *wanted) {
-        if !hierarchies.has_controller(controller) {
-            let message = format!(
-                "a {controller} limit needs the {controller} cgroup controller, which this \
-                 machine does not have; {remedy}, or leave the limit out"
-            );
-            return Err(Failure::new(FailureKind::Invalid, message));
-        }
+/// The AppArmor profile of containers that name none, if an administrator has
+/// loaded it.
+const DEFAULT_APP_ARMOR: &str = "skerry-default";
+
+/// The name that stands for no AppArmor profile at all.
+const UNCONFINED: &str = "unconfined";
+
+/// Refuses an AppArmor profile that the kernel does not have.
+fn check_app_armor(security: &Security) -> Result<(), String> {
+    match &security.app_armor {
+        Some(name) if name != UNCONFINED && !has_app_armor(name) => Err(format!(
+            "the AppArmor profile {name:?} is not loaded on this device; load it with \
+             'apparmor_parser -r', or leave it out"
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// The device rules of cgroup v2. `None` on v1, where libcontainer applies
-/// them, and on a kernel that cannot: then no container may make nodes.
-fn device_filter(hierarchies: &Hierarchies) -> Option<DeviceFilter> {
+/// The AppArmor profile to be used.
+fn app_armor(security: &Security) -> Option<String> {
+    let default = || has_app_armor(DEFAULT_APP_ARMOR).then(|| DEFAULT_APP_ARMOR.to_owned());
+    let chosen = security.app_armor.clone().or_else(default);
+    chosen.filter(|name| name != UNCONFINED)
+}
+
+fn has_app_armor(name: &str) -> bool {
+    // One profile in each line: its name and its mode.
+    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+    let wanted = format!("{name} (");
+    loaded.is_ok_and(|text| text.lines().any(|line| line.starts_with(&wanted)))
+}
+
+/// The device rules of cgroup v2. `None` on v1, which has others, and on a
+/// kernel that cannot: then no container may make nodes.
+fn device_filter(hierarchies: &Hierarchies, nodes: &[Node]) -> Option<DeviceFilter> {
     if !hierarchies.is_v2() {
         return None;
     }
-    DeviceFilter::load()
+    DeviceFilter::load(nodes)
         .inspect_err(|error| complain(&format!("no device filter: {error}")))
         .ok()
 }
 
-fn machine(hierarchies: &Hierarchies, device_filter: bool) -> Result<Machine, Failure> {
+fn machine(hierarchies: &Hierarchies, device_rules: bool) -> Result<Machine, Failure> {
     let (_, open_files) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let cgroup_v2 = hierarchies.is_v2();
     Ok(Machine {
         cgroup_v2,
-        mknod: !cgroup_v2 || device_filter,
+        mknod: device_rules,
         open_files,
+        capable: capable()?,
+        app_armor: None,
+        masked: thermal_throttle(),
     })
+}
+
+/// The capabilities that this process has, as bits.
+fn capable() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/self/status")?;
+    let bits = text.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.ok_or_else(|| io::Error::other("no capabilities in /proc/self/status"))
+}
+
+/// Counters from which programs can tell what others compute.
+fn thermal_throttle() -> Vec<String> {
+    let cpus = fs::read_dir("/sys/devices/system/cpu");
+    let dirs = cpus.into_iter().flatten().flatten();
+    dirs.map(|cpu| cpu.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .collect()
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {

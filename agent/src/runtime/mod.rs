@@ -22,15 +22,20 @@ mod devices;
 mod exe;
 mod executor;
 mod exits;
+mod find;
+mod guard;
 mod handle;
 pub mod helper;
 pub mod keeper;
+mod limits;
 mod link;
 mod logs;
+mod nodes;
 mod oci;
 mod paths;
 mod proto;
 mod rootfs;
+mod sandbox;
 mod seccomp;
 mod seqpacket;
 mod session;
@@ -39,13 +44,15 @@ mod teardown;
 mod usage;
 mod user;
 
-pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Started};
+pub use find::find_devices;
+pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started};
 pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
 pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;
 pub use session::{ExecInput, ExecOutput, ExecSession};
 pub use spec::{
-    ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, ExitStatus, LogPolicy, MAX_LAYERS,
-    MAX_NAME, Mount, Network, Resources, SpecError, Status, Timestamp,
+    ContainerId, ContainerSpec, ContainerState, Device, ExecSpec, Exit, ExitStatus, LogPolicy,
+    MAX_LAYERS, MAX_NAME, Mount, Network, Resources, SandboxSpec, Security, Sharing, SpecError,
+    Status, Timestamp, Tmpfs,
 };
-pub use usage::Usage;
+pub use usage::{Pressure, Usage};

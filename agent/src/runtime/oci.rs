@@ -2,28 +2,28 @@
 //! libcontainer reads.
 //!
 //! Everything that makes a container safe and is the same for all of them is
-//! here: capabilities, masked paths, devices, limits, namespaces. The model is
-//! Docker's default container.
+//! here: capabilities, masked paths, mounts, namespaces. The model is Docker's
+//! default container. Limits and device rules are not libcontainer's: see
+//! [`limits`](super::limits) and [`devices`](super::devices).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
-    LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPidsBuilder,
-    LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespace, LinuxNamespaceBuilder,
+    LinuxNamespaceType, Mount, MountBuilder, PosixRlimitBuilder, PosixRlimitType, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use super::spec::{ContainerSpec, MAX_HOSTNAME, Network, Resources};
+use super::nodes::{Kind, Node};
+use super::proto::Namespaces;
+use super::spec::{ContainerSpec, MAX_HOSTNAME, Network, Security, Sharing, Tmpfs, capability};
 use super::user::Identity;
 
 /// Where programs are searched unless the image says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Length of the kernel's CPU accounting period.
-const CPU_PERIOD_MICROS: u64 = 100_000;
 /// Soft limit of open files, systemd's default. Programs raise it themselves.
 const OPEN_FILES: u64 = 1024;
 /// Files of the host that every container on the host's network reads.
@@ -69,8 +69,12 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
+/// Says in a container's own configuration that it has no seccomp filter, for
+/// the processes that are started in it later.
+pub const UNCONFINED: &str = "skerry.unconfined";
+
 /// What the machine decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Machine {
     /// cgroup v2.
     pub cgroup_v2: bool,
@@ -79,6 +83,37 @@ pub struct Machine {
     pub mknod: bool,
     /// Hard limit of open files.
     pub open_files: u64,
+    /// The capabilities that can be given, as bits: those that we have.
+    pub capable: u64,
+    /// The AppArmor profile that is to be used.
+    pub app_armor: Option<String>,
+    /// Further paths to mask, which not every machine has.
+    pub masked: Vec<String>,
+}
+
+/// What a process may do.
+#[derive(Debug, Clone)]
+pub struct Rights {
+    /// Its capabilities.
+    pub capabilities: Capabilities,
+    /// Whether programs may gain privileges.
+    pub may_gain: bool,
+    /// Its AppArmor profile.
+    pub app_armor: Option<String>,
+}
+
+impl Rights {
+    /// Those that a container's first process has.
+    pub fn of(security: &Security, machine: &Machine) -> Self {
+        Self {
+            capabilities: capabilities(security, machine),
+            may_gain: security.privileged || security.allow_privilege_escalation,
+            app_armor: match security.privileged {
+                true => None,
+                false => machine.app_armor.clone(),
+            },
+        }
+    }
 }
 
 /// The specification of a container whose root file system is at `root` and
@@ -88,7 +123,9 @@ pub fn spec(
     identity: &Identity,
     root: &Path,
     cgroup: &str,
-    machine: Machine,
+    sandbox: Option<&Namespaces>,
+    nodes: &[Node],
+    machine: &Machine,
 ) -> Result<Spec, OciSpecError> {
     let hostname = match spec.hostname.as_str() {
         "" => spec.id.as_str().chars().take(MAX_HOSTNAME).collect(),
@@ -96,6 +133,12 @@ pub fn spec(
     };
     let env = environment(spec.env.iter().cloned(), &identity.home);
     let cwd = if spec.cwd.is_empty() { "/" } else { &spec.cwd };
+    let security = &spec.security;
+    let mut identity = identity.clone();
+    identity.groups.extend(&spec.groups);
+    let rights = Rights::of(security, machine);
+    let annotations = (security.privileged || security.seccomp_unconfined)
+        .then(|| (UNCONFINED.to_owned(), "true".to_owned()));
     SpecBuilder::default()
         .version("1.0.2")
         .root(
@@ -105,9 +148,12 @@ pub fn spec(
                 .build()?,
         )
         .hostname(hostname)
-        .process(process(&spec.args, env, cwd, identity, machine, false)?)
+        .process(process(
+            &spec.args, env, cwd, &identity, &rights, machine, false,
+        )?)
         .mounts(mounts(spec, machine)?)
-        .linux(linux(spec, cgroup, machine)?)
+        .annotations(annotations.into_iter().collect::<HashMap<_, _>>())
+        .linux(linux(spec, cgroup, sandbox, nodes, machine)?)
         .build()
 }
 
@@ -117,7 +163,8 @@ pub fn process(
     env: Vec<String>,
     cwd: &str,
     identity: &Identity,
-    machine: Machine,
+    rights: &Rights,
+    machine: &Machine,
     terminal: bool,
 ) -> Result<Process, OciSpecError> {
     let user = UserBuilder::default()
@@ -130,15 +177,19 @@ pub fn process(
         .soft(OPEN_FILES.min(machine.open_files))
         .hard(machine.open_files)
         .build()?;
-    ProcessBuilder::default()
+    let mut builder = ProcessBuilder::default();
+    if let Some(profile) = &rights.app_armor {
+        builder = builder.apparmor_profile(profile);
+    }
+    builder
         .terminal(terminal)
         .user(user)
         .args(args)
         .env(env)
         .cwd(cwd)
-        .capabilities(capabilities(machine)?)
+        .capabilities(sets(&rights.capabilities)?)
         .rlimits(vec![open_files])
-        .no_new_privileges(true)
+        .no_new_privileges(!rights.may_gain)
         // The keeper shields itself from the kernel's out-of-memory killer;
         // its containers must not inherit that.
         .oom_score_adj(0)
@@ -167,104 +218,179 @@ pub fn environment(env: impl Iterator<Item = (String, String)>, home: &str) -> V
         .collect()
 }
 
-fn capabilities(machine: Machine) -> Result<LinuxCapabilities, OciSpecError> {
-    let mut set: Capabilities = CAPABILITIES.iter().copied().collect();
-    if machine.mknod {
+/// The capabilities of a container: the usual ones without those that it drops
+/// and with those that it adds, or all of them.
+fn capabilities(security: &Security, machine: &Machine) -> Capabilities {
+    let mknod = machine.mknod;
+    let every = || {
+        let had = (0..=LAST_CAPABILITY).filter(|number| machine.capable & 1 << number != 0);
+        had.filter_map(by_number)
+    };
+    let named = |names: &[String]| -> HashSet<Capability> {
+        match names.iter().any(|name| name == "ALL") {
+            true => every().collect(),
+            false => names.iter().filter_map(|name| capability(name)).collect(),
+        }
+    };
+    if security.privileged {
+        return every().collect();
+    }
+    let mut set: HashSet<Capability> = CAPABILITIES.iter().copied().collect();
+    if mknod {
         set.insert(Capability::Mknod);
     }
+    let dropped = named(&security.capabilities_drop);
+    set.retain(|one| !dropped.contains(one));
+    set.extend(named(&security.capabilities_add));
+    if !mknod {
+        // Nodes that it makes could be opened: no rules say which.
+        set.remove(&Capability::Mknod);
+    }
+    set.into_iter().collect()
+}
+
+/// The newest capability of linux/capability.h: CAP_CHECKPOINT_RESTORE.
+const LAST_CAPABILITY: usize = 40;
+
+fn by_number(number: usize) -> Option<Capability> {
+    // In the kernel's order.
+    const NAMES: [&str; LAST_CAPABILITY + 1] = [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETUID",
+        "SETPCAP",
+        "LINUX_IMMUTABLE",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_ADMIN",
+        "NET_RAW",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "SYS_MODULE",
+        "SYS_RAWIO",
+        "SYS_CHROOT",
+        "SYS_PTRACE",
+        "SYS_PACCT",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_NICE",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "MKNOD",
+        "LEASE",
+        "AUDIT_WRITE",
+        "AUDIT_CONTROL",
+        "SETFCAP",
+        "MAC_OVERRIDE",
+        "MAC_ADMIN",
+        "SYSLOG",
+        "WAKE_ALARM",
+        "BLOCK_SUSPEND",
+        "AUDIT_READ",
+        "PERFMON",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+    ];
+    capability(NAMES.get(number)?)
+}
+
+fn sets(set: &Capabilities) -> Result<LinuxCapabilities, OciSpecError> {
     LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
         .effective(set.clone())
-        .permitted(set)
+        .permitted(set.clone())
         .inheritable(HashSet::new())
         .ambient(HashSet::new())
         .build()
 }
 
-fn linux(spec: &ContainerSpec, cgroup: &str, machine: Machine) -> Result<Linux, OciSpecError> {
-    let mut kinds = vec![
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-    ];
+fn namespaces(
+    spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
+    machine: &Machine,
+) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    use LinuxNamespaceType as Type;
+    let own = |kind| LinuxNamespaceBuilder::default().typ(kind).build();
+    let at = |kind, path: &Path| {
+        LinuxNamespaceBuilder::default()
+            .typ(kind)
+            .path(path)
+            .build()
+    };
+    let mut all = vec![own(Type::Mount)?, own(Type::Uts)?];
     if machine.cgroup_v2 {
-        kinds.push(LinuxNamespaceType::Cgroup);
+        all.push(own(Type::Cgroup)?);
     }
-    match spec.network {
-        Network::Host => {}
+    let network = sandbox.and_then(|sandbox| sandbox.network.as_deref());
+    let ipc = sandbox.map(|sandbox| sandbox.ipc.as_path());
+    let pid = sandbox.and_then(|sandbox| sandbox.pid.as_deref());
+    if let (Network::Sandbox, Some(path)) = (spec.network, network) {
+        all.push(at(Type::Network, path)?);
     }
-    let namespaces = kinds
-        .into_iter()
-        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build());
+    for (kind, sharing, path) in [(Type::Ipc, spec.ipc, ipc), (Type::Pid, spec.pid, pid)] {
+        match (sharing, path) {
+            (Sharing::Own, _) => all.push(own(kind)?),
+            (Sharing::Sandbox, Some(path)) => all.push(at(kind, path)?),
+            // The keeper has looked: there is a path.
+            (Sharing::Sandbox, None) | (Sharing::Host, _) => {}
+        }
+    }
+    Ok(all)
+}
+
+fn linux(
+    spec: &ContainerSpec,
+    cgroup: &str,
+    sandbox: Option<&Namespaces>,
+    nodes: &[Node],
+    machine: &Machine,
+) -> Result<Linux, OciSpecError> {
+    let security = &spec.security;
+    let open = security.privileged || security.unmasked_proc;
+    let paths = |paths: &[&str]| -> Vec<String> {
+        let closed = paths
+            .iter()
+            .filter(|path| !(open && path.starts_with("/proc")));
+        let closed = closed.filter(|_| !security.privileged);
+        closed.map(|path| (*path).to_owned()).collect()
+    };
+    let mut masked = paths(MASKED);
+    if !security.privileged {
+        masked.extend(machine.masked.iter().cloned());
+    }
+    let devices = nodes.iter().map(device);
     LinuxBuilder::default()
-        .namespaces(namespaces.collect::<Result<Vec<_>, _>>()?)
+        .namespaces(namespaces(spec, sandbox, machine)?)
         .cgroups_path(PathBuf::from("/").join(cgroup))
-        .resources(resources(&spec.resources, machine)?)
-        .masked_paths(
-            MASKED
-                .iter()
-                .map(|path| (*path).to_owned())
-                .collect::<Vec<_>>(),
-        )
-        .readonly_paths(
-            READ_ONLY
-                .iter()
-                .map(|path| (*path).to_owned())
-                .collect::<Vec<_>>(),
-        )
+        .devices(devices.collect::<Result<Vec<_>, _>>()?)
+        .masked_paths(masked)
+        .readonly_paths(paths(READ_ONLY))
         .build()
 }
 
-fn resources(limits: &Resources, machine: Machine) -> Result<LinuxResources, OciSpecError> {
-    let mut builder = LinuxResourcesBuilder::default();
-    if !machine.cgroup_v2 {
-        builder = builder.devices(device_rules()?);
-    }
-    if let Some(millis) = limits.cpu_millis {
-        let quota = i64::from(millis) * (CPU_PERIOD_MICROS as i64) / 1000;
-        let cpu = LinuxCpuBuilder::default()
-            .quota(quota)
-            .period(CPU_PERIOD_MICROS)
-            .build()?;
-        builder = builder.cpu(cpu);
-    }
-    if let Some(bytes) = limits.memory_bytes {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        builder = builder.memory(LinuxMemoryBuilder::default().limit(bytes).build()?);
-    }
-    if let Some(pids) = limits.pids {
-        builder = builder.pids(LinuxPidsBuilder::default().limit(i64::from(pids)).build()?);
-    }
-    builder.build()
+/// A device node to be made inside.
+fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
+    LinuxDeviceBuilder::default()
+        .path(&node.target)
+        .typ(match node.kind {
+            Kind::Character => LinuxDeviceType::C,
+            Kind::Block => LinuxDeviceType::B,
+        })
+        .major(i64::from(node.major))
+        .minor(i64::from(node.minor))
+        .file_mode(node.mode)
+        .uid(node.uid)
+        .gid(node.gid)
+        .build()
 }
 
-/// Nothing, and then nodes may be made but not opened, and the terminals may
-/// be used. libcontainer adds `/dev/null` and its like.
-fn device_rules() -> Result<Vec<LinuxDeviceCgroup>, OciSpecError> {
-    let rule = |allow: bool, kind, major: Option<i64>, minor: Option<i64>, access: &str| {
-        let mut builder = LinuxDeviceCgroupBuilder::default()
-            .allow(allow)
-            .typ(kind)
-            .access(access);
-        if let Some(major) = major {
-            builder = builder.major(major);
-        }
-        if let Some(minor) = minor {
-            builder = builder.minor(minor);
-        }
-        builder.build()
-    };
-    Ok(vec![
-        rule(false, LinuxDeviceType::A, None, None, "rwm")?,
-        rule(true, LinuxDeviceType::C, None, None, "m")?,
-        rule(true, LinuxDeviceType::B, None, None, "m")?,
-        rule(true, LinuxDeviceType::C, Some(5), Some(2), "rwm")?,
-        rule(true, LinuxDeviceType::C, Some(136), None, "rwm")?,
-    ])
-}
-
-fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(target)
@@ -290,6 +416,8 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
         "gid=5",
     ];
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
+    // A privileged container may set what is there.
+    let ro = if spec.security.privileged { "rw" } else { "ro" };
     let mut all = vec![
         system("/proc", "proc", &safe)?,
         system(
@@ -300,12 +428,12 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
         system("/dev/pts", "devpts", &pts)?,
         system("/dev/shm", "tmpfs", &shm)?,
         system("/dev/mqueue", "mqueue", &safe)?,
-        system("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
+        system("/sys", "sysfs", &["nosuid", "noexec", "nodev", ro])?,
     ];
     if machine.cgroup_v2 {
         // Seen from inside its own cgroup namespace, so that runtimes find
         // their limits. On v1 this would be a mount per hierarchy.
-        let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+        let options = ["nosuid", "noexec", "nodev", "relatime", ro];
         all.push(mount(
             "/sys/fs/cgroup",
             "cgroup",
@@ -320,6 +448,11 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
             all.push(mount(file, "bind", Path::new(file), &options)?);
         }
     }
+    for own in &spec.tmpfs {
+        let options = tmpfs_options(own);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        all.push(mount(&own.target, "tmpfs", Path::new("tmpfs"), &options)?);
+    }
     for own in &spec.mounts {
         // nodev: device nodes on the host's disks are no way to the hardware.
         let mut options = vec!["rbind", "rprivate", "nosuid", "nodev", "rnodev"];
@@ -331,21 +464,33 @@ fn mounts(spec: &ContainerSpec, machine: Machine) -> Result<Vec<Mount>, OciSpecE
     Ok(all)
 }
 
+fn tmpfs_options(tmpfs: &Tmpfs) -> Vec<String> {
+    let mut options: Vec<String> = ["nosuid", "nodev", "mode=1777"].map(str::to_owned).to_vec();
+    if !tmpfs.exec {
+        options.push("noexec".into());
+    }
+    if let Some(bytes) = tmpfs.size_bytes {
+        // In whole KiB, and never "no limit".
+        options.push(format!("size={}k", bytes.div_ceil(1024).max(4)));
+    }
+    options
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::spec::tests::sample;
     use super::*;
 
-    const V1: Machine = Machine {
-        cgroup_v2: false,
-        mknod: true,
-        open_files: 4096,
-    };
-    const V2: Machine = Machine {
-        cgroup_v2: true,
-        mknod: false,
-        open_files: 512,
-    };
+    fn machine(cgroup_v2: bool, mknod: bool) -> Machine {
+        Machine {
+            cgroup_v2,
+            mknod,
+            open_files: if cgroup_v2 { 512 } else { 4096 },
+            capable: u64::MAX,
+            app_armor: None,
+            masked: vec!["/sys/devices/system/cpu/cpu0/thermal_throttle".into()],
+        }
+    }
 
     fn identity() -> Identity {
         Identity {
@@ -356,47 +501,132 @@ mod tests {
         }
     }
 
-    fn make(machine: Machine) -> serde_json::Value {
-        let made = spec(&sample(), &identity(), Path::new("/r"), "skerry/a", machine);
+    fn make_with(machine: &Machine, change: fn(&mut ContainerSpec)) -> serde_json::Value {
+        let mut sample = sample();
+        change(&mut sample);
+        let sandbox = Namespaces {
+            network: Some("/proc/9/fd/8".into()),
+            ipc: "/proc/9/fd/7".into(),
+            pid: None,
+        };
+        let node = Node {
+            target: "/dev/modem".into(),
+            kind: Kind::Character,
+            major: 188,
+            minor: 0,
+            mode: 0o660,
+            uid: 0,
+            gid: 20,
+            read_only: true,
+        };
+        let made = spec(
+            &sample,
+            &identity(),
+            Path::new("/r"),
+            "skerry/a",
+            Some(&sandbox),
+            &[node],
+            machine,
+        );
         serde_json::to_value(made.expect("complete")).expect("serialisable")
     }
 
+    fn make(machine: &Machine) -> serde_json::Value {
+        make_with(machine, |_| {})
+    }
+
     #[test]
-    fn limits_and_identity_arrive() {
-        let made = make(V1);
-        let resources = &made["linux"]["resources"];
-        assert_eq!(resources["cpu"]["quota"], 50_000);
-        assert_eq!(resources["cpu"]["period"], 100_000);
-        assert_eq!(resources["memory"]["limit"], 64 << 20);
-        assert_eq!(resources["pids"]["limit"], 32);
+    fn identity_namespaces_and_devices_arrive() {
+        let made = make(&machine(false, true));
         assert_eq!(made["linux"]["cgroupsPath"], "/skerry/a");
         assert_eq!(made["process"]["user"]["uid"], 33);
+        let groups = serde_json::json!([29, 20]);
+        assert_eq!(made["process"]["user"]["additionalGids"], groups);
         assert_eq!(made["process"]["noNewPrivileges"], true);
         assert_eq!(made["process"]["rlimits"][0]["soft"], 1024);
-        assert_eq!(make(V2)["process"]["rlimits"][0]["soft"], 512);
+        let v2 = make(&machine(true, false));
+        assert_eq!(v2["process"]["rlimits"][0]["soft"], 512);
         let namespaces = made["linux"]["namespaces"].to_string();
-        assert!(!namespaces.contains("network"), "the host's network");
+        assert!(namespaces.contains("/proc/9/fd/8") && namespaces.contains("/proc/9/fd/7"));
+        let host = make_with(&machine(false, true), |spec| {
+            spec.network = Network::Host;
+            spec.ipc = Sharing::Host;
+            spec.pid = Sharing::Host;
+        });
+        let host = host["linux"]["namespaces"].to_string();
+        assert!(
+            !["network", "ipc", "pid"]
+                .iter()
+                .any(|one| host.contains(one)),
+            "{host}"
+        );
+        let device = &made["linux"]["devices"][0];
+        assert_eq!(
+            (&device["major"], &device["path"]),
+            (&188.into(), &"/dev/modem".into())
+        );
+        assert!(made["mounts"].to_string().contains("size=1024k"));
     }
 
     #[test]
     fn device_nodes_only_where_rules_bite() {
-        let mknod = |machine| {
-            make(machine)["process"]["capabilities"]
+        let mknod = |machine: Machine, change: fn(&mut ContainerSpec)| {
+            make_with(&machine, change)["process"]["capabilities"]
                 .to_string()
                 .contains("MKNOD")
         };
-        assert!(mknod(V1));
-        assert!(!mknod(V2));
-        let first = &make(V1)["linux"]["resources"]["devices"][0];
-        assert_eq!(
-            (&first["allow"], &first["type"]),
-            (&false.into(), &"a".into())
-        );
+        assert!(mknod(machine(false, true), |_| {}));
+        assert!(!mknod(machine(true, false), |_| {}));
+        let add: fn(&mut ContainerSpec) =
+            |spec| spec.security.capabilities_add = vec!["ALL".into()];
+        assert!(!mknod(machine(true, false), add), "not even if asked for");
+    }
+
+    #[test]
+    fn capabilities_are_dropped_and_added() {
+        let caps = |change| {
+            let made = make_with(&machine(false, true), change);
+            let mut names: Vec<String> =
+                serde_json::from_value(made["process"]["capabilities"]["bounding"].clone())
+                    .expect("names");
+            names.sort();
+            names
+        };
+        let none = caps(|spec| {
+            spec.security.capabilities_add = vec!["CAP_NET_RAW".into()];
+            spec.security.capabilities_drop = vec!["ALL".into()];
+        });
+        assert_eq!(none, ["CAP_NET_RAW"]);
+        let less = caps(|spec| spec.security.capabilities_drop = vec!["CHOWN".into()]);
+        assert_eq!(less.len(), 14, "Docker's 14, one less, NET_ADMIN more");
+        assert_eq!(caps(|spec| spec.security.privileged = true).len(), 41);
+        let all = caps(|spec| spec.security.capabilities_add = vec!["ALL".into()]);
+        assert_eq!(all.len(), 41);
+    }
+
+    #[test]
+    fn only_the_privileged_see_all() {
+        let made = make_with(&machine(false, true), |spec| {
+            spec.security.privileged = true
+        });
+        assert_eq!(made["linux"]["maskedPaths"], serde_json::json!([]));
+        assert_eq!(made["process"]["noNewPrivileges"], false);
+        assert_eq!(made["annotations"][UNCONFINED], "true");
+        let masked = make(&machine(false, true))["linux"]["maskedPaths"].to_string();
+        assert!(masked.contains("/proc/kcore") && masked.contains("thermal_throttle"));
+        let made = make_with(&machine(false, true), |spec| {
+            spec.security.unmasked_proc = true
+        });
+        let masked = made["linux"]["maskedPaths"].to_string();
+        assert!(!masked.contains("/proc") && masked.contains("/sys/firmware"));
     }
 
     #[test]
     fn no_container_gets_what_would_free_it() {
-        let caps = make(V1)["process"]["capabilities"].to_string();
+        let made = make_with(&machine(false, true), |spec| {
+            spec.security = Security::default();
+        });
+        let caps = made["process"]["capabilities"].to_string();
         for never in [
             "SYS_ADMIN",
             "SYS_PTRACE",

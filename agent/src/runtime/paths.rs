@@ -81,13 +81,23 @@ impl Layout {
         base.join("logs").join(log_name)
     }
 
-    /// A container's cgroup, relative to each hierarchy.
-    pub fn cgroup(&self, id: &ContainerId) -> String {
-        format!("{}/{id}", self.cgroup_parent)
+    /// The parent of the containers' cgroups: what it may use, all of them
+    /// may use together.
+    pub fn apps_cgroup(&self) -> String {
+        format!("{}/apps", self.cgroup_parent)
     }
 
-    /// The keeper's own cgroup. The underscore keeps it apart from every
-    /// container id.
+    /// A container's cgroup, relative to each hierarchy.
+    pub fn cgroup(&self, id: &ContainerId) -> String {
+        format!("{}/{id}", self.apps_cgroup())
+    }
+
+    /// Where the first processes of shared process namespaces live.
+    pub fn pods_cgroup(&self) -> String {
+        format!("{}/_pods", self.cgroup_parent)
+    }
+
+    /// The keeper's own cgroup.
     pub fn keeper_cgroup(&self) -> String {
         format!("{}/_keeper", self.cgroup_parent)
     }

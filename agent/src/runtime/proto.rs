@@ -9,10 +9,14 @@
 //!
 //! Keeper and helper are always the same binary, so theirs has no version.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::paths::Layout;
-use super::spec::{ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, ExitStatus};
+use super::spec::{
+    ContainerId, ContainerSpec, ContainerState, ExecSpec, Exit, ExitStatus, Resources, SandboxSpec,
+};
 
 /// The newest protocol this binary speaks.
 pub const PROTOCOL: u16 = 1;
@@ -85,6 +89,24 @@ pub enum Request {
     },
     /// End the keeper. Refused as `Busy` while it owns a container.
     Shutdown,
+    /// Make namespaces for containers to share, or find those made before by
+    /// the same words. Answered by `Sandbox`.
+    MakeSandbox(SandboxSpec),
+    /// Let go of a sandbox's namespaces. Refused as `Busy` while a container
+    /// lives in it. Answered by `Done`, also when there is none.
+    RemoveSandbox {
+        /// Which sandbox.
+        id: ContainerId,
+    },
+    /// Answered by `Sandboxes`.
+    ListSandboxes,
+    /// Change a container's limits while it runs. Answered by `Done`.
+    Resize {
+        /// Which container.
+        id: ContainerId,
+        /// All its limits from now on.
+        resources: Resources,
+    },
 }
 
 /// What the keeper answers or tells.
@@ -136,6 +158,17 @@ pub enum Response {
         /// Why, for the operator.
         message: String,
     },
+    /// The sandbox is there. Comes with the descriptor of its network
+    /// namespace if it has one of its own.
+    Sandbox {
+        /// Whether this request has made it.
+        new: bool,
+    },
+    /// All sandboxes.
+    Sandboxes {
+        /// Their names.
+        ids: Vec<ContainerId>,
+    },
 }
 
 /// Sorts of failure that a caller may tell apart.
@@ -162,6 +195,8 @@ pub enum Operation {
     Create {
         /// What to run.
         spec: Box<ContainerSpec>,
+        /// The namespaces of its sandbox.
+        sandbox: Option<Namespaces>,
         /// Where.
         layout: Layout,
     },
@@ -183,6 +218,26 @@ pub enum Operation {
         /// Where.
         layout: Layout,
     },
+    /// Make a sandbox's namespaces. `Done` comes with a descriptor of the IPC
+    /// namespace and, if it has its own, the network namespace; `Born` tells
+    /// the first process of a shared process namespace.
+    MakeSandbox {
+        /// What to make.
+        spec: SandboxSpec,
+        /// Where.
+        layout: Layout,
+    },
+}
+
+/// Where a sandbox's namespaces are found, as paths in `/proc`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Its network, if it has its own.
+    pub network: Option<PathBuf>,
+    /// Its IPC namespace.
+    pub ipc: PathBuf,
+    /// Its process namespace, if it has one.
+    pub pid: Option<PathBuf>,
 }
 
 /// What a helper tells the keeper.
@@ -280,6 +335,27 @@ mod tests {
                 &[9, 1, b'l'],
             ),
             (Request::Shutdown, &[10]),
+            (
+                Request::MakeSandbox(SandboxSpec {
+                    id: id.clone(),
+                    own_network: true,
+                    share_pid: false,
+                    sysctls: vec![("n".into(), "v".into())],
+                }),
+                &[11, 1, b'a', 1, 0, 1, 1, b'n', 1, b'v'],
+            ),
+            (Request::RemoveSandbox { id: id.clone() }, &[12, 1, b'a']),
+            (Request::ListSandboxes, &[13]),
+            (
+                Request::Resize {
+                    id: id.clone(),
+                    resources: Resources {
+                        pids: Some(9),
+                        ..Resources::default()
+                    },
+                },
+                &[14, 1, b'a', 0, 0, 1, 9, 0, 0, 0, 0, 0, 0],
+            ),
         ];
         for (request, golden) in requests {
             let bytes = encode(7, request).expect("short");
@@ -326,6 +402,13 @@ mod tests {
                 },
                 &[7, 2, 1, b'm'],
             ),
+            (Response::Sandbox { new: true }, &[8, 1]),
+            (
+                Response::Sandboxes {
+                    ids: vec![ContainerId::new("a").expect("valid")],
+                },
+                &[9, 1, 1, b'a'],
+            ),
         ];
         for (response, golden) in responses {
             let bytes = encode(0, response).expect("short");
@@ -357,15 +440,36 @@ mod tests {
         text(&mut golden, "80");
         text(&mut golden, "/srv");
         text(&mut golden, "1000:1000");
+        golden.extend([1, 20]); // further groups
         golden.push(1);
         text(&mut golden, "/var/lib/web");
         text(&mut golden, "/data");
         golden.push(1);
+        golden.push(1);
+        text(&mut golden, "/tmp");
+        golden.extend([1, 0x80, 0x80, 0x40, 0]); // 1 MiB, not executable
+        golden.push(1);
+        text(&mut golden, "/dev/ttyUSB0");
+        text(&mut golden, "/dev/modem");
+        golden.push(0);
         golden.extend([1, 0xf4, 3]); // 500 thousandths
         golden.extend([1, 0x80, 0x80, 0x80, 0x20]); // 64 MiB
         golden.extend([1, 32]); // processes
+        golden.extend([1, 100]); // thousandths kept
+        golden.extend([1, 0x80, 0x80, 0x80, 0x10]); // 32 MiB kept
+        golden.extend([1, 0]); // swap
+        golden.push(1);
+        text(&mut golden, "0-1");
+        golden.extend([1, 0x80, 0x80, 0x80, 1, 0x80, 0x80, 0x80, 2]); // 2 huge pages
+        golden.extend([1, 100]); // disk weight
         text(&mut golden, "web");
-        golden.extend([0, 0]); // writable root, host network
+        golden.push(0); // writable root
+        golden.extend([0, 0, 1]); // not privileged, one capability
+        text(&mut golden, "NET_ADMIN");
+        golden.extend([0, 0, 0, 0]); // none dropped, filter, no AppArmor, masked
+        golden.push(1);
+        text(&mut golden, "pod");
+        golden.extend([1, 2, 0]); // the pod's network and IPC, own processes
         golden.extend([0, 0x80, 0x80, 0x10, 4]); // log in memory, 4 files of 256 KiB
         golden
     }

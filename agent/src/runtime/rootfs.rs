@@ -162,17 +162,87 @@ pub fn make_dirs_in(root: &File, path: &str) -> io::Result<()> {
 }
 
 fn open_in(root: &File, path: &Path) -> io::Result<File> {
+    open_with(root, path, OFlag::O_DIRECTORY)
+}
+
+fn open_any_in(root: &File, path: &Path) -> io::Result<File> {
+    open_with(root, path, OFlag::empty())
+}
+
+fn open_with(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
         path
     };
     let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let fd = openat2(root.as_raw_fd(), path, how)?;
     // SAFETY: openat2 made this descriptor just now.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Where `path` really is inside the open directory `root`, an absolute path
+/// seen from there: the image's links are followed as far as something is
+/// there, and the rest is added.
+pub fn real_path_in(root: &File, path: &str) -> io::Result<String> {
+    let link = |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let base = link(root)?;
+    let path = Path::new(path.trim_start_matches('/'));
+    for there in path.ancestors() {
+        let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+        match open_any_in(root, there) {
+            Ok(file) => {
+                let real = link(&file)?;
+                let inside = real.strip_prefix(&base).map_err(io::Error::other)?;
+                let whole = Path::new("/").join(inside).join(rest);
+                return Ok(whole.to_string_lossy().into_owned());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A link that leads nowhere yet may lead somewhere once all is
+                // mounted: into /proc, if that is where it points.
+                if let Some(target) = dangling(root, there)? {
+                    let whole = Path::new("/").join(target).join(rest);
+                    return Ok(plain(&whole).to_string_lossy().into_owned());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// The target of the link at `path`, seen from `root`, if there is a link.
+fn dangling(root: &File, path: &Path) -> io::Result<Option<PathBuf>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(None);
+    };
+    let parent_dir = match open_in(root, parent) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match nix::fcntl::readlinkat(Some(parent_dir.as_raw_fd()), name) {
+        Ok(target) => Ok(Some(Path::new("/").join(parent).join(target))),
+        Err(nix::Error::EINVAL | nix::Error::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A path without `.` and `..`, by its words alone.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            std::path::Component::Normal(name) => out.push(name),
+            std::path::Component::ParentDir => {
+                out.pop();
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 /// Removes the symbolic link at `path` inside the open directory `root`. What

@@ -11,7 +11,7 @@ use cgroups_rs::fs::{Cgroup, hierarchies};
 use super::cgroup::Hierarchies;
 
 /// What a container uses now, and has used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time since it was started, in microseconds.
     pub cpu_usec: u64,
@@ -19,6 +19,20 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Processes and threads now.
     pub pids: u64,
+    /// How much it waits, if the kernel tells: cgroup v2 with CONFIG_PSI.
+    pub pressure: Option<Pressure>,
+}
+
+/// The share of the last 10 seconds in which some of its processes had to wait
+/// for something, in hundredths of a percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// For a CPU.
+    pub cpu: u32,
+    /// For memory.
+    pub memory: u32,
+    /// For a disk.
+    pub io: u32,
 }
 
 /// Reads a cgroup, given relative to each hierarchy: with a leading slash,
@@ -50,7 +64,35 @@ pub fn read(found: &Hierarchies, cgroup: &str) -> Option<Usage> {
         cpu_usec,
         memory_bytes,
         pids: pids.unwrap_or(0),
+        pressure: pressure(found, cgroup),
     })
+}
+
+/// cgroups-rs does not read these files.
+fn pressure(found: &Hierarchies, cgroup: &str) -> Option<Pressure> {
+    if !found.is_v2() {
+        return None;
+    }
+    let dir = found.directory_of("", cgroup)?;
+    let read = |kind: &str| {
+        let text = std::fs::read_to_string(dir.join(format!("{kind}.pressure"))).ok()?;
+        some_avg10(&text)
+    };
+    Some(Pressure {
+        cpu: read("cpu")?,
+        memory: read("memory")?,
+        io: read("io")?,
+    })
+}
+
+/// `some avg10=1.25 avg60=…` in hundredths.
+fn some_avg10(text: &str) -> Option<u32> {
+    let line = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let word = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix("avg10="))?;
+    let (whole, part) = word.split_once('.')?;
+    Some(whole.parse::<u32>().ok()?.checked_mul(100)? + part.parse::<u32>().ok()?)
 }
 
 /// The kernel's `cpu.stat` of cgroup v2.
@@ -65,6 +107,13 @@ fn usage_usec(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pressure_of_v2() {
+        let text = "some avg10=1.25 avg60=0.07 avg300=0.01 total=23\nfull avg10=0.00 avg60=0.00";
+        assert_eq!(some_avg10(text), Some(125));
+        assert_eq!(some_avg10("some avg60=0.07"), None);
+    }
 
     #[test]
     fn cpu_time_of_v2() {

@@ -66,7 +66,13 @@ impl ArtifactDir {
             .saturating_add(SPARE_BYTES);
         let disk = nix::sys::statvfs::statvfs(&self.dir)
             .map_err(|e| format!("the free space of {}: {e}", self.dir.display()))?;
-        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        // Both have 32 bits on 32-bit machines.
+        #[allow(clippy::useless_conversion)]
+        let (blocks, bytes) = (
+            u64::from(disk.blocks_available()),
+            u64::from(disk.fragment_size()),
+        );
+        let free = blocks.saturating_mul(bytes);
         if free < needed {
             return Err(format!(
                 "it needs {} MiB free in {}, and {} MiB are: remove images or logs that nothing needs",

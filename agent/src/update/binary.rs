@@ -16,6 +16,7 @@
 //! A package of another version than the one that a place was chosen under
 //! goes before all places: somebody installed it here by hand, and means it.
 
+use super::guard::end_of_child;
 use super::slot::{SlotError, Slots, Switch, Trial};
 use serde::{Deserialize, Serialize};
 use skerry_wire::update::ReleaseKind;
@@ -24,7 +25,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Inside the data directory.
 const DIR: &str = "agent";
@@ -36,8 +37,6 @@ const FORMAT: u32 = 1;
 const MAX_STATE_BYTES: u64 = 16 * 1024;
 /// A program that does not say its version within this time does not start.
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
-/// How often that is looked at.
-const VERSION_POLL: Duration = Duration::from_millis(20);
 /// Longest answer to `version`, in bytes.
 const MAX_VERSION_ANSWER: u64 = 256;
 
@@ -368,19 +367,13 @@ fn says_version(program: &Path, version: &str) -> Result<(), SlotError> {
     let mut child = child.map_err(|error| {
         SlotError::Unsuitable(format!("agent {version} does not start here: {error}"))
     })?;
-    let begun = Instant::now();
-    let ended = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if begun.elapsed() < VERSION_WITHIN => std::thread::sleep(VERSION_POLL),
-            Ok(None) | Err(_) => break None,
-        }
-    };
-    let mut answer = String::new();
-    if ended.is_none() {
+    let in_time = end_of_child(&child).recv_timeout(VERSION_WITHIN).is_ok();
+    if !in_time {
         let _ = child.kill();
-        let _ = child.wait();
-    } else if let Some(stdout) = child.stdout.take() {
+    }
+    let ended = child.wait().ok().filter(|_| in_time);
+    let mut answer = String::new();
+    if in_time && let Some(stdout) = child.stdout.take() {
         let _ = stdout.take(MAX_VERSION_ANSWER).read_to_string(&mut answer);
     }
     let said = answer.trim();

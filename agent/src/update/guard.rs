@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// The program on trial knows the time it has and tells better than we can why
@@ -103,18 +103,7 @@ fn watch(slots: &mut BinarySlots, args: &[OsString]) {
 /// was.
 fn end_of(mut child: Child, time: Duration) -> String {
     let begun = boot_time();
-    let pid = Pid::from_raw(child.id() as i32);
-    // The zombie is left, so that its pid stays its own until we are done.
-    let (ended_in, ended) = sync_channel(1);
-    let waiter = std::thread::spawn(move || {
-        loop {
-            match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-                Err(nix::Error::EINTR) | Ok(WaitStatus::StillAlive) => {}
-                _ => break,
-            }
-        }
-        let _ = ended_in.send(());
-    });
+    let ended = end_of_child(&child);
     let beat = notify::interval().unwrap_or(LOOK).min(LOOK);
     let hung = loop {
         notify::alive();
@@ -127,13 +116,27 @@ fn end_of(mut child: Child, time: Duration) -> String {
             break true;
         }
     };
-    let _ = waiter.join();
     let after = boot_time().saturating_sub(begun).as_secs_f32();
     match (hung, child.wait()) {
         (true, _) => format!("it said nothing for {after:.0} s and was ended"),
         (false, Ok(status)) => format!("it ended after {after:.1} s ({status})"),
         (false, Err(error)) => format!("it was lost: {error}"),
     }
+}
+
+/// Tells when a child has ended. Its zombie is left, so that its pid stays its
+/// own until [`Child::wait`].
+pub fn end_of_child(child: &Child) -> Receiver<()> {
+    let pid = Pid::from_raw(child.id() as i32);
+    let (ended_in, ended) = sync_channel(1);
+    std::thread::spawn(move || {
+        let left = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        while let Err(nix::Error::EINTR) | Ok(WaitStatus::StillAlive) = waitid(Id::Pid(pid), left) {
+        }
+        // Whoever asked may have lost patience.
+        let _ = ended_in.send(());
+    });
+    ended
 }
 
 fn boot_time() -> Duration {

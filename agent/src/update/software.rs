@@ -52,14 +52,14 @@ impl Software {
     /// How all slots stand.
     pub fn states(&self) -> BTreeMap<ReleaseKind, SlotState> {
         let all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = |slots: &Box<dyn Slots>| {
+        let states = all.iter().map(|slots| {
             let state = SlotState {
                 running: slots.running(),
                 trial: slots.trial(),
             };
             (slots.kind(), state)
-        };
-        all.iter().map(state).collect()
+        });
+        states.collect()
     }
 
     /// Installs a verified artifact; what `doctor` finds bad at this time.

@@ -111,6 +111,7 @@ fn play_agent(machine: &str) {
         data_dir: path.join("data"),
         cgroup_parent: cgroup_parent.into(),
         exe: EXE.into(),
+        apps_memory: None,
     };
     smol::block_on(async {
         let runtime = Runtime::connect(config).await.expect("connected");

@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use skerry_agent::runtime::ExitStatus;
+use skerry_agent::runtime::{ExitStatus, Resources, Runtime};
 
-use crate::support::{Machine, exit_of, id, log_lines, machine_is_fit, run, shell, wait_for_line};
+use crate::support::{
+    Machine, exit_of, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
+};
 
 /// A file of a container's cgroup in the hierarchy of `controller`, v1 or v2.
 fn cgroup_file(machine: &Machine, controller: &str, id: &str, v1: &str, v2: &str) -> PathBuf {
     let root = Path::new("/sys/fs/cgroup");
-    let group = Path::new(&machine.cgroup_parent).join(id);
+    let group = Path::new(&machine.cgroup_parent).join("apps").join(id);
     if root.join("cgroup.controllers").exists() {
         root.join(group).join(v2)
     } else {
@@ -121,6 +123,10 @@ fn limits_stand_in_the_cgroup_and_use_is_read() {
             usage.memory_bytes > 4096 && usage.memory_bytes < 32 << 20,
             "{usage:?}"
         );
+        // v1 has no pressure by cgroup, and neither has a kernel without it.
+        let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let told = v2 && Path::new("/proc/pressure/cpu").exists();
+        assert_eq!(usage.pressure.is_some(), told);
         // The shell, and its sleep in a moment.
         while runtime.usage(&id("a")).await.expect("used").pids != 2 {
             smol::Timer::after(std::time::Duration::from_millis(2)).await;
@@ -130,4 +136,190 @@ fn limits_stand_in_the_cgroup_and_use_is_read() {
         runtime.forget_exit(&id("a")).await.expect("forgotten");
         runtime.shutdown().await.expect("ended");
     });
+}
+
+/// Whether this machine's cgroups know a controller.
+fn has(controller: &str) -> bool {
+    let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    v2.split_whitespace().any(|name| name == controller)
+        || Path::new("/sys/fs/cgroup").join(controller).is_dir()
+}
+
+fn value(machine: &Machine, controller: &str, id: &str, v1: &str, v2: &str) -> String {
+    let file = cgroup_file(machine, controller, id, v1, v2);
+    let text = fs::read_to_string(&file);
+    text.unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn limits_are_changed_while_it_runs() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        // Holds 24 MiB, and forks when it is told to.
+        let script = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); echo ready; \
+             while [ ! -e /go ]; do usleep 5000; done; \
+             sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & echo forked; sleep 1000; \
+             echo ${#x}";
+        let mut spec = shell("a", script);
+        spec.resources.memory_bytes = Some(128 << 20);
+        // The shell, a subshell and two in a pipe, but not four more.
+        spec.resources.pids = Some(4);
+        runtime.create(spec).await.expect("created");
+        wait_for_line(&runtime, "log-a", "ready").await;
+        let a = id("a");
+        let mut limits = Resources {
+            memory_bytes: Some(8 << 20),
+            ..Resources::default()
+        };
+        let error = runtime
+            .resize(&a, limits.clone())
+            .await
+            .expect_err("in use");
+        assert!(error.to_string().contains("restart it"), "{error}");
+        let memory = || {
+            value(
+                &machine,
+                "memory",
+                "a",
+                "memory.limit_in_bytes",
+                "memory.max",
+            )
+        };
+        assert_eq!(memory(), (128 << 20).to_string(), "nothing has changed");
+
+        limits = Resources {
+            cpu_millis: Some(300),
+            memory_bytes: Some(96 << 20),
+            pids: Some(64),
+            cpu_request_millis: Some(2000),
+            memory_request_bytes: Some(16 << 20),
+            cpus: has("cpuset").then(|| "0".into()),
+            ..Resources::default()
+        };
+        runtime.resize(&a, limits).await.expect("changed");
+        assert_eq!(memory(), (96 << 20).to_string());
+        let cpu = value(&machine, "cpu", "a", "cpu.cfs_quota_us", "cpu.max");
+        assert!(cpu == "30000" || cpu == "30000 100000", "{cpu}");
+        let weight = value(&machine, "cpu", "a", "cpu.shares", "cpu.weight");
+        assert!(weight == "2048" || weight == "79", "{weight}");
+        let kept = value(
+            &machine,
+            "memory",
+            "a",
+            "memory.soft_limit_in_bytes",
+            "memory.low",
+        );
+        assert_eq!(kept, (16 << 20).to_string());
+        // What was refused by the old limit of processes is possible now.
+        let mut touch = exec(&runtime, "touch /go; nproc").await;
+        let mut text = String::new();
+        let mut stdout = touch.take_stdout().expect("not taken yet");
+        smol::io::AsyncReadExt::read_to_string(&mut stdout, &mut text)
+            .await
+            .expect("read");
+        if has("cpuset") {
+            assert_eq!(text.trim(), "1", "one CPU");
+        }
+        wait_for_line(&runtime, "log-a", "forked").await;
+        while runtime.usage(&a).await.expect("used").pids < 6 {
+            smol::Timer::after(std::time::Duration::from_millis(5)).await;
+        }
+        // And back to none.
+        runtime
+            .resize(&a, Resources::default())
+            .await
+            .expect("lifted");
+        let cpu = value(&machine, "cpu", "a", "cpu.cfs_quota_us", "cpu.max");
+        assert!(cpu == "-1" || cpu == "max 100000", "{cpu}");
+        assert_eq!(value(&machine, "pids", "a", "pids.max", "pids.max"), "max");
+        let gone = runtime.resize(&id("none"), Resources::default()).await;
+        assert!(gone.expect_err("none").to_string().contains("does not run"));
+        runtime.remove(&a).await.expect("removed");
+        runtime.forget_exit(&a).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+async fn exec(runtime: &Runtime, script: &str) -> skerry_agent::runtime::ExecSession {
+    let spec = skerry_agent::runtime::ExecSpec {
+        args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: Vec::new(),
+        cwd: String::new(),
+        user: String::new(),
+        tty: None,
+    };
+    runtime.exec(&id("a"), spec).await.expect("started")
+}
+
+#[test]
+fn a_limit_without_its_controller_is_refused_with_the_remedy() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let mut spec = shell("a", "true");
+        spec.resources.huge_pages = vec![(2 << 20, 0)];
+        let made = runtime.create(spec).await;
+        let page = "hugetlb.2MB.limit_in_bytes";
+        if has("hugetlb") && Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists() {
+            made.expect("created");
+            let limit = value(&machine, "hugetlb", "a", page, "hugetlb.2MB.max");
+            assert_eq!(limit, "0");
+        } else {
+            let error = made.expect_err("no controller").to_string();
+            assert!(error.contains("CONFIG_CGROUP_HUGETLB"), "{error}");
+        }
+        runtime.remove(&id("a")).await.expect("removed");
+        runtime.forget_exit(&id("a")).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// Apps without limits of their own take each other's memory, not ours.
+#[test]
+fn the_guard_holds_all_apps_together() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let mut config = machine.config();
+        config.apps_memory = Some(96 << 20);
+        let runtime = Runtime::connect(config).await.expect("connected");
+        let keeper = runtime.keeper_pid();
+        let holder =
+            "x=$(head -c 25165824 /dev/zero | tr '\\0' x); echo ready; sleep 1000; echo $x";
+        runtime
+            .create(shell("small", holder))
+            .await
+            .expect("created");
+        wait_for_line(&runtime, "log-small", "ready").await;
+        let hog = "x=0123456789abcdef; while :; do x=$x$x; done";
+        runtime.create(shell("hog", hog)).await.expect("created");
+        let exit = exit_of(&runtime, "hog").await;
+        assert_eq!(
+            (exit.status, exit.oom_killed),
+            (ExitStatus::Signal(9), true)
+        );
+        // The keeper is the same and works.
+        let (status, _) = output_of(&runtime, shell("after", "true")).await;
+        assert_eq!(status, ExitStatus::Code(0));
+        assert_eq!(runtime.keeper_pid(), keeper);
+        let own = fs::read_to_string(format!("/proc/{keeper}/cgroup")).expect("read");
+        assert!(own.contains("/_keeper") && !own.contains("/apps"), "{own}");
+        for name in ["small", "hog"] {
+            runtime.remove(&id(name)).await.expect("removed");
+            runtime.forget_exit(&id(name)).await.expect("forgotten");
+        }
+        runtime.shutdown().await.expect("ended");
+    });
+    assert!(machine.cgroups().is_empty());
 }

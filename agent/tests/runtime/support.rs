@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use skerry_agent::runtime::{
     ContainerId, ContainerSpec, Exit, ExitStatus, LogItem, LogPolicy, LogStart, Network, Resources,
-    Runtime, RuntimeConfig, RuntimeEvent,
+    Runtime, RuntimeConfig, RuntimeEvent, Security, Sharing,
 };
 
 /// The agent's binary.
@@ -75,6 +75,7 @@ impl Machine {
             data_dir: self.path().join("data"),
             cgroup_parent: self.cgroup_parent.clone(),
             exe: EXE.into(),
+            apps_memory: None,
         }
     }
 
@@ -172,7 +173,7 @@ pub fn layer() -> PathBuf {
     static LAYER: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let ready = target.join("runtime-layer-2");
+        let ready = target.join("runtime-layer-3");
         if !ready.exists() {
             let dir = tempfile::Builder::new()
                 .tempdir_in(target)
@@ -195,10 +196,54 @@ fn fill_layer(base: &Path) {
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("set");
     fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copied");
     let applets = [
-        "sh", "echo", "cat", "ls", "sleep", "true", "false", "id", "pwd", "env", "mount", "stty",
-        "tty", "kill", "head", "tail", "dd", "unshare", "hostname", "mknod", "touch", "seq", "yes",
-        "ps", "wc", "readlink", "sync", "chroot", "printf", "tr", "grep", "test", "date", "awk",
-        "mkdir", "mkfifo", "mv", "rm", "cp", "nproc", "ulimit", "usleep",
+        "sh",
+        "echo",
+        "cat",
+        "ls",
+        "sleep",
+        "true",
+        "false",
+        "id",
+        "pwd",
+        "env",
+        "mount",
+        "stty",
+        "tty",
+        "kill",
+        "head",
+        "tail",
+        "dd",
+        "unshare",
+        "hostname",
+        "mknod",
+        "touch",
+        "seq",
+        "yes",
+        "ps",
+        "wc",
+        "readlink",
+        "sync",
+        "chroot",
+        "printf",
+        "tr",
+        "grep",
+        "test",
+        "date",
+        "awk",
+        "mkdir",
+        "mkfifo",
+        "chown",
+        "chmod",
+        "ln",
+        "stat",
+        "umount",
+        "mountpoint",
+        "mv",
+        "rm",
+        "cp",
+        "nproc",
+        "ulimit",
+        "usleep",
     ];
     for applet in applets {
         symlink("busybox", root.join("bin").join(applet)).expect("linked");
@@ -227,11 +272,18 @@ pub fn command(id: &str, args: &[&str]) -> ContainerSpec {
         env: Vec::new(),
         cwd: String::new(),
         user: String::new(),
+        groups: Vec::new(),
         mounts: Vec::new(),
+        tmpfs: Vec::new(),
+        devices: Vec::new(),
         resources: Resources::default(),
         hostname: String::new(),
         read_only_root: false,
+        security: Security::default(),
+        sandbox: None,
         network: Network::Host,
+        ipc: Sharing::Own,
+        pid: Sharing::Own,
         log: LogPolicy::default(),
     }
 }

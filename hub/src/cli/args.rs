@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+use super::flash::FlashArgs;
 use super::human::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
@@ -97,6 +98,8 @@ pub enum Command {
     /// Make, list and delete join tokens
     #[command(visible_alias = "tokens")]
     Token(TokenArgs),
+    /// Write an OS image onto a card, so that the board joins by itself
+    Flash(Box<FlashArgs>),
     /// Import, pull and list images
     Image(ImageArgs),
     /// Sign, import and roll out what devices themselves run: their agents and

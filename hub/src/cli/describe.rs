@@ -380,6 +380,7 @@ mod tests {
             "apps": [
               {"namespace": "default", "name": "web", "revision": "bbbbbbbbbbbbbbbb", "running_revision": "aaaaaaaaaaaaaaaa",
                "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
+                 "role": "main", "started": false, "ready": false,
                  "restarts": 3, "last_exit": {"kind": "code", "code": 1}}]},
               {"namespace": "default", "name": "cam", "revision": null, "running_revision": null,
                "problem": {"reason": "NoImageForPlatform", "message": "cam:1 has no linux/arm64"}, "containers": []}]

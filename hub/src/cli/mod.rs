@@ -18,6 +18,7 @@ mod each;
 mod error;
 mod exec;
 mod files;
+mod flash;
 mod frames;
 mod get;
 mod human;
@@ -69,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Completion { shell } => complete::script(&mut out, shell),
         Command::Demo(args) => demo::demo(args),
         Command::Release(args) if args.is_offline() => release::offline(&mut out, args),
+        Command::Flash(args) => flash::flash(&mut out, &cli.connection, &args),
         command => run(&mut out, &cli.connection, command),
     };
     match result {
@@ -103,6 +105,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Hub(_)
         | Command::Restore { .. }
         | Command::Demo(_)
+        | Command::Flash(_)
         | Command::Completion { .. }
         | Command::Complete { .. } => unreachable!("done before there was a client"),
     }

@@ -127,7 +127,7 @@ fn label_change(words: &[String]) -> Result<(String, LabelChange), CliError> {
     Ok((name.into(), change))
 }
 
-fn labels(words: &[String]) -> Result<BTreeMap<String, String>, CliError> {
+pub(super) fn labels(words: &[String]) -> Result<BTreeMap<String, String>, CliError> {
     let mut labels = BTreeMap::new();
     for word in words.iter().flat_map(|w| w.split(',')) {
         let (key, value) = label::parse_label(word).map_err(|e| CliError::Usage(e.to_string()))?;

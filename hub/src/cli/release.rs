@@ -376,7 +376,7 @@ fn wait(out: &mut Out, client: &Client, id: u64, timeout: Duration) -> Result<()
                 rollout.subject
             )));
         }
-        std::thread::sleep(POLL);
+        super::wait::pause(POLL);
     }
 }
 

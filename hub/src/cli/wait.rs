@@ -107,7 +107,7 @@ pub(super) fn wait(
 }
 
 #[allow(clippy::disallowed_methods)] // A shell that asks again after a while.
-fn pause(time: Duration) {
+pub(super) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
@@ -268,9 +268,12 @@ mod tests {
     }
 
     fn app(running: &str, state: serde_json::Value, exit: serde_json::Value) -> serde_json::Value {
+        let runs = state["kind"] == "running";
+        let ended_well = state["kind"] == "ended" && exit["code"] == 0;
         json!({"namespace": "default", "name": "web", "revision": "new", "running_revision": running,
             "problem": null,
-            "containers": [{"name": "c", "state": state, "restarts": 1, "last_exit": exit}]})
+            "containers": [{"name": "c", "role": "main", "state": state, "restarts": 1,
+                "last_exit": exit, "started": runs, "ready": runs || ended_well}]})
     }
 
     fn applied() -> Vec<Applied> {
@@ -290,6 +293,12 @@ mod tests {
         blocked["problem"] = json!({"reason": "NoImageForPlatform", "message": "no linux/arm"});
         let mut other = app("other", json!({"kind": "stopping"}), none.clone());
         other["revision"] = json!("other");
+        let mut unready = app(
+            "new",
+            json!({"kind": "running", "since_ms": 1}),
+            none.clone(),
+        );
+        unready["containers"][0]["ready"] = json!(false);
         let devices = [
             device(
                 "a",
@@ -356,6 +365,7 @@ mod tests {
                 ),
             ),
             device("i", "online", other),
+            device("j", "online", unready),
         ];
         assert_eq!(
             progress(&applied(), &devices),
@@ -366,6 +376,7 @@ mod tests {
                     "web on e: container c ended (code 3) after 1 restarts, next start in 9s"
                         .into(),
                     "web on h: container c: CreateFailed: no such file".into(),
+                    "web on j: container c is not ready".into(),
                 ],
                 failed: vec![
                     "web on d: NoImageForPlatform: no linux/arm".into(),

@@ -391,6 +391,15 @@ fn traps_of_yaml_are_named() {
             "      initContainers: [{name: a, image: b, restartPolicy: Never}]",
             "can only be Always here",
         ),
+        ("  dependsOn: [{name: web}]", "would wait for itself"),
+        (
+            "  dependsOn: [{name: a, condition: service_healthy}]",
+            "write Healthy",
+        ),
+        (
+            "  dependsOn: [{name: a}, {name: a, namespace: default}]",
+            "is there twice",
+        ),
         (
             "        restartPolicy: Always",
             "only an init container has its own",

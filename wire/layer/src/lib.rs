@@ -112,6 +112,15 @@ impl<R: BufRead> Read for Zstd<R> {
             if count > 0 {
                 return Ok(count);
             }
+            #[cfg(feature = "checksum")]
+            if let Some(expected) = self.decoder.get_checksum_from_data()
+                && self.decoder.get_calculated_checksum() != Some(expected)
+            {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the checksum in the stream is another one",
+                ));
+            }
             self.in_frame = false;
         }
     }

@@ -138,6 +138,10 @@ impl Keeper {
             Request::SignalExec { exec, signal } => self.signal_exec(asker, exec, signal),
             Request::RemoveLog { log_name } => self.remove_log(asker, &log_name),
             Request::Shutdown => self.shut_down(asker),
+            Request::MakeSandbox(spec) => self.make_sandbox(asker, spec),
+            Request::RemoveSandbox { id } => self.remove_sandbox(asker, &id),
+            Request::ListSandboxes => self.list_sandboxes(asker),
+            Request::Resize { id, resources } => self.resize(asker, &id, &resources),
         }
     }
 
@@ -169,6 +173,7 @@ impl Keeper {
             );
             return self.fail(asker, FailureKind::Busy, text);
         }
+        self.end_sandboxes();
         self.answer(asker, &Response::Done);
         self.ending = true;
     }

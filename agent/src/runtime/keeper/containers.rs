@@ -12,10 +12,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2, read};
 
 use super::super::exits;
+use super::super::limits;
 use super::super::logs::{LineSplitter, Stream};
 use super::super::proto::{FailureKind, Operation, Response};
 use super::super::spec::{
-    ContainerId, ContainerSpec, ContainerState, Exit, ExitStatus, Status, Timestamp,
+    ContainerId, ContainerSpec, ContainerState, Exit, ExitStatus, Resources, Sharing, Status,
+    Timestamp,
 };
 use super::jobs::{JobKind, send_signal};
 use super::{Asker, Keeper, READ_AT_ONCE, Serial, Token, complain};
@@ -43,6 +45,11 @@ pub struct Container {
     stage: Stage,
     stdout: Option<Output>,
     stderr: Option<Output>,
+    /// Whose namespaces it shares.
+    sandbox: Option<ContainerId>,
+    /// Its first process is not the init of a process namespace of its own:
+    /// the others do not end with it.
+    loose: bool,
     /// Those who wait for it to be gone.
     removers: Vec<Asker>,
 }
@@ -72,6 +79,11 @@ impl Container {
     /// Its name.
     pub fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    /// Whether it lives in this sandbox.
+    pub fn is_in(&self, sandbox: &ContainerId) -> bool {
+        self.sandbox.as_ref() == Some(sandbox)
     }
 
     /// Whether its creation is under way.
@@ -106,6 +118,13 @@ impl Keeper {
             let text = format!("{MAX_CONTAINERS} containers are the most");
             return self.fail(asker, FailureKind::Busy, text);
         }
+        let sandbox = match &spec.sandbox {
+            None => None,
+            Some(sandbox) => match self.namespaces(sandbox, &spec) {
+                Ok(namespaces) => Some(namespaces),
+                Err(text) => return self.fail(asker, FailureKind::NotFound, text),
+            },
+        };
         let log = self.layout.log(&spec.log_name, spec.log.persist);
         if let Err(error) = self.logs.open(&log, spec.log) {
             let text = format!("log {}: {error}", log.display());
@@ -128,11 +147,14 @@ impl Keeper {
             stage: Stage::Making { doomed: false },
             stdout: Some(stdout),
             stderr: Some(stderr),
+            sandbox: spec.sandbox.clone(),
+            loose: spec.pid != Sharing::Own,
             removers: Vec::new(),
         };
         self.containers.insert(container, one);
         let operation = Operation::Create {
             spec,
+            sandbox,
             layout: self.layout.clone(),
         };
         let fds = vec![stdout_writer, stderr_writer];
@@ -195,6 +217,14 @@ impl Keeper {
         }
     }
 
+    /// How many containers live in a sandbox.
+    pub(super) fn count_in(&self, sandbox: &ContainerId) -> usize {
+        self.containers
+            .values()
+            .filter(|one| one.is_in(sandbox))
+            .count()
+    }
+
     pub(super) fn running_pid(&self, container: Serial) -> Option<i32> {
         self.containers.get(&container).and_then(Container::pid)
     }
@@ -222,7 +252,8 @@ impl Keeper {
     }
 
     /// Kills all of a container. Its first process is the init of its process
-    /// namespace: the kernel kills the others with it.
+    /// namespace, and the kernel kills the others with it; unless that
+    /// namespace is shared: then all in its cgroup are killed.
     fn kill_container(&mut self, id: &ContainerId) {
         match self
             .find(id)
@@ -232,6 +263,9 @@ impl Keeper {
                 Stage::Making { doomed } => *doomed = true,
                 Stage::Born { pid, .. } | Stage::Running { pid, .. } => {
                     let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+                    if one.loose {
+                        self.hierarchies.kill_all(&self.layout.cgroup(id));
+                    }
                 }
             },
             None => self.hierarchies.kill_all(&self.layout.cgroup(id)),
@@ -246,6 +280,26 @@ impl Keeper {
         {
             Some(one) => one.removers.push(asker),
             None => self.submit_delete(id, vec![asker]),
+        }
+    }
+
+    /// Changes the limits of a container that runs. A kernel that refuses one
+    /// of them has taken those before it; asking again is right.
+    pub(super) fn resize(&mut self, asker: Asker, id: &ContainerId, resources: &Resources) {
+        if let Err(error) = resources.validate() {
+            return self.fail(asker, FailureKind::Invalid, error.to_string());
+        }
+        if self
+            .find(id)
+            .and_then(|serial| self.running_pid(serial))
+            .is_none()
+        {
+            let text = format!("container {id} does not run");
+            return self.fail(asker, FailureKind::NotFound, text);
+        }
+        match limits::apply(&self.hierarchies, &self.layout.cgroup(id), resources) {
+            Ok(()) => self.answer(asker, &Response::Done),
+            Err(error) => self.fail(asker, FailureKind::Failed, limits::text(&error)),
         }
     }
 
@@ -328,6 +382,9 @@ impl Keeper {
         let Some(mut one) = self.containers.remove(&serial) else {
             return;
         };
+        if one.loose {
+            self.hierarchies.kill_all(&self.layout.cgroup(&one.id));
+        }
         // Its output first: whoever hears of the end finds the log complete.
         self.close_outputs(&mut one);
         let unhappy = status != ExitStatus::Code(0);
@@ -426,7 +483,7 @@ impl Keeper {
     /// Every container of which something is on the machine.
     fn traces(&self) -> BTreeSet<ContainerId> {
         let dirs = [self.layout.bundles(), self.layout.scratches()];
-        let mut names: BTreeSet<String> = self.hierarchies.children(&self.layout.cgroup_parent);
+        let mut names: BTreeSet<String> = self.hierarchies.children(&self.layout.apps_cgroup());
         for dir in dirs {
             names.extend(exits::names(&dir).into_iter().flatten());
         }

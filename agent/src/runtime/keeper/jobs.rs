@@ -72,6 +72,11 @@ pub enum JobKind {
         /// For whom.
         askers: Vec<Asker>,
     },
+    /// A sandbox is being made.
+    Sandbox {
+        /// Which.
+        id: ContainerId,
+    },
 }
 
 /// A process started by `Exec`.
@@ -214,6 +219,10 @@ impl Keeper {
                     let asker = *asker;
                     self.execs.insert(pid, ExecProcess { asker });
                 }
+                JobKind::Sandbox { id } => {
+                    let id = id.clone();
+                    self.sandbox_born(&id, pid);
+                }
                 JobKind::Delete { .. } => {}
             },
             Progress::Done => {
@@ -236,6 +245,10 @@ impl Keeper {
                         for asker in askers.clone() {
                             self.answer(asker, &Response::Done);
                         }
+                    }
+                    JobKind::Sandbox { id } => {
+                        let id = id.clone();
+                        self.sandbox_made(&id, fds);
                     }
                 }
             }
@@ -269,6 +282,7 @@ impl Keeper {
                     self.fail(asker, failure, message.clone());
                 }
             }
+            JobKind::Sandbox { id } => self.sandbox_failed(&id, failure, &message),
         }
     }
 
@@ -299,6 +313,7 @@ impl Keeper {
                 self.answer(exec.asker, &Response::ExecExited { status });
             } else {
                 // Anyone else's end tells nothing: what a killed helper left.
+                self.sandbox_ended(pid);
                 self.container_ended(pid, status);
             }
         }
@@ -429,7 +444,7 @@ fn target(operation: &Operation) -> Option<&ContainerId> {
     match operation {
         Operation::Create { spec, .. } => Some(&spec.id),
         Operation::Delete { id, .. } => Some(id),
-        Operation::Exec { .. } => None,
+        Operation::Exec { .. } | Operation::MakeSandbox { .. } => None,
     }
 }
 

@@ -19,6 +19,7 @@ use nix::unistd::{ForkResult, dup2, fork, pipe2, setsid};
 use super::super::cgroup::Hierarchies;
 use super::super::exe::ProtectedExe;
 use super::super::exits;
+use super::super::guard;
 use super::super::paths::Layout;
 use super::super::seqpacket;
 use super::book::LogBook;
@@ -31,20 +32,20 @@ const READY: &str = "ready";
 const TAKEN: &str = "taken";
 
 /// The process behind `skerry-agent keeper --run-dir R --data-dir D
-/// --cgroup-parent C`. Returns as soon as the keeper listens, in the
+/// --cgroup-parent C [--apps-memory BYTES]`. Returns as soon as the keeper listens, in the
 /// background, or says on standard error why it does not.
 ///
 /// It listens in the run directory and keeps nothing but the two directories,
 /// so that a hand at three in the morning may start it too.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
-    let layout = match parse(args) {
-        Ok(layout) => layout,
+    let (layout, apps_memory) = match parse(args) {
+        Ok(options) => options,
         Err(text) => {
             eprintln!("skerry-agent keeper: {text}");
             return ExitCode::FAILURE;
         }
     };
-    match launch(layout) {
+    match launch(layout, apps_memory) {
         Ok(answer) if answer == READY => ExitCode::SUCCESS,
         Ok(answer) if answer == TAKEN => ExitCode::from(ALREADY_RUNS),
         Ok(answer) => {
@@ -58,14 +59,19 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Layout, String> {
+fn parse(mut args: impl Iterator<Item = String>) -> Result<(Layout, Option<u64>), String> {
     let (mut run_dir, mut data_dir, mut cgroup_parent) = (None, None, None);
+    let mut apps_memory = None;
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
         match name.as_str() {
             "--run-dir" => run_dir = Some(PathBuf::from(value)),
             "--data-dir" => data_dir = Some(PathBuf::from(value)),
             "--cgroup-parent" => cgroup_parent = Some(value),
+            "--apps-memory" => match value.parse() {
+                Ok(bytes) => apps_memory = Some(bytes),
+                Err(_) => return Err(format!("{name} {value}: a number of bytes is needed")),
+            },
             _ => return Err(format!("unknown option {name}")),
         }
     }
@@ -82,15 +88,16 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Layout, String> {
     if !run_dir.is_absolute() || !data_dir.is_absolute() {
         return Err("the directories must be absolute paths".into());
     }
-    Ok(Layout {
+    let layout = Layout {
         run_dir,
         data_dir,
         cgroup_parent,
-    })
+    };
+    Ok((layout, apps_memory))
 }
 
 /// Forks the keeper and waits for its word.
-fn launch(layout: Layout) -> io::Result<String> {
+fn launch(layout: Layout, apps_memory: Option<u64>) -> io::Result<String> {
     close_inherited();
     let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
     // SAFETY: this process has a single thread, so the child may do anything.
@@ -106,7 +113,7 @@ fn launch(layout: Layout) -> io::Result<String> {
         }
         ForkResult::Child => {
             drop(reader);
-            let code = match detached(layout, writer) {
+            let code = match detached(layout, apps_memory, writer) {
                 Ok(()) => 0,
                 Err(()) => 1,
             };
@@ -116,7 +123,7 @@ fn launch(layout: Layout) -> io::Result<String> {
 }
 
 /// The child's life.
-fn detached(layout: Layout, parent: OwnedFd) -> Result<(), ()> {
+fn detached(layout: Layout, apps_memory: Option<u64>, parent: OwnedFd) -> Result<(), ()> {
     let mut parent = File::from(parent);
     let mut say = |text: &str| {
         // If nobody listens any more, the keeper runs all the same.
@@ -133,7 +140,7 @@ fn detached(layout: Layout, parent: OwnedFd) -> Result<(), ()> {
             return Err(());
         }
     };
-    let mut keeper = match prepare(layout) {
+    let mut keeper = match prepare(layout, apps_memory) {
         Ok(keeper) => keeper,
         Err(error) => {
             say(&error);
@@ -172,7 +179,7 @@ fn lock(layout: &Layout) -> io::Result<Option<Flock<File>>> {
     }
 }
 
-fn prepare(layout: Layout) -> Result<Keeper, String> {
+fn prepare(layout: Layout, apps_memory: Option<u64>) -> Result<Keeper, String> {
     let at = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     detach(&layout).map_err(at("cannot detach"))?;
     nix::sys::prctl::set_child_subreaper(true)
@@ -183,6 +190,12 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
     hierarchies
         .enter(&layout.keeper_cgroup())
         .map_err(at("own cgroup"))?;
+    for (path, error) in guard::set(&hierarchies, &layout, apps_memory) {
+        super::complain(format_args!("guard: {}: {error}", path.display()));
+    }
+    // First processes of process namespaces whose keeper has died: the
+    // containers in them are lost, and would be killed one by one.
+    hierarchies.kill_all(&layout.pods_cgroup());
     shield();
     let exe = ProtectedExe::of_this_process().map_err(at("own binary"))?;
     let signals = own_signals().map_err(at("signals"))?;
@@ -210,6 +223,7 @@ fn prepare(layout: Layout) -> Result<Keeper, String> {
         jobs: BTreeMap::new(),
         waiting: VecDeque::new(),
         execs: BTreeMap::new(),
+        sandboxes: BTreeMap::new(),
         lists: Vec::new(),
         unwritten: BTreeMap::new(),
         unsynced: BTreeMap::new(),

@@ -27,6 +27,7 @@ mod clients;
 mod containers;
 mod jobs;
 mod launch;
+mod sandboxes;
 
 pub use launch::{ALREADY_RUNS, main};
 
@@ -48,6 +49,7 @@ use book::LogBook;
 use clients::Client;
 use containers::Container;
 use jobs::{ExecProcess, Job, WaitingJob};
+use sandboxes::Sandbox;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 32;
@@ -117,6 +119,8 @@ struct Keeper {
     waiting: VecDeque<WaitingJob>,
     /// Processes started by `Exec`, by process id.
     execs: BTreeMap<i32, ExecProcess>,
+    /// Namespaces that containers share.
+    sandboxes: BTreeMap<ContainerId, Sandbox>,
     /// `List` requests that wait for creations under way.
     lists: Vec<Asker>,
     /// Ends that could not be written to the disk.

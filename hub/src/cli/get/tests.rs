@@ -42,11 +42,11 @@ fn device() -> Device {
             {"namespace": "default", "name": "web", "revision": "aa", "running_revision": "aa",
              "problem": null, "containers": [
                 {"name": "web", "state": {"kind": "running", "since_ms": human::now_ms() - 65_000},
-                 "restarts": 2, "last_exit": {"kind": "out_of_memory"}}]},
+                 "role": "main", "started": true, "ready": true, "restarts": 2, "last_exit": {"kind": "out_of_memory"}}]},
             {"namespace": "shop", "name": "till", "revision": "bb", "running_revision": null,
              "problem": null, "containers": [
                 {"name": "till", "state": {"kind": "fetching", "done_bytes": 1, "total_bytes": 3},
-                 "restarts": 0, "last_exit": null}]}]
+                 "role": "main", "started": false, "ready": false, "restarts": 0, "last_exit": null}]}]
     }))
     .unwrap()
 }

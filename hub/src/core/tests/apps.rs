@@ -441,3 +441,22 @@ fn pulls_for_devices_are_bounded_and_may_be_tried_again() {
     );
     assert!(pull(&mut world, &mut kiosk, "cpu0").is_some());
 }
+
+#[test]
+fn apps_that_would_wait_for_each_other_are_refused() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let waits = |name: &str, on: &str| {
+        let (mut app, revision) = app(name, "", "demo:1");
+        app.depends_on = vec![skerry_wire::desired::Dependency {
+            app: app_ref(on),
+            condition: skerry_wire::desired::Awaited::Started,
+        }];
+        (app, revision)
+    };
+    world.apply(vec![waits("a", "b")]).0.unwrap();
+    world.apply(vec![waits("b", "c")]).0.unwrap();
+    let refused = world.apply(vec![waits("c", "a")]).0.unwrap_err();
+    assert_eq!(refused.reason, "DependencyCircle");
+    world.apply(vec![waits("c", "d")]).0.unwrap();
+}

@@ -5,8 +5,16 @@
 //! A released struct is therefore frozen; growth is a new request variant.
 //! Enums grow at their end only.
 
+mod limits;
+mod sandbox;
+mod security;
+
+pub use limits::Resources;
+pub use sandbox::{Network, SandboxSpec, Sharing};
+pub use security::{Device, Security, capability};
+
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -27,10 +35,8 @@ pub const MAX_HOSTNAME: usize = 64;
 pub const MIN_LOG_FILE_BYTES: u64 = 64 * 1024;
 /// Most files kept of one log.
 pub const MAX_LOG_FILES: u32 = 100;
-/// Smallest memory limit; below this the kernel cannot even start a process.
-pub const MIN_MEMORY_BYTES: u64 = 1 << 20;
-/// Smallest CPU limit: the kernel's shortest quota, 1 ms in each 100 ms.
-pub const MIN_CPU_MILLIS: u32 = 10;
+/// Most further groups of one container's user.
+pub const MAX_GROUPS: usize = 64;
 
 /// Why a specification is refused. The text is for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +86,44 @@ pub enum SpecError {
         /// The target as given.
         target: String,
     },
+    /// Swap makes sense beside a memory limit only.
+    #[error("a swap limit needs a memory limit beside it: add limits.memory")]
+    SwapWithoutMemory,
+    /// A list of CPUs that cannot be read.
+    #[error("{cpus:?} is no list of cpus: write it as in '0-1,3'")]
+    Cpus {
+        /// The list as given.
+        cpus: String,
+    },
+    /// A size that no huge page has.
+    #[error("{bytes} bytes is no size of a huge page")]
+    HugePage {
+        /// The size as given.
+        bytes: u64,
+    },
+    /// A capability that Linux does not have.
+    #[error("{name:?} is no capability: write it as in 'NET_ADMIN', or 'ALL'")]
+    Capability {
+        /// The name as given.
+        name: String,
+    },
+    /// A device would be made outside of `/dev`.
+    #[error("a device cannot be at {target:?}: its path inside must be below /dev")]
+    DeviceTarget {
+        /// The target as given.
+        target: String,
+    },
+    /// A kernel setting that is not a pod's own.
+    #[error("the kernel setting {name:?} cannot be set: {reason}")]
+    Sysctl {
+        /// The setting's name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A namespace of a sandbox without a sandbox.
+    #[error("a container without a sandbox cannot live in one's namespaces")]
+    NoSandbox,
     /// Nothing to run.
     #[error("no command: neither the app nor the image names one")]
     NoCommand,
@@ -171,16 +215,30 @@ pub struct ContainerSpec {
     /// `""` (root), `1000`, `1000:1000`, `name` or `name:group`; names are
     /// looked up in the image's own `/etc/passwd` and `/etc/group`.
     pub user: String,
+    /// Further groups of that user, besides those of the image.
+    pub groups: Vec<u32>,
     /// Host paths to mount inside.
     pub mounts: Vec<Mount>,
+    /// File systems in memory.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Devices that it may open.
+    pub devices: Vec<Device>,
     /// Limits.
     pub resources: Resources,
     /// Name that the container sees as its own. Empty means the id, shortened.
     pub hostname: String,
     /// Whether `/` is read-only for the container.
     pub read_only_root: bool,
+    /// What it may do.
+    pub security: Security,
+    /// Whose namespaces it may share.
+    pub sandbox: Option<ContainerId>,
     /// Which network it lives in.
     pub network: Network,
+    /// Whose IPC namespace it lives in.
+    pub ipc: Sharing,
+    /// Whose process namespace it lives in.
+    pub pid: Sharing,
     /// What is kept of its output.
     pub log: LogPolicy,
 }
@@ -196,23 +254,16 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// Limits of one container; `None` is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resources {
-    /// Thousandths of one CPU.
-    pub cpu_millis: Option<u32>,
-    /// Memory, page cache included. Above it the kernel kills.
-    pub memory_bytes: Option<u64>,
-    /// Processes and threads.
-    pub pids: Option<u32>,
-}
-
-/// Which network a container lives in. Grows at its end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Network {
-    /// The host's.
-    #[default]
-    Host,
+/// A file system in memory, empty at each start. What is in it counts as the
+/// container's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Absolute path inside; made when missing.
+    pub target: String,
+    /// Most bytes in it.
+    pub size_bytes: Option<u64>,
+    /// Whether programs in it may be run.
+    pub exec: bool,
 }
 
 /// What is kept of a container's output.
@@ -351,19 +402,22 @@ impl ContainerSpec {
         at_most("bytes of hostname", self.hostname.len(), MAX_HOSTNAME)?;
         check_text("hostname", &self.hostname)?;
         check_text("user", &self.user)?;
-        let limits = &self.resources;
-        if let Some(value) = limits.cpu_millis {
-            at_least(
-                "the cpu limit in thousandths",
-                value.into(),
-                MIN_CPU_MILLIS.into(),
-            )?;
+        self.resources.validate()?;
+        self.security.validate()?;
+        at_most("further groups", self.groups.len(), MAX_GROUPS)?;
+        at_most("volumes in memory", self.tmpfs.len(), MAX_MOUNTS)?;
+        for tmpfs in &self.tmpfs {
+            check_path("volume target", &tmpfs.target)?;
+            check_target(&tmpfs.target)?;
         }
-        if let Some(value) = limits.memory_bytes {
-            at_least("the memory limit in bytes", value, MIN_MEMORY_BYTES)?;
+        at_most("devices", self.devices.len(), security::MAX_DEVICES)?;
+        for device in &self.devices {
+            device.validate()?;
         }
-        if let Some(value) = limits.pids {
-            at_least("the process limit", value.into(), 1)?;
+        let shares =
+            self.network == Network::Sandbox || [self.ipc, self.pid].contains(&Sharing::Sandbox);
+        if shares && self.sandbox.is_none() {
+            return Err(SpecError::NoSandbox);
         }
         at_least(
             "the log file size in bytes",
@@ -413,11 +467,40 @@ fn check_process(args: &[String], env: &[(String, String)], cwd: &str) -> Result
     }
 }
 
-fn check_target(target: &str) -> Result<(), SpecError> {
+/// Refuses what the runtime mounts or makes by itself.
+pub fn check_target(target: &str) -> Result<(), SpecError> {
     let clean = target.trim_end_matches('/');
-    let reserved = ["", "/dev", "/proc", "/sys", "/dev/pts", "/dev/mqueue"];
-    let inside = ["/proc/", "/sys/"];
-    if reserved.contains(&clean) || inside.iter().any(|dir| clean.starts_with(dir)) {
+    // What checks of libcontainer rely on, too: masking uses /dev/null.
+    let reserved = [
+        "",
+        "/dev",
+        "/dev/console",
+        "/dev/fd",
+        "/dev/full",
+        "/dev/mqueue",
+        "/dev/null",
+        "/dev/ptmx",
+        "/dev/pts",
+        "/dev/random",
+        "/dev/stderr",
+        "/dev/stdin",
+        "/dev/stdout",
+        "/dev/tty",
+        "/dev/urandom",
+        "/dev/zero",
+        "/proc",
+        "/sys",
+    ];
+    let inside = ["/proc/", "/sys/", "/dev/pts/"];
+    // However it is written: `//dev/./null` is the same.
+    let clean: String = Path::new(clean)
+        .components()
+        .filter_map(|part| match part {
+            std::path::Component::Normal(name) => Some(format!("/{}", name.to_string_lossy())),
+            _ => None,
+        })
+        .collect();
+    if reserved.contains(&clean.as_str()) || inside.iter().any(|dir| clean.starts_with(dir)) {
         return Err(SpecError::ReservedTarget {
             target: target.to_owned(),
         });
@@ -477,21 +560,80 @@ pub(super) mod tests {
             env: vec![("PORT".into(), "80".into())],
             cwd: "/srv".into(),
             user: "1000:1000".into(),
+            groups: vec![20],
             mounts: vec![Mount {
                 source: "/var/lib/web".into(),
                 target: "/data".into(),
                 read_only: true,
             }],
+            tmpfs: vec![Tmpfs {
+                target: "/tmp".into(),
+                size_bytes: Some(1 << 20),
+                exec: false,
+            }],
+            devices: vec![Device {
+                source: "/dev/ttyUSB0".into(),
+                target: "/dev/modem".into(),
+                read_only: false,
+            }],
             resources: Resources {
                 cpu_millis: Some(500),
                 memory_bytes: Some(64 << 20),
                 pids: Some(32),
+                cpu_request_millis: Some(100),
+                memory_request_bytes: Some(32 << 20),
+                swap_bytes: Some(0),
+                cpus: Some("0-1".into()),
+                huge_pages: vec![(2 << 20, 4 << 20)],
+                io_weight: Some(100),
             },
             hostname: "web".into(),
             read_only_root: false,
-            network: Network::Host,
+            security: Security {
+                capabilities_add: vec!["NET_ADMIN".into()],
+                ..Security::default()
+            },
+            sandbox: Some(ContainerId::new("pod").expect("a valid name")),
+            network: Network::Sandbox,
+            ipc: Sharing::Sandbox,
+            pid: Sharing::Own,
             log: LogPolicy::default(),
         }
+    }
+
+    #[test]
+    fn only_a_pods_own_kernel_settings_are_set() {
+        let refused = |own_network, name: &str| {
+            let spec = SandboxSpec {
+                id: ContainerId::new("pod").expect("a valid name"),
+                own_network,
+                share_pid: false,
+                sysctls: vec![(name.into(), "1".into())],
+            };
+            spec.validate().is_err()
+        };
+        for good in [
+            "net.ipv4.ip_forward",
+            "kernel.shmmax",
+            "kernel.sem",
+            "fs.mqueue.msg_max",
+        ] {
+            assert!(!refused(true, good), "{good}");
+        }
+        for bad in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "net.../kernel/x",
+            "net./../kernel/core_pattern",
+            "kernel.semx",
+            "",
+            "fs.mqueue",
+            "net.ipv4 x",
+        ] {
+            assert!(refused(true, bad), "{bad}");
+        }
+        assert!(refused(false, "net.ipv4.ip_forward"), "the device's own");
+        assert!(!refused(false, "kernel.msgmax"));
     }
 
     #[test]
@@ -541,12 +683,38 @@ pub(super) mod tests {
             "runtime provides",
         );
         refused(|s| s.mounts[0].target = "//".into(), "runtime provides");
+        refused(
+            |s| s.mounts[0].target = "//dev/./null/".into(),
+            "runtime provides",
+        );
         refused(|s| s.mounts[0].source = "rel".into(), "volume source");
         refused(|s| s.env[0].0 = "A=B".into(), "environment variable");
         refused(|s| s.args[1] = "a\0b".into(), "argument");
         refused(|s| s.resources.cpu_millis = Some(1), "cpu limit");
         refused(|s| s.resources.memory_bytes = Some(1), "memory limit");
         refused(|s| s.resources.pids = Some(0), "process limit");
+        refused(|s| s.resources.memory_bytes = None, "swap limit");
+        refused(|s| s.resources.io_weight = Some(1001), "disk weight");
+        refused(|s| s.resources.huge_pages[0].0 = 3, "huge page");
+        for bad in ["", "a", "1-", "3-1", "0,,1", " 1"] {
+            let mut spec = sample();
+            spec.resources.cpus = Some(bad.into());
+            assert!(spec.validate().is_err(), "{bad:?}");
+        }
+        let add =
+            |s: &mut ContainerSpec, name: &str| s.security.capabilities_add = vec![name.into()];
+        let mut spec = sample();
+        for name in ["ALL", "CAP_SYS_TIME", "SYS_TIME"] {
+            add(&mut spec, name);
+            spec.validate().expect("a capability");
+        }
+        refused(
+            |s| s.security.capabilities_add = vec!["FLY".into()],
+            "no capability",
+        );
+        refused(|s| s.devices[0].target = "/etc/x".into(), "below /dev");
+        refused(|s| s.tmpfs[0].target = "/proc".into(), "runtime provides");
+        refused(|s| s.sandbox = None, "without a sandbox");
         refused(|s| s.log_name = "../x".into(), "log name");
         refused(|s| s.log.max_files = 0, "log files");
         refused(|s| s.log.max_file_bytes = 1, "log file size");

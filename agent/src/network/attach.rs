@@ -1,0 +1,406 @@
+//! The pods of this device on their networks: what the machine calls. Attaches
+//! and detaches pods, answers names on their bridges, and mends what somebody
+//! else breaks.
+//!
+//! What is kept over restarts of the agent (addresses, ports) is one file in
+//! the run directory, in memory: a reboot ends all pods, and their addresses
+//! come again from their names. The network namespaces themselves are kept by
+//! the container runtime, which hands them in again at [`PodNetworks::resume`].
+
+use super::device::{NetworkError, Networks, Outcome, Trouble};
+use super::dns::{Names, NamesError, Resolvers, Responder, SharedNames};
+use super::lease::{Layout, Leases, Pool};
+use super::wanted::{Pod, PodId, PublishedPort, Wanted};
+use super::watch::Watch;
+use crate::machine::chain;
+use serde::{Deserialize, Serialize};
+use skerry_wire::pod::Port;
+use skerry_wire::{AppRef, Namespace};
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::FutureExt;
+use smol::lock::Mutex;
+use smol::{LocalExecutor, Task, Timer};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Changes of somebody else within this time are looked at together, and what
+/// never rests costs one look for each.
+const CALM: Duration = Duration::from_millis(250);
+/// When what went wrong is tried again without being asked.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Longest file that is read back: 512 pods with some ports.
+const MAX_KEPT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What is known of an attached pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// Whose pod it is; its name is the app's.
+    pub app: AppRef,
+    /// The ports of all its containers; those with a host port are published.
+    pub ports: Vec<Port>,
+    /// Whether its app's name leads to it.
+    pub ready: bool,
+}
+
+/// Where a pod is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its IPv4 and IPv6 address.
+    pub addresses: [IpAddr; 2],
+    /// Who answers names for it.
+    pub names: IpAddr,
+}
+
+/// Why a pod is not on its network.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The networks of the device cannot be worked on.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The thread that does it cannot be started, or ended.
+    #[error("the network's thread is not there")]
+    Thread(#[source] Option<io::Error>),
+    /// What is kept over restarts cannot be written or read.
+    #[error("{path} cannot be used")]
+    Kept {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Something is not as it has to be.
+    #[error("{0}")]
+    Trouble(String),
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    leases: Leases,
+    /// With when each came.
+    pods: BTreeMap<PodId, (u64, Attachment)>,
+}
+
+/// One reconciliation, numbered: who asks may be dropped before the answer
+/// comes.
+type Job = (u64, Wanted, Leases);
+type Done = (u64, Result<Outcome, NetworkError>, Leases);
+
+/// What is not as wanted after a reconciliation.
+#[derive(Debug, Default)]
+struct Settled {
+    troubles: Vec<Trouble>,
+    names: Vec<NamesError>,
+}
+
+impl Settled {
+    /// In words; with `id`, only what keeps that pod from its network.
+    fn words(&self, id: Option<&PodId>) -> Vec<String> {
+        let concerns = |trouble: &&Trouble| id.is_none_or(|id| trouble.concerns(id));
+        let troubles = self.troubles.iter().filter(concerns);
+        let mut words: Vec<String> = troubles.map(|trouble| chain(trouble)).collect();
+        if id.is_none() {
+            words.extend(self.names.iter().map(|error| chain(error)));
+        }
+        words
+    }
+}
+
+/// The networks of the device's pods.
+#[derive(Debug)]
+pub struct PodNetworks {
+    file: PathBuf,
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+    resolvers: Resolvers,
+    /// Held from the question to the answer, so that there is one at a time.
+    state: Mutex<State>,
+    tasks: LocalExecutor<'static>,
+    watch: Watch,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: Kept,
+    namespaces: BTreeMap<PodId, OwnedFd>,
+    layout: Layout,
+    responders: BTreeMap<Namespace, (SharedNames, Task<()>)>,
+    /// Nothing is torn down before it is known what runs.
+    resumed: bool,
+    jobs: u64,
+}
+
+impl PodNetworks {
+    /// Reads what was kept. Touches no network. Everything happens in the
+    /// network namespace of this thread.
+    pub fn open(run_dir: &Path, pool: Pool, resolvers: Resolvers) -> Result<Self, AttachError> {
+        let file = run_dir.join("networks.json");
+        let kept = read(&file).map_err(|source| AttachError::Kept {
+            path: file.clone(),
+            source,
+        })?;
+        let (jobs, jobs_in) = bounded::<Job>(1);
+        let (done_out, done) = bounded::<Done>(1);
+        let (opened_out, opened) = std::sync::mpsc::sync_channel(1);
+        std::thread::Builder::new()
+            .name("network".into())
+            .spawn(move || {
+                let networks = match Networks::open(pool) {
+                    Ok(networks) => networks,
+                    Err(error) => {
+                        opened_out.send(Err(error)).ok();
+                        return;
+                    }
+                };
+                opened_out.send(Ok(())).ok();
+                while let Ok((number, wanted, mut leases)) = jobs_in.recv_blocking() {
+                    let outcome = networks.reconcile(&wanted, &mut leases);
+                    if done_out.send_blocking((number, outcome, leases)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| AttachError::Thread(Some(error)))?;
+        opened.recv().map_err(|_| AttachError::Thread(None))??;
+        let watch = Watch::open().map_err(|error| NetworkError::Open(error).into());
+        Ok(Self {
+            file,
+            jobs,
+            done,
+            resolvers,
+            state: Mutex::new(State {
+                kept,
+                ..State::default()
+            }),
+            tasks: LocalExecutor::new(),
+            watch: watch.map_err(|error: AttachError| error)?,
+        })
+    }
+
+    /// The pods that were attached when the agent ended.
+    pub async fn kept(&self) -> Vec<PodId> {
+        self.state.lock().await.kept.pods.keys().cloned().collect()
+    }
+
+    /// Takes up the pods that still have a network namespace, and lets go of
+    /// all others. Touches nothing that is right.
+    pub async fn resume(&self, namespaces: BTreeMap<PodId, OwnedFd>) -> Result<(), AttachError> {
+        let mut state = self.state.lock().await;
+        state.kept.pods.retain(|id, _| namespaces.contains_key(id));
+        state.namespaces = namespaces;
+        state.resumed = true;
+        // Without pods and rules there is nothing to look at either.
+        self.settle(&mut state).await.map(drop)
+    }
+
+    /// Puts a pod on the network of its namespace, before its first process
+    /// starts. Again for a pod that is there: changes what differs.
+    pub async fn attach(
+        &self,
+        id: &PodId,
+        pod: Attachment,
+        namespace: OwnedFd,
+    ) -> Result<Attached, AttachError> {
+        let mut state = self.state.lock().await;
+        let last = state.kept.pods.values().map(|(rank, _)| *rank).max();
+        let rank = match state.kept.pods.get(id) {
+            Some((rank, _)) => *rank,
+            None => last.map_or(0, |rank| rank.saturating_add(1)),
+        };
+        let of = pod.app.namespace.clone();
+        state.kept.pods.insert(id.clone(), (rank, pod));
+        state.namespaces.insert(id.clone(), namespace);
+        let settled = self.settle(&mut state).await?;
+        let troubles = settled.words(Some(id));
+        let place = state.layout.pods.get(id);
+        match (place, state.layout.networks.get(&of)) {
+            (Some(place), Some(network)) if troubles.is_empty() => Ok(Attached {
+                addresses: [place.addresses.v4.into(), place.addresses.v6.into()],
+                names: network.gateway4.into(),
+            }),
+            (Some(_), Some(_)) => Err(AttachError::Trouble(troubles.join("; "))),
+            // It has no address, and one of all troubles says why.
+            _ => Err(AttachError::Trouble(settled.words(None).join("; "))),
+        }
+    }
+
+    /// Takes a pod off its network. One that is not on it is fine.
+    pub async fn detach(&self, id: &PodId) -> Result<(), AttachError> {
+        let mut state = self.state.lock().await;
+        state.namespaces.remove(id);
+        match state.kept.pods.remove(id) {
+            None => Ok(()),
+            Some(_) => self.settle(&mut state).await.map(drop),
+        }
+    }
+
+    /// Says whether a pod is ready for its users.
+    pub async fn set_ready(&self, id: &PodId, ready: bool) -> Result<(), AttachError> {
+        let mut state = self.state.lock().await;
+        match state.kept.pods.get_mut(id) {
+            Some((_, pod)) if pod.ready != ready => pod.ready = ready,
+            _ => return Ok(()),
+        }
+        self.settle(&mut state).await.map(drop)
+    }
+
+    /// Answers names and mends damage for as long as it is polled. What goes
+    /// wrong is told once, and when it changes.
+    pub async fn run(&self, mut tell: impl FnMut(&[String])) {
+        let mend = async {
+            let mut told = Vec::new();
+            loop {
+                let changed = async { self.watch.changed().await.is_ok() };
+                let again = async {
+                    match told.is_empty() {
+                        true => std::future::pending().await,
+                        false => Timer::after(AGAIN).await,
+                    };
+                    true
+                };
+                if !changed.or(again).await {
+                    // A socket that fails once fails again: not at once.
+                    Timer::after(AGAIN).await;
+                }
+                Timer::after(CALM).await;
+                let mut state = self.state.lock().await;
+                if !state.resumed {
+                    continue;
+                }
+                let troubles = match self.settle(&mut state).await {
+                    Ok(settled) => settled.words(None),
+                    Err(error) => vec![chain(&error)],
+                };
+                if troubles != told {
+                    tell(&troubles);
+                    told = troubles;
+                }
+            }
+        };
+        self.tasks.run(mend).await
+    }
+
+    async fn settle(&self, state: &mut State) -> Result<Settled, AttachError> {
+        let wanted = state.wanted();
+        // Before anything is there, so that a crash in between leaves nothing
+        // that nobody knows of.
+        self.keep(&state.kept)?;
+        let gone = || AttachError::Thread(None);
+        state.jobs += 1;
+        let job = (state.jobs, wanted.clone(), state.kept.leases.clone());
+        let sent = self.jobs.send(job).await;
+        sent.map_err(|_| gone())?;
+        let (outcome, leases) = loop {
+            let (number, outcome, leases) = self.done.recv().await.map_err(|_| gone())?;
+            if number == state.jobs {
+                break (outcome?, leases);
+            }
+        };
+        if leases != state.kept.leases {
+            state.kept.leases = leases;
+            self.keep(&state.kept)?;
+        }
+        for change in &outcome.changes {
+            tracing::debug!("{change}");
+        }
+        state.layout = outcome.layout;
+        Ok(Settled {
+            names: self.answer_names(state, &wanted).await,
+            troubles: outcome.troubles,
+        })
+    }
+
+    async fn answer_names(&self, state: &mut State, wanted: &Wanted) -> Vec<NamesError> {
+        let mut troubles = Vec::new();
+        let networks = &state.layout.networks;
+        state
+            .responders
+            .retain(|namespace, _| networks.contains_key(namespace));
+        for (namespace, network) in networks {
+            let names = Names::of(namespace, wanted, &state.layout);
+            if let Some((shared, _)) = state.responders.get(namespace) {
+                *shared.borrow_mut() = names;
+                continue;
+            }
+            let shared: SharedNames = Rc::new(RefCell::new(names));
+            let address = network.gateway4.into();
+            let bound = Responder::bind(address, shared.clone(), self.resolvers.clone()).await;
+            match bound {
+                Ok(responder) => {
+                    let task = self.tasks.spawn(responder.run());
+                    state.responders.insert(namespace.clone(), (shared, task));
+                }
+                Err(error) => troubles.push(error),
+            }
+        }
+        troubles
+    }
+
+    fn keep(&self, kept: &Kept) -> Result<(), AttachError> {
+        write(&self.file, kept).map_err(|source| AttachError::Kept {
+            path: self.file.clone(),
+            source,
+        })
+    }
+}
+
+impl State {
+    fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (id, (rank, pod)) in &self.kept.pods {
+            let Some(namespace) = self.namespaces.get(id) else {
+                continue;
+            };
+            let ports = pod.ports.iter().filter_map(|port| {
+                Some(PublishedPort {
+                    host_ip: port.host_ip,
+                    host_port: port.host_port?,
+                    pod_port: port.container_port,
+                    protocol: port.protocol,
+                })
+            });
+            let pod = Pod {
+                namespace: pod.app.namespace.clone(),
+                app: pod.app.name.clone(),
+                netns: format!("/proc/self/fd/{}", namespace.as_raw_fd()).into(),
+                ready: pod.ready,
+                rank: *rank,
+                ports: ports.collect(),
+                egress: None,
+            };
+            wanted.pods.insert(id.clone(), pod);
+        }
+        wanted
+    }
+}
+
+/// What was kept; nothing, when there is no file or it is not whole: the file
+/// is gone with every reboot anyway.
+fn read(file: &Path) -> io::Result<Kept> {
+    match fs::metadata(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
+        Err(error) => return Err(error),
+        Ok(metadata) if metadata.len() > MAX_KEPT_BYTES => return Ok(Kept::default()),
+        Ok(_) => (),
+    }
+    Ok(serde_json::from_slice(&fs::read(file)?).unwrap_or_default())
+}
+
+fn write(file: &Path, kept: &Kept) -> io::Result<()> {
+    let text = serde_json::to_vec(kept)?;
+    if fs::read(file).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let new = file.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, file)
+}
