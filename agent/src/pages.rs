@@ -78,9 +78,15 @@ mod tests {
             let ours = give_back_code as fn() -> io::Result<usize> as usize;
             let code = code_around(&fs::read_to_string("/proc/self/maps").unwrap(), ours).unwrap();
             let head = format!("{:x}-", code.start);
-            let lines = text.lines().skip_while(|l| !l.trim_start_matches('0').starts_with(&head));
+            let lines = text
+                .lines()
+                .skip_while(|l| !l.trim_start_matches('0').starts_with(&head));
             let rss = lines.skip(1).find_map(|l| l.strip_prefix("Rss:")).unwrap();
-            rss.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+            rss.split_whitespace()
+                .next()
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
         };
         let before = resident();
         assert!(give_back_code().unwrap() > 0);

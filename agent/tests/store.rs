@@ -90,7 +90,7 @@ fn what_only_another_agent_can_read_gives_way_to_the_copy_from_before_it() {
         tls_pin: Some([3; 32]),
     };
     store
-        .commit(&[line, Change::Boot("before".into())])
+        .commit(&[line, Change::Boot("before".into(), 1)])
         .unwrap();
     let starts = store.store.count_start().unwrap();
     drop(store);
@@ -99,7 +99,7 @@ fn what_only_another_agent_can_read_gives_way_to_the_copy_from_before_it() {
     // As it was: the copy is not looked at, and goes.
     let store = StoreDir::open(dir.path(), probe).unwrap();
     store
-        .commit(&[Change::Boot("in the trial".into())])
+        .commit(&[Change::Boot("in the trial".into(), 2)])
         .unwrap();
     assert_eq!(store.store.records().unwrap().boot_id, "in the trial");
     drop(store);
