@@ -69,7 +69,7 @@ pub enum Action {
         /// The ledger's entry, started.
         entry: Entry,
         /// What of.
-        assignment: Assignment,
+        assignment: Box<Assignment>,
         /// Which container of its pod, as an index of all of them.
         container: usize,
     },
@@ -625,7 +625,7 @@ impl<'a> Planner<'a> {
                     entry.start(self.now_ms);
                     self.act(Action::Create {
                         entry,
-                        assignment: assignment.clone(),
+                        assignment: Box::new(assignment.clone()),
                         container: index,
                     });
                 }

@@ -59,7 +59,7 @@ impl Core {
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),
                     log_name: log_name(&entry.app, &entry.container),
-                    assignment,
+                    assignment: *assignment,
                     container,
                 })));
             }
