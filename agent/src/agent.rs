@@ -11,6 +11,7 @@ use crate::facts;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, Places, RealMachine, chain};
 use crate::notify;
+use crate::pages;
 use crate::runtime::{RuntimeConfig, Status};
 use crate::store::{self, IdentityRecord, Standing, StoreDir, StoreError};
 use crate::update::slot::{Switch, Trial};
@@ -34,6 +35,11 @@ use std::time::Duration;
 
 /// How long containers get to stop when everything is taken away.
 const RESET_GRACE: Duration = Duration::from_secs(10);
+/// When the start is over: joined, connected, apps begun.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+/// Between two times that code is given back which a burst of work has needed:
+/// as seldom as the machine is looked at anyway.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// What the child that opens the store says when another process holds it.
 pub const PROBE_LOCKED: u8 = 3;
 
@@ -170,6 +176,7 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
         executor
             .spawn(async move { control::serve(&server, listener, asks_in).await })
             .detach();
+        executor.spawn(give_back_pages()).detach();
         let agent = Agent {
             config: config.clone(),
             clock,
@@ -180,6 +187,19 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
         };
         agent.live(store).await
     }))
+}
+
+/// Keeps what an idle agent holds small.
+async fn give_back_pages() {
+    let mut wait = SETTLED_AFTER;
+    loop {
+        Timer::after(wait).await;
+        if let Err(error) = pages::give_back_code() {
+            tracing::debug!("code that is not used cannot be given back: {error}");
+            return;
+        }
+        wait = GIVE_BACK_EVERY;
+    }
 }
 
 impl Agent {

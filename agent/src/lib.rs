@@ -14,6 +14,7 @@ pub mod line;
 pub mod machine;
 pub mod network;
 pub mod notify;
+pub mod pages;
 pub mod runtime;
 pub mod store;
 pub mod update;

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -23,7 +24,7 @@ use super::super::guard;
 use super::super::paths::Layout;
 use super::super::seqpacket;
 use super::book::LogBook;
-use super::{Keeper, READ_AT_ONCE};
+use super::{Keeper, QUIET, READ_AT_ONCE};
 
 /// Exit code of the launch when another keeper already runs: connect to it.
 pub const ALREADY_RUNS: u8 = 3;
@@ -229,6 +230,7 @@ fn prepare(layout: Layout, apps_memory: Option<u64>) -> Result<Keeper, String> {
         unsynced: BTreeMap::new(),
         logs: LogBook::default(),
         block: vec![0; READ_AT_ONCE].into(),
+        give_back_at: Some(Instant::now() + QUIET),
         ending: false,
     })
 }

@@ -44,6 +44,7 @@ use super::exe::ProtectedExe;
 use super::paths::Layout;
 use super::proto::RequestId;
 use super::spec::{ContainerId, Exit};
+use crate::pages;
 
 use book::LogBook;
 use clients::Client;
@@ -55,6 +56,8 @@ use sandboxes::Sandbox;
 const EVENTS: usize = 32;
 /// Read from one pipe in its turn; as much as a pipe holds by default.
 const READ_AT_ONCE: usize = 64 * 1024;
+/// Without work for so long, what work needs is given back.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Names a client, container or job within the keeper; never used twice.
 type Serial = u32;
@@ -131,6 +134,8 @@ struct Keeper {
     logs: LogBook,
     /// The one buffer that all output goes through.
     block: Box<[u8]>,
+    /// When to give back what the last work needed.
+    give_back_at: Option<Instant>,
     ending: bool,
 }
 
@@ -156,8 +161,24 @@ impl Keeper {
             self.sync_late_records();
             self.start_waiting_jobs();
             self.answer_lists();
+            self.give_back_code();
         }
         Ok(())
+    }
+
+    /// Some time after the last work, what only work needs is given back.
+    fn give_back_code(&mut self) {
+        let now = Instant::now();
+        if !self.jobs.is_empty() {
+            self.give_back_at = Some(now + QUIET);
+        } else if self.give_back_at.is_some_and(|at| now >= at) {
+            self.give_back_at = None;
+            if let Err(error) = pages::give_back_code() {
+                complain(format_args!(
+                    "code that is not used cannot be given back: {error}"
+                ));
+            }
+        }
     }
 
     fn handle(&mut self, token: Token, flags: EpollFlags) {
@@ -185,7 +206,10 @@ impl Keeper {
     /// keeper costs nothing.
     fn timeout(&self) -> EpollTimeout {
         let helpers = self.jobs.values().filter_map(Job::deadline);
-        let Some(next) = helpers.chain(self.unsynced.values().copied()).min() else {
+        let due = helpers
+            .chain(self.unsynced.values().copied())
+            .chain(self.give_back_at);
+        let Some(next) = due.min() else {
             return EpollTimeout::NONE;
         };
         let left = next.saturating_duration_since(Instant::now());
