@@ -145,10 +145,12 @@ impl Hierarchies {
         if let Self::V2(root) = self {
             let parents = Path::new(cgroup).ancestors().skip(1);
             for parent in parents.collect::<Vec<_>>().into_iter().rev() {
-                for controller in CONTROLLERS {
+                let file = root.join(parent).join("cgroup.subtree_control");
+                let had = fs::read_to_string(&file).unwrap_or_default();
+                let had: Vec<&str> = had.split_whitespace().collect();
+                for controller in CONTROLLERS.iter().filter(|one| !had.contains(one)) {
                     // What this kernel lacks, limits will miss, and say so.
-                    let file = root.join(parent).join("cgroup.subtree_control");
-                    let _ = fs::write(file, format!("+{controller}"));
+                    let _ = fs::write(&file, format!("+{controller}"));
                 }
             }
         }

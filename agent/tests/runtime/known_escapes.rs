@@ -11,7 +11,8 @@ use skerry_agent::runtime::{ContainerSpec, ExecSpec, ExitStatus, Mount, Runtime}
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    Machine, command, exit_of, id, layer, machine_is_fit, output_of, run, shell, wait_for_line,
+    Machine, command, exit_of, id, is_emulated, layer, machine_is_fit, output_of, run, shell,
+    wait_for_line,
 };
 
 /// Something of the host that only root on the host may change.
@@ -26,6 +27,7 @@ fn canary() -> String {
 fn tries(short: usize, long: usize) -> usize {
     match std::env::var_os("SKERRY_LONG_TESTS") {
         Some(_) => long,
+        None if is_emulated() => short.div_ceil(2),
         None => short,
     }
 }

@@ -20,6 +20,14 @@ pub const EXE: &str = env!("CARGO_BIN_EXE_skerry-agent");
 const BUSYBOX: &str = "/bin/busybox";
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// The same on an emulated machine, whose host may be busy too.
+const EMULATED_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Whether this machine is an emulated one, where each container takes a
+/// second: SKERRY_EMULATED=1 says so.
+pub fn is_emulated() -> bool {
+    std::env::var_os("SKERRY_EMULATED").is_some()
+}
 
 /// Whether this machine can run containers. If not, the test fails, unless
 /// SKERRY_TESTS_MAY_SKIP=1 says that it may be skipped.
@@ -39,9 +47,13 @@ pub fn machine_is_fit() -> bool {
 
 /// Runs a test on an executor of its own, with a bound on its time.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
+    let patience = match is_emulated() {
+        true => EMULATED_PATIENCE,
+        false => PATIENCE,
+    };
     smol::block_on(smol::future::or(test, async {
-        smol::Timer::after(PATIENCE).await;
-        panic!("the test takes longer than {} s", PATIENCE.as_secs());
+        smol::Timer::after(patience).await;
+        panic!("the test takes longer than {} s", patience.as_secs());
     }))
 }
 
