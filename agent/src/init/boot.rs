@@ -59,6 +59,10 @@ pub fn main() -> ! {
 }
 
 /// Reboots when somebody has had time to read the console.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "nothing else is left to be done by this machine"
+)]
 pub fn restart_after_reading() -> ! {
     say::trouble(&format!("restarting in {} s", READING.as_secs()));
     std::thread::sleep(READING);

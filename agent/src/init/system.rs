@@ -430,7 +430,7 @@ impl Init {
         loop {
             let error = sys::go_down(down);
             say::trouble(&format!("the kernel does not go down: {error}"));
-            std::thread::sleep(Duration::from_secs(10));
+            pause(Duration::from_secs(10));
         }
     }
 }
@@ -467,11 +467,19 @@ fn has_children() -> bool {
     waitid(Id::All, flags).is_ok()
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the machine goes down: nothing else is served"
+)]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Looks every 20 ms until it holds or time is up.
 fn until(patience: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !holds() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
 }
 
