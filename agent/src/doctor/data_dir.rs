@@ -10,6 +10,9 @@ const KIND: &str = "DataDirUnwritable";
 
 /// Writes a small file and takes it away.
 pub fn find(dir: &Path) -> Finding {
+    if let Some(finding) = lost_with_the_power() {
+        return finding;
+    }
     let shown = dir.display();
     let probe = dir.join(".doctor");
     let written = fs::create_dir_all(dir)
@@ -25,10 +28,24 @@ pub fn find(dir: &Path) -> Finding {
 /// The same without writing: sees a disk that was mounted read-only, as
 /// kernels do with one that fails.
 pub fn look(dir: &Path) -> Finding {
+    if let Some(finding) = lost_with_the_power() {
+        return finding;
+    }
     match access(dir, AccessFlags::W_OK) {
         Ok(()) => Finding::good(KIND, format!("{} can be written", dir.display())),
         Err(errno) => bad(dir, &errno.into()),
     }
+}
+
+/// On our minimal image: the data partition cannot be used, so memory is.
+fn lost_with_the_power() -> Option<Finding> {
+    let text = fs::read_to_string(Path::new(crate::init::RUN_DIR).join("data-condition")).ok()?;
+    Some(Finding::new(
+        KIND,
+        Verdict::Bad,
+        text,
+        "replace the card: skerry flash, with a new one".to_string(),
+    ))
 }
 
 fn bad(dir: &Path, error: &io::Error) -> Finding {

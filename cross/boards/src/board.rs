@@ -157,6 +157,7 @@ pub struct Board {
     setup: Setup,
     scratch: tempfile::TempDir,
     console: Console,
+    console_before: Console,
     process: Option<Child>,
     partition: u32,
     started: Instant,
@@ -185,6 +186,7 @@ impl Board {
             setup: setup.clone(),
             scratch,
             console: Console::default(),
+            console_before: Console::default(),
             process: None,
             partition: 0,
             started: Instant::now(),
@@ -259,7 +261,7 @@ impl Board {
             .spawn()
             .map_err(BoardError::Qemu)?;
         let serial = process.stdout.take().expect("stdout is a pipe");
-        self.console = Console::read_from(serial);
+        self.console_before = std::mem::replace(&mut self.console, Console::read_from(serial));
         self.process = Some(process);
         self.partition = boot.partition;
         self.started = Instant::now();
@@ -269,6 +271,11 @@ impl Board {
     /// What it says; a new one from each start.
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// What it said before its last start.
+    pub fn console_before(&self) -> &Console {
+        &self.console_before
     }
 
     /// The partition that it was started from.
