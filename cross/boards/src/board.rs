@@ -334,6 +334,10 @@ impl Board {
 
     /// Waits until it resets itself, and starts it as its firmware would: with
     /// the one-shot flag if it asked for that. Returns whether it did.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's own thread, which waits for a process to end"
+    )]
     pub fn wait_for_reset(&mut self, patience: Duration) -> Result<bool, BoardError> {
         let deadline = Instant::now() + patience;
         while self.is_running() {
