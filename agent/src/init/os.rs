@@ -1,9 +1,9 @@
 //! The system's slots as the agent's updates see them; see [`super::slots`] for
 //! what is on the card.
 
+use super::RUN_DIR;
 use super::disk::{self, Card};
 use super::slots::{self, Here, TrialRecord};
-use super::{RUN_DIR, say};
 use crate::update::slot::{SlotError, Slots, Switch, Trial};
 use nix::mount::MsFlags;
 use skerry_wire::update::ReleaseKind;
@@ -149,7 +149,6 @@ impl Slots for OsSlots {
         let file = slots::here_file();
         slots::tell(&self.here).map_err(failed("writing", &file))?;
         Self::keep(None)?;
-        say::news("this system is confirmed");
         Ok(None)
     }
 
