@@ -59,6 +59,7 @@ pub fn main() -> ! {
 }
 
 /// Reboots when somebody has had time to read the console.
+#[allow(clippy::disallowed_methods)] // a person reads meanwhile
 pub fn restart_after_reading() -> ! {
     say::trouble(&format!("restarting in {} s", READING.as_secs()));
     std::thread::sleep(READING);

@@ -74,8 +74,8 @@ pub fn take_over(program: &OsStr, args: &[String]) {
 /// A value of the kernel's command line: `name=value`, the last one.
 pub fn kernel_option(cmdline: &str, name: &str) -> Option<String> {
     let words = cmdline.split_whitespace();
-    let values = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-    values.last().map(str::to_string)
+    let mut values = words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    values.next_back().map(str::to_string)
 }
 
 #[cfg(test)]

@@ -222,7 +222,7 @@ fn parse(answer: &[u8], nonce: [u8; 8]) -> Option<u64> {
     // The count of seconds begins anew in February 2036.
     let era = if secs < NTP_TO_UNIX { 1 << 32 } else { 0 };
     let unix = (secs + era).checked_sub(NTP_TO_UNIX)?;
-    Some(unix * 1000 + (fraction * 1000 >> 32))
+    Some(unix * 1000 + ((fraction * 1000) >> 32))
 }
 
 #[cfg(test)]

@@ -334,6 +334,7 @@ impl Board {
 
     /// Waits until it resets itself, and starts it as its firmware would: with
     /// the one-shot flag if it asked for that. Returns whether it did.
+    #[allow(clippy::disallowed_methods)] // QEMU ends without a word
     pub fn wait_for_reset(&mut self, patience: Duration) -> Result<bool, BoardError> {
         let deadline = Instant::now() + patience;
         while self.is_running() {
