@@ -179,6 +179,7 @@ impl Dice {
 
 /// Takes the power away so often, at any moment of start and work, and looks
 /// each time at the file system and whether the app comes back.
+#[allow(clippy::disallowed_methods)] // the moment of a cut is a time
 fn survives_power_cuts(model: Model, cuts: u32) {
     let seed = std::env::var("SKERRY_SEED")
         .ok()
