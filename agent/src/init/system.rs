@@ -383,7 +383,6 @@ impl Init {
     }
 
     /// Ends everything in order, then the machine.
-    #[allow(clippy::disallowed_methods)] // there is nothing left to do
     fn stop(&mut self, down: &Down) -> ! {
         say::news(match down {
             Down::Restart(_) => "restarting",
@@ -477,7 +476,6 @@ fn pause(time: Duration) {
 }
 
 /// Looks every 20 ms until it holds or time is up.
-#[allow(clippy::disallowed_methods)] // what ends says nothing else
 fn until(patience: Duration, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + patience;
     while !holds() && Instant::now() < deadline {
