@@ -546,7 +546,10 @@ fn a_generic_image_gets_a_service_in_its_ext4_without_root() {
     without.args(["--mount", "sh", "-c", hidden]);
     without.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
-        without.env(name, value.unwrap_or_default());
+        match value {
+            Some(value) => without.env(name, value),
+            None => without.env_remove(name),
+        };
     }
     if let Some(dir) = command.get_current_dir() {
         without.current_dir(dir);
