@@ -250,8 +250,8 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
-        let dir = path.parent().unwrap_or(Path::new("/"));
-        fs::File::open(dir)?.sync_all()
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        fs::File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|source| KeysError::File {
         path: path.into(),

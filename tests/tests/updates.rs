@@ -90,11 +90,11 @@ impl<'a> Maker<'a> {
     fn new(scratch: &'a Scratch) -> Self {
         let key = scratch.path().join("release.key");
         let output = Command::new(built("skerry"))
-            .args(["release", "keygen", "-o"])
-            .arg(&key)
+            .args(["release", "keygen"])
+            .current_dir(scratch.path())
             .output()
             .expect("skerry runs");
-        assert!(output.status.success());
+        assert!(output.status.success(), "{output:?}");
         let public = String::from_utf8(output.stdout)
             .expect("digits")
             .trim()

@@ -47,7 +47,7 @@ impl ReleaseArgs {
     }
 }
 
-fn told(error: BundleError) -> CliError {
+fn told(error: impl Error) -> CliError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -87,9 +87,9 @@ fn keygen(out: &mut Out, path: &Path) -> Result<(), CliError> {
         ));
     }
     let secret: [u8; 32] = random();
-    let public = release_key(&secret).map_err(|e| CliError::Told(e.to_string()))?;
+    let public = release_key(&secret).map_err(told)?;
     let text = format!("{}\n", hex(&secret));
-    write_private(path, text.as_bytes()).map_err(|e| CliError::Told(e.to_string()))?;
+    write_private(path, text.as_bytes()).map_err(told)?;
     out.print(&format!("{}\n", hex(&public)))?;
     out.note(&format!(
         "the secret key is in {}: keep it away from the hub, and a copy in a safe; start the hub with --release-key {}",
