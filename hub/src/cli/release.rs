@@ -18,7 +18,7 @@ use crate::api::types::{
     WantedRelease,
 };
 use crate::keys::{random, write_private};
-use crate::release::{self, BundleError};
+use crate::release;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use skerry_wire::Digest;
