@@ -542,6 +542,32 @@ fn agent_settles(bench: &Bench, name: &str, runs: &str, ordered: &str, state: &s
     order["message"].as_str().unwrap_or_default().to_string()
 }
 
+/// How often the hub says that the witness was started again, and since when
+/// it runs.
+fn witness_life(bench: &Bench, name: &str) -> (u64, u64) {
+    let life = until(PATIENCE, || {
+        let device = bench.hub.device(name);
+        let witness = &device["apps"][0]["containers"][0];
+        Some((
+            witness["restarts"].as_u64()?,
+            witness["state"]["since_ms"].as_u64()?,
+        ))
+    });
+    life.unwrap_or_else(|| panic!("the witness does not run: {:#}", bench.hub.device(name)))
+}
+
+/// An agent that takes a container over dates its start anew, by the kernel's
+/// clock: a little earlier than who started it noticed. A restart is later.
+fn same_life(before: (u64, u64), after: (u64, u64)) {
+    assert_eq!(before.0, after.0, "restarts");
+    assert!(
+        after.1 < before.1 + 1000,
+        "since {} ms, before {}",
+        after.1,
+        before.1
+    );
+}
+
 /// What the witness said in all its starts that the device has logs of.
 fn witnessed(bench: &Bench) -> String {
     let said = until(PATIENCE, || {
@@ -569,11 +595,14 @@ fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
     apply(&bench, WITNESS);
     said(&board, RUNNING);
     let before = witnessed(&bench);
+    let life = witness_life(&bench, name);
+    assert_eq!(life.0, 0, "restarts");
 
     let good = roll_out_agent(&bench, &key, "9.0.0", &agent_called("9.0.0"));
     good.unwrap_or_else(|e| panic!("{e}\n{}", board.console().text()));
     agent_settles(&bench, name, "9.0.0", "9.0.0", "confirmed");
     assert_eq!(witnessed(&bench), before, "the app noticed the update");
+    same_life(life, witness_life(&bench, name));
 
     board.cut_power();
     board.power_on().expect("power");
@@ -585,6 +614,11 @@ fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
         (log != before).then_some(log)
     });
     let before = again.expect("the app starts anew after a power cut");
+    // The cut counts as its end.
+    let life = until(PATIENCE, || {
+        Some(witness_life(&bench, name)).filter(|now| now.0 == life.0 + 1)
+    });
+    let life = life.unwrap_or_else(|| panic!("{:#}", bench.hub.device(name)));
     agent_settles(&bench, name, "9.0.0", "9.0.0", "confirmed");
 
     let error = roll_out_agent(&bench, &key, "9.1.0", &agent_that_ends("9.1.0"))
@@ -593,7 +627,8 @@ fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
     let reason = agent_settles(&bench, name, "9.0.0", "9.1.0", "rolled_back");
     assert!(reason.contains("exit status: 3"), "{reason}");
     assert_eq!(witnessed(&bench), before, "the app noticed the way back");
-    println!("{before}{}", phases(&board));
+    same_life(life, witness_life(&bench, name));
+    println!("{life:?} {before}{}", phases(&board));
 }
 
 /// Writes another system into slot B, as the agent does, from outside.
