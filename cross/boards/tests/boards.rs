@@ -443,6 +443,194 @@ fn raspi3b_updates_its_system() {
     the_hub_updates_the_system_and_a_broken_one_comes_back(Model::Raspi3b);
 }
 
+/// An app that says a random word at its start: another start of it would say
+/// another.
+const WITNESS: &str = r#"apiVersion: skerry/v1
+kind: App
+metadata: { name: witness }
+spec:
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: witness
+          image: test/busybox:1
+          command: ["/bin/busybox", "sh", "-c"]
+          args: ["/bin/busybox cat /proc/sys/kernel/random/uuid; exec /bin/busybox sleep 1000000"]
+"#;
+/// What goes before the version in an agent's program.
+const AGENT_MARK: &[u8] = b"\0skerry-agent version=";
+/// Bytes of mark, version and zeros.
+const AGENT_STAMP_BYTES: usize = 96;
+
+/// The image's agent, but of another version.
+fn agent_called(version: &str) -> Vec<u8> {
+    let mut agent = std::fs::read(prepared("SKERRY_BOARD_AGENT")).expect("the agent");
+    let at = agent
+        .windows(AGENT_MARK.len())
+        .position(|w| w == AGENT_MARK)
+        .expect("the agent holds its version");
+    let stamp = &mut agent[at + AGENT_MARK.len()..at + AGENT_STAMP_BYTES];
+    stamp.fill(0);
+    stamp[..version.len()].copy_from_slice(version.as_bytes());
+    agent
+}
+
+/// A program that says it is an agent of this version, and as such ends at once
+/// with code 3: the test app with a trailer.
+fn agent_that_ends(version: &str) -> Vec<u8> {
+    let mut bytes = std::fs::read(prepared("SKERRY_BOARD_APP")).expect("the test app");
+    bytes.extend(AGENT_MARK);
+    bytes.extend(format!("{version}\0exit\0").as_bytes());
+    bytes
+}
+
+/// Signs an agent, gives it to the hub and waits for its rollout.
+fn roll_out_agent(
+    bench: &Bench,
+    key: &Path,
+    version: &str,
+    agent: &[u8],
+) -> Result<String, String> {
+    let program = bench.scratch.path().join(format!("agent-{version}"));
+    let bundle = bench.scratch.path().join(format!("{version}.bundle"));
+    std::fs::write(&program, agent).expect("written");
+    let signed = Command::new(skerry_tests::built("skerry"))
+        .args(["release", "sign", "--version", version, "--key"])
+        .arg(key)
+        .arg("-o")
+        .arg(&bundle)
+        .arg(format!("arm64={}", program.display()))
+        .status();
+    assert!(signed.is_ok_and(|s| s.success()), "the release is signed");
+    bench
+        .hub
+        .skerry(&["release", "import", &bundle.display().to_string()]);
+    bench.hub.try_skerry(&[
+        "release",
+        "rollout",
+        version,
+        "--max-unavailable",
+        "1",
+        "--confirm-within",
+        "5m",
+        "--wait",
+        "--timeout",
+        "10m",
+    ])
+}
+
+/// Waits until the device runs this agent and says so of its newest order.
+fn agent_settles(bench: &Bench, name: &str, runs: &str, ordered: &str, state: &str) -> String {
+    let order = until(PATIENCE, || {
+        let device = bench.hub.device(name);
+        let updates = device["updates"].as_array()?;
+        let order = updates.iter().find(|u| u["subject"] == "agent")?;
+        (device["state"] == "online"
+            && device["facts"]["agent_version"] == runs
+            && order["target"] == format!("agent {ordered}")
+            && order["state"] == state)
+            .then(|| order.clone())
+    });
+    let order = order.unwrap_or_else(|| {
+        panic!(
+            "agent {ordered} is not {state} with {runs} running: {:#}",
+            bench.hub.device(name)
+        )
+    });
+    println!("{order:#}");
+    order["message"].as_str().unwrap_or_default().to_string()
+}
+
+/// How often the hub says that the witness was started again, and since when
+/// it runs.
+fn witness_life(bench: &Bench, name: &str) -> (u64, u64) {
+    let life = until(PATIENCE, || {
+        let device = bench.hub.device(name);
+        let witness = &device["apps"][0]["containers"][0];
+        Some((
+            witness["restarts"].as_u64()?,
+            witness["state"]["since_ms"].as_u64()?,
+        ))
+    });
+    life.unwrap_or_else(|| panic!("the witness does not run: {:#}", bench.hub.device(name)))
+}
+
+/// An agent that takes a container over dates its start anew, by the kernel's
+/// clock: a little earlier than who started it noticed. A restart is later.
+fn same_life(before: (u64, u64), after: (u64, u64)) {
+    assert_eq!(before.0, after.0, "restarts");
+    assert!(
+        after.1 < before.1 + 1000,
+        "since {} ms, before {}",
+        after.1,
+        before.1
+    );
+}
+
+/// What the witness said in all its starts that the device has logs of.
+fn witnessed(bench: &Bench) -> String {
+    let said = until(PATIENCE, || {
+        let log = bench.hub.try_skerry(&["logs", "witness"]).ok()?;
+        (!log.trim().is_empty()).then_some(log)
+    });
+    said.expect("the witness says its word")
+}
+
+#[test]
+#[ignore = "long"]
+fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
+    let keys = Scratch::new("board-keys");
+    let key = keys.path().join("release.key");
+    let made = Command::new(skerry_tests::built("skerry"))
+        .args(["release", "keygen", "-o"])
+        .arg(&key)
+        .output()
+        .expect("skerry runs");
+    let public = String::from_utf8_lossy(&made.stdout).trim().to_string();
+    let name = "agent-updated";
+    let bench = Bench::with_hub_options(name, &["--release-key", &public]);
+    let mut board = bench.boot(Model::Virt).expect("power");
+    joined(&bench, &board, name);
+    apply(&bench, WITNESS);
+    said(&board, RUNNING);
+    let before = witnessed(&bench);
+    let life = witness_life(&bench, name);
+    assert_eq!(life.0, 0, "restarts");
+
+    let good = roll_out_agent(&bench, &key, "9.0.0", &agent_called("9.0.0"));
+    good.unwrap_or_else(|e| panic!("{e}\n{}", board.console().text()));
+    agent_settles(&bench, name, "9.0.0", "9.0.0", "confirmed");
+    assert_eq!(witnessed(&bench), before, "the app noticed the update");
+    same_life(life, witness_life(&bench, name));
+
+    board.cut_power();
+    board.power_on().expect("power");
+    said(&board, RUNNING);
+    // Only the device can tell the new word: what the hub knows then is no
+    // older than this start.
+    let again = until(PATIENCE, || {
+        let log = witnessed(&bench);
+        (log != before).then_some(log)
+    });
+    let before = again.expect("the app starts anew after a power cut");
+    // The cut counts as its end.
+    let life = until(PATIENCE, || {
+        Some(witness_life(&bench, name)).filter(|now| now.0 == life.0 + 1)
+    });
+    let life = life.unwrap_or_else(|| panic!("{:#}", bench.hub.device(name)));
+    agent_settles(&bench, name, "9.0.0", "9.0.0", "confirmed");
+
+    let error = roll_out_agent(&bench, &key, "9.1.0", &agent_that_ends("9.1.0"))
+        .expect_err("it does not run");
+    println!("{error}");
+    let reason = agent_settles(&bench, name, "9.0.0", "9.1.0", "rolled_back");
+    assert!(reason.contains("exit status: 3"), "{reason}");
+    assert_eq!(witnessed(&bench), before, "the app noticed the way back");
+    same_life(life, witness_life(&bench, name));
+    println!("{life:?} {before}{}", phases(&board));
+}
+
 /// Writes another system into slot B, as the agent does, from outside.
 fn put_into_slot_b(bench: &Bench, system: &Path) {
     let (at, bytes) = skerry_boards::firmware::partition(&bench.card, 3).expect("slot B");
@@ -477,8 +665,8 @@ fn a_system_that_is_not_confirmed_gives_way_to_the_old_one() {
 
 #[test]
 #[ignore = "long"]
-fn a_kernel_that_panics_gives_way_to_the_old_system() {
-    let bench = Bench::new("panics");
+fn a_system_with_a_broken_root_gives_way_to_the_old_one() {
+    let bench = Bench::new("rootless");
     let mut board = bench.boot(Model::Virt).expect("power");
     said(&board, "skerry: ready");
     board.cut_power();
