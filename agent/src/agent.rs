@@ -209,6 +209,8 @@ impl Agent {
         }
         let mut asked: Option<Ask> = None;
         loop {
+            // The engine beats for itself; waiting for a token is life, too.
+            let beat = self.executor.spawn(notify::beat());
             let starts = match store.store.count_start() {
                 Ok(starts) => starts,
                 Err(error) => {
@@ -275,6 +277,7 @@ impl Agent {
                     })
                     .await;
             }
+            drop(beat);
             let (ending, given_back) = engine.run(&self.asks).await?;
             store = match ending {
                 Ending::Rejoin(ask) => {

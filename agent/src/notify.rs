@@ -1,5 +1,6 @@
 //! Telling systemd that we are ready and alive: `sd_notify(3)`, by hand.
 
+use smol::Timer;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
@@ -33,6 +34,17 @@ pub fn alive() {
 /// systemd does not mind.
 pub fn phase(text: &str) {
     send(&format!("X_SKERRY_PHASE={text}"));
+}
+
+/// Says [`alive`] as often as it is to be said, for ever.
+pub async fn beat() {
+    let Some(interval) = interval() else {
+        return;
+    };
+    loop {
+        Timer::after(interval).await;
+        alive();
+    }
 }
 
 /// How often [`alive`] is to be said; `None` if nobody asked.
