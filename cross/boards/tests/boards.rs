@@ -214,7 +214,7 @@ fn survives_power_cuts(model: Model, cuts: u32) {
                 &bench,
                 &PLAIN.replace(
                     "args: [sleep]",
-                    &format!("args: [sleep], env: [{{name: N, value: \"{cut}\"}}]"),
+                    &format!("args: [sleep], env: [{{name: \"N\", value: \"{cut}\"}}]"),
                 ),
             );
         }
