@@ -167,7 +167,7 @@ impl World {
                 .iter()
                 .map(|(app, revision)| assignment(app, revision))
                 .collect(),
-            updates: Vec::new(),
+            ..Desired::default()
         };
         DesiredPart::split(desired.generation, &encode(&desired))
             .into_iter()
@@ -194,7 +194,7 @@ fn assignment(app: &str, revision: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
-        depends_on: vec![],
+        policy: Default::default(),
         pod: PodSpec {
             termination_grace_secs: 10,
             ..PodSpec::new(vec![ContainerSpec::new(

@@ -123,7 +123,7 @@ impl Hub {
         let desired = Desired {
             generation,
             assignments,
-            updates: Vec::new(),
+            ..Desired::default()
         };
         for part in DesiredPart::split(generation, &encode(&desired)) {
             self.say(Purpose::Desired, Lane::Desired, &encode(&part));
@@ -176,7 +176,7 @@ fn assignment(app: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(b"1")),
-        depends_on: vec![],
+        policy: Default::default(),
         pod: PodSpec {
             termination_grace_secs: 1,
             ..PodSpec::new(vec![ContainerSpec::new(

@@ -33,13 +33,13 @@ fn desired() -> DesiredRecord {
                 name: "web".parse().unwrap(),
             },
             revision: RevisionId(Digest::of(b"1")),
-            depends_on: vec![],
+            policy: Default::default(),
             pod: PodSpec {
                 termination_grace_secs: 1,
                 ..PodSpec::new(vec![container])
             },
         }],
-        updates: Vec::new(),
+        ..Desired::default()
     };
     DesiredRecord {
         generation: desired.generation,

@@ -267,8 +267,8 @@ impl World {
     fn desire(&mut self, generation: u64, updates: Vec<UpdateOrder>) {
         let desired = Desired {
             generation: Generation(generation),
-            assignments: vec![],
             updates,
+            ..Desired::default()
         };
         for part in DesiredPart::split(desired.generation, &encode(&desired)) {
             let event = self.sealed(Purpose::Desired, Lane::Desired, &encode(&part));

@@ -2,8 +2,7 @@
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
 use serde::{Deserialize, Serialize};
-use skerry_wire::desired::Dependency;
-use skerry_wire::{AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
+use skerry_wire::{AppPolicy, AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
 
 /// What an operator declared: this pod, on every device that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,9 +11,9 @@ pub struct App {
     pub app: AppRef,
     /// On which devices.
     pub placement: Selector,
-    /// Apps of the same device that it waits for. Not part of a revision, as
-    /// placement is not.
-    pub depends_on: Vec<Dependency>,
+    /// What is said around the pod. Not part of a revision, as placement is
+    /// not.
+    pub policy: AppPolicy,
     /// What runs there; images by the names that the manifest gave.
     pub pod: PodSpec<String>,
 }

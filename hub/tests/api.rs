@@ -63,10 +63,10 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
             at: Timestamp(5),
             facts: facts(),
             conditions: Vec::new(),
-            apps: vec![AppStatus {
-                app: assignment.app.clone(),
-                revision: assignment.revision,
-                containers: vec![ContainerStatus {
+            apps: vec![AppStatus::new(
+                assignment.app.clone(),
+                assignment.revision,
+                vec![ContainerStatus {
                     name: ContainerName::new("web").unwrap(),
                     state: ContainerState::Running {
                         since: Timestamp(4),
@@ -77,7 +77,7 @@ fn a_manifest_reaches_a_device_and_its_report_comes_back() {
                     started: true,
                     ready: true,
                 }],
-            }],
+            )],
             events: Vec::new(),
             vitals: Vitals {
                 temperature_millis: Some(48_000),

@@ -173,18 +173,20 @@ impl Fleet {
 
     /// Reports the first app of `desired` in this state.
     fn report(&mut self, desired: &Desired, state: ContainerState, exit: Option<ExitStatus>) {
-        let apps = desired.assignments.iter().map(|assignment| AppStatus {
-            app: assignment.app.clone(),
-            revision: assignment.revision,
-            containers: vec![ContainerStatus {
-                name: ContainerName::new("web").unwrap(),
-                role: skerry_wire::Role::Main,
-                started: matches!(state, ContainerState::Running { .. }),
-                ready: matches!(state, ContainerState::Running { .. }),
-                state: state.clone(),
-                restarts: 0,
-                last_exit: exit,
-            }],
+        let apps = desired.assignments.iter().map(|assignment| {
+            AppStatus::new(
+                assignment.app.clone(),
+                assignment.revision,
+                vec![ContainerStatus {
+                    name: ContainerName::new("web").unwrap(),
+                    role: skerry_wire::Role::Main,
+                    started: matches!(state, ContainerState::Running { .. }),
+                    ready: matches!(state, ContainerState::Running { .. }),
+                    state: state.clone(),
+                    restarts: 0,
+                    last_exit: exit,
+                }],
+            )
         });
         let report = Report {
             generation: desired.generation,

@@ -96,7 +96,7 @@ fn plans() {
                     name: format!("app{n:03}").parse().expect("a name"),
                 },
                 revision: RevisionId(Digest::of(&n.to_le_bytes())),
-                depends_on: Vec::new(),
+                policy: Default::default(),
                 pod: PodSpec::new(vec![main]),
             }
         };

@@ -2,8 +2,11 @@
 //! to digests of this device's platform, volumes to kinds), so a device needs
 //! nobody to understand its desired state.
 
+use crate::config::Config;
 use crate::id::{AppRef, Digest, Generation, RevisionId};
+use crate::label::Labels;
 use crate::pod::PodSpec;
+use crate::policy::AppPolicy;
 use crate::update::UpdateOrder;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +19,10 @@ pub struct Desired {
     pub assignments: Vec<Assignment>,
     /// Changes of the device itself, at most one of each kind.
     pub updates: Vec<UpdateOrder>,
+    /// Those that the assignments name, ordered by namespace, name and kind.
+    pub configs: Vec<Config>,
+    /// The device's labels, for apps that may read them.
+    pub labels: Labels,
 }
 
 impl Desired {
@@ -69,16 +76,22 @@ pub struct Assignment {
     pub app: AppRef,
     /// Which version of it.
     pub revision: RevisionId,
-    /// Apps of the same device that it waits for, at most
-    /// [`Assignment::MAX_DEPENDENCIES`].
-    pub depends_on: Vec<Dependency>,
+    /// What is said around the pod.
+    pub policy: AppPolicy,
     /// What to run.
     pub pod: PodSpec,
 }
 
 impl Assignment {
-    /// Dependencies of one app.
-    pub const MAX_DEPENDENCIES: usize = 16;
+    /// This pod, with nothing said around it.
+    pub fn new(app: AppRef, revision: RevisionId, pod: PodSpec) -> Self {
+        Self {
+            app,
+            revision,
+            policy: AppPolicy::default(),
+            pod,
+        }
+    }
 }
 
 /// An app that another one waits for before it starts, and that stops after

@@ -115,6 +115,10 @@ name_type!(
     DeviceId, "device"
 );
 name_type!(
+    /// A config or secret: unique of its kind in its namespace.
+    ConfigName, "config"
+);
+name_type!(
     /// A partition of the fleet for a team or an environment.
     Namespace, "namespace"
 );

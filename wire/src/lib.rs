@@ -11,12 +11,14 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod config;
 pub mod desired;
 pub mod finding;
 pub mod id;
 pub mod label;
 pub mod message;
 pub mod pod;
+pub mod policy;
 pub mod probe;
 pub mod report;
 pub mod seal;
@@ -26,13 +28,15 @@ pub mod topic;
 pub mod update;
 
 pub use codec::{DecodeError, decode, encode};
+pub use config::{Config, ConfigData, ConfigKind};
 pub use desired::{Assignment, Desired, DesiredPart};
 pub use id::{
-    AppName, AppRef, ContainerName, DeviceId, Digest, FleetId, Generation, IdError, Namespace,
-    RevisionId, Seq, SessionId, StreamId, Timestamp,
+    AppName, AppRef, ConfigName, ContainerName, DeviceId, Digest, FleetId, Generation, IdError,
+    Namespace, RevisionId, Seq, SessionId, StreamId, Timestamp,
 };
 pub use label::{Labels, Selector};
 pub use pod::{
     ContainerSpec, EnvVar, ImageRef, PodSpec, Resources, RestartPolicy, Role, Volume, VolumeMount,
     VolumeSource,
 };
+pub use policy::AppPolicy;

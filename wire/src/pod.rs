@@ -4,7 +4,8 @@
 //!
 //! Fields that most apps leave out cost one byte each.
 
-use crate::id::{ContainerName, Digest};
+use crate::config::ConfigKind;
+use crate::id::{ConfigName, ContainerName, Digest};
 use crate::probe::{Hook, Probe};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -325,8 +326,59 @@ pub struct ImageRef {
 pub struct EnvVar {
     /// Without `=`.
     pub name: String,
+    /// What it is set to.
+    pub value: EnvValue,
+}
+
+/// What an environment variable is set to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnvValue {
     /// Any text.
-    pub value: String,
+    Text(String),
+    /// A file of a config or secret, as it is when the container starts.
+    Config {
+        /// Which of the two.
+        kind: ConfigKind,
+        /// Its name, in the app's namespace.
+        name: ConfigName,
+        /// The file's name in it.
+        key: String,
+        /// Leave the variable out when there is none.
+        optional: bool,
+    },
+    /// Something of the pod or its device.
+    Field(Field),
+}
+
+impl EnvValue {
+    /// The text, if it is one that is known from the start.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            EnvValue::Text(text) => Some(text),
+            EnvValue::Config { .. } | EnvValue::Field(_) => None,
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for EnvValue {
+    fn from(text: T) -> Self {
+        EnvValue::Text(text.into())
+    }
+}
+
+/// What a container may be told of itself: Kubernetes' `fieldRef`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Field {
+    /// `metadata.name`: the app's name.
+    AppName,
+    /// `metadata.namespace`.
+    Namespace,
+    /// `spec.nodeName`: the device's name.
+    DeviceName,
+    /// `status.podIP`.
+    PodIp,
+    /// `status.hostIP`.
+    HostIp,
 }
 
 /// A port that a container listens on.
@@ -478,6 +530,8 @@ pub enum VolumeSource {
     Named {
         /// Unique in the namespace.
         claim: String,
+        /// Most bytes in it, where the device's file system can limit that.
+        size_limit_bytes: Option<u64>,
     },
     /// Empty at each start of the pod, gone with it.
     EmptyDir {
@@ -486,6 +540,31 @@ pub enum VolumeSource {
         /// Most bytes in it.
         size_limit_bytes: Option<u64>,
     },
+    /// The files of a config or secret; changed files appear all at once,
+    /// without a restart.
+    Config {
+        /// Which of the two.
+        kind: ConfigKind,
+        /// Its name, in the app's namespace.
+        name: ConfigName,
+        /// Only these files; all under their own names when empty.
+        items: Vec<KeyToPath>,
+        /// Permission bits of the files, unless an item says otherwise.
+        mode: u16,
+        /// Start without it when there is none.
+        optional: bool,
+    },
+}
+
+/// Where a file of a config appears.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyToPath {
+    /// The file's name in the config.
+    pub key: String,
+    /// Relative path in the volume, without `..`.
+    pub path: String,
+    /// Permission bits; the volume's when absent.
+    pub mode: Option<u16>,
 }
 
 /// What a host path has to be: Kubernetes' `hostPath.type`.

@@ -3,9 +3,10 @@
 //! acknowledged them.
 
 use crate::id::{AppRef, ContainerName, Generation, RevisionId, Timestamp};
-use crate::pod::Role;
+use crate::pod::{ExtendedResource, Role};
 use crate::update::UpdateStatus;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Observed state of one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,20 @@ pub struct Facts {
     /// `watchdog`, `reboot or watchdog` (a Raspberry Pi reboots through its
     /// watchdog), `kernel panic`; or empty.
     pub reset_reason: String,
+    /// What apps may have of it.
+    pub allocatable: Allocatable,
+}
+
+/// What of a device apps may have: requests are counted against it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocatable {
+    /// Thousandths of a cpu.
+    pub cpu_millis: u32,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// What the device's configuration and its CDI files name, with how many
+    /// there are; sorted by name.
+    pub extended: Vec<ExtendedResource>,
 }
 
 /// What changes by the minute. Absent is what cannot be read here.
@@ -133,6 +148,94 @@ pub struct AppStatus {
     pub revision: RevisionId,
     /// One for each container, init containers first.
     pub containers: Vec<ContainerStatus>,
+    /// How far a job is; absent for what runs on.
+    pub job: Option<JobStatus>,
+    /// How the newest change of its revision went or goes.
+    pub update: Option<AppUpdate>,
+    /// What the app reports of itself, by name, at most
+    /// [`AppStatus::MAX_VALUES`] of [`AppStatus::MAX_VALUE_BYTES`] each.
+    pub values: Vec<(String, String)>,
+    /// Its address on the device's bridge.
+    pub address: Option<IpAddr>,
+}
+
+impl AppStatus {
+    /// How these containers fare, with nothing else said.
+    pub fn new(app: AppRef, revision: RevisionId, containers: Vec<ContainerStatus>) -> Self {
+        Self {
+            app,
+            revision,
+            containers,
+            job: None,
+            update: None,
+            values: Vec::new(),
+            address: None,
+        }
+    }
+
+    /// Values that one app reports.
+    pub const MAX_VALUES: usize = 16;
+    /// Bytes of a value's name and text together.
+    pub const MAX_VALUE_BYTES: usize = 256;
+}
+
+/// How far a job, or the runs of a CronJob, are on this device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Pods that run now.
+    pub active: u32,
+    /// Pods that ended well: of a job all, of a CronJob those of the newest
+    /// run.
+    pub succeeded: u32,
+    /// Pods that failed, likewise.
+    pub failed: u32,
+    /// How the job, or the newest run that ended, came out.
+    pub outcome: Option<JobOutcome>,
+    /// When the newest run was due, by the device's clock.
+    pub last_due: Option<Timestamp>,
+    /// When the next one is.
+    pub next_due: Option<Timestamp>,
+}
+
+/// How a job came out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum JobOutcome {
+    /// All completions are there.
+    Complete,
+    /// It failed, for good.
+    Failed {
+        /// CamelCase: `BackoffLimitExceeded`, `DeadlineExceeded`.
+        reason: String,
+    },
+}
+
+/// How a change of an app's revision goes on this device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppUpdate {
+    /// The revision that shall run.
+    pub to: RevisionId,
+    /// How far it is.
+    pub state: AppUpdateState,
+}
+
+/// How far the change of an app's revision is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppUpdateState {
+    /// The app holds it.
+    Held {
+        /// What the app says, or how it holds.
+        reason: String,
+    },
+    /// It runs, and has to prove itself.
+    Trial,
+    /// It is good.
+    Done,
+    /// It was not, and the revision before it is back. Not tried again until
+    /// the hub wants something else.
+    RolledBack {
+        /// A sentence for people.
+        reason: String,
+    },
 }
 
 /// How one container fares.

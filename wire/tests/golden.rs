@@ -9,6 +9,7 @@ use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::*;
 use skerry_wire::pod::*;
+use skerry_wire::policy::*;
 use skerry_wire::probe::*;
 use skerry_wire::report::*;
 use skerry_wire::seal::{self, KeyPair, Purpose, TokenSecret};
@@ -69,6 +70,14 @@ fn facts() -> Facts {
         serial: "1000".into(),
         boot_count: 3,
         reset_reason: "power on".into(),
+        allocatable: Allocatable {
+            cpu_millis: 4000,
+            memory_bytes: 1 << 29,
+            extended: vec![ExtendedResource {
+                name: "example.com/camera".into(),
+                count: 1,
+            }],
+        },
     }
 }
 
@@ -86,6 +95,61 @@ fn http() -> HttpGet {
         port: 8080,
         path: "/ok".into(),
         headers: vec![("A".into(), "b".into())],
+    }
+}
+
+fn config_name() -> ConfigName {
+    ConfigName::new("settings").unwrap()
+}
+
+/// All that can be said around a pod.
+fn policy() -> AppPolicy {
+    AppPolicy {
+        depends_on: [Awaited::Started, Awaited::Healthy, Awaited::Completed]
+            .into_iter()
+            .map(|condition| Dependency {
+                app: app(),
+                condition,
+            })
+            .collect(),
+        work: Work::CronJob(Box::new(CronJob {
+            schedule: "*/5 * * * *".into(),
+            time_zone: Some("Europe/Berlin".into()),
+            concurrency: Concurrency::Replace,
+            starting_deadline_secs: Some(60),
+            suspend: true,
+            job: Job {
+                completions: 2,
+                backoff_limit: 3,
+                active_deadline_secs: Some(600),
+                ttl_after_finished_secs: Some(300),
+            },
+        })),
+        update: UpdatePolicy {
+            strategy: Strategy::StartThenStop,
+            progress_deadline_secs: Some(120),
+            min_ready_secs: 5,
+            confirm_secs: Some(300),
+            hold_limit_secs: 3600,
+        },
+        services: vec![Service {
+            name: AppName::new("api").unwrap(),
+            ports: vec![ServicePort {
+                port: 80,
+                target_port: 8080,
+                protocol: Protocol::Udp,
+            }],
+        }],
+        egress: Some(Egress {
+            rules: vec![EgressRule {
+                to: Some(("10.0.0.0".parse().unwrap(), 8)),
+                ports: Some((Protocol::Tcp, 80, 443)),
+                access: Access::Allow,
+            }],
+            otherwise: Access::Deny,
+            bytes_per_second: Some(300_000),
+        }),
+        grants: vec![Grant::ReadDevice, Grant::HoldUpdates, Grant::ReportValues],
     }
 }
 
@@ -124,10 +188,25 @@ fn full_container() -> ContainerSpec {
         image: image(),
         command: vec!["httpd".into()],
         args: vec!["-f".into()],
-        env: vec![EnvVar {
-            name: "A".into(),
-            value: "b".into(),
-        }],
+        env: vec![
+            EnvVar {
+                name: "A".into(),
+                value: "b".into(),
+            },
+            EnvVar {
+                name: "B".into(),
+                value: EnvValue::Config {
+                    kind: ConfigKind::Secret,
+                    name: config_name(),
+                    key: "k".into(),
+                    optional: true,
+                },
+            },
+            EnvVar {
+                name: "C".into(),
+                value: EnvValue::Field(Field::PodIp),
+            },
+        ],
         working_dir: Some("/srv".into()),
         user: Some("1000:1000".into()),
         ports: vec![port(Protocol::Tcp), port(Protocol::Udp)],
@@ -201,6 +280,21 @@ fn pod() -> PodSpec {
                 "data",
                 VolumeSource::Named {
                     claim: "data".into(),
+                    size_limit_bytes: Some(1 << 20),
+                },
+            ),
+            volume(
+                "settings",
+                VolumeSource::Config {
+                    kind: ConfigKind::Secret,
+                    name: config_name(),
+                    items: vec![KeyToPath {
+                        key: "a".into(),
+                        path: "b/c".into(),
+                        mode: Some(0o400),
+                    }],
+                    mode: 0o644,
+                    optional: true,
                 },
             ),
             volume(
@@ -252,24 +346,40 @@ fn a_small_pod_stays_small() {
 }
 
 #[test]
+fn work_and_updates_of_apps() {
+    check_value("work-job", Work::Job(Job::default()));
+    let state = |state| AppUpdate {
+        to: RevisionId(Digest::of(b"next")),
+        state,
+    };
+    check_value(
+        "app-updates",
+        vec![
+            state(AppUpdateState::Held { reason: "m".into() }),
+            state(AppUpdateState::Trial),
+            state(AppUpdateState::Done),
+        ],
+    );
+    check_value("job-complete", JobOutcome::Complete);
+}
+
+#[test]
 fn desired_state() {
     let desired = Desired {
         generation: Generation(7),
         assignments: vec![Assignment {
             app: app(),
             revision: RevisionId(Digest::of(b"revision")),
-            depends_on: vec![
-                Dependency {
-                    app: app(),
-                    condition: Awaited::Started,
-                },
-                Dependency {
-                    app: app(),
-                    condition: Awaited::Completed,
-                },
-            ],
+            policy: policy(),
             pod: pod(),
         }],
+        configs: vec![Config {
+            namespace: Namespace::default_namespace(),
+            name: config_name(),
+            kind: ConfigKind::Config,
+            data: ConfigData([("a.conf".into(), b"x".to_vec())].into()),
+        }],
+        labels: [("site".into(), "berlin".into())].into(),
         updates: vec![
             UpdateOrder {
                 order: 1,
@@ -495,6 +605,22 @@ fn report() {
                 message: "m".into(),
             }],
             apps: vec![AppStatus {
+                job: Some(JobStatus {
+                    active: 1,
+                    succeeded: 2,
+                    failed: 3,
+                    outcome: Some(JobOutcome::Failed {
+                        reason: "DeadlineExceeded".into(),
+                    }),
+                    last_due: Some(Timestamp(6)),
+                    next_due: Some(Timestamp(7)),
+                }),
+                update: Some(AppUpdate {
+                    to: RevisionId(Digest::of(b"next")),
+                    state: AppUpdateState::RolledBack { reason: "m".into() },
+                }),
+                values: vec![("speed".into(), "3".into())],
+                address: Some("10.209.0.5".parse().unwrap()),
                 app: app(),
                 revision: RevisionId(Digest::of(b"revision")),
                 containers: vec![

@@ -19,7 +19,7 @@ pub fn unmet<'a>(
     observed: &Observed,
     ledger: &Ledger,
 ) -> Option<&'a Dependency> {
-    let mut all = assignment.depends_on.iter();
+    let mut all = assignment.policy.depends_on.iter();
     all.find(|dependency| {
         let app = running.get(&dependency.app);
         !app.is_some_and(|app| is_met(dependency.condition, app, observed, ledger))

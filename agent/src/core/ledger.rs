@@ -79,6 +79,7 @@ impl StopPlan {
             rank: u16::try_from(rank).unwrap_or(u16::MAX),
             pre_stop: pod.container(index).and_then(|c| c.pre_stop.clone()),
             depends_on: assignment
+                .policy
                 .depends_on
                 .iter()
                 .map(|d| d.app.clone())

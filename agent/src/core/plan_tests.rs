@@ -22,7 +22,7 @@ fn assignment(app: &str, revision: &str) -> Assignment {
             name: app.parse().unwrap(),
         },
         revision: RevisionId(Digest::of(revision.as_bytes())),
-        depends_on: vec![],
+        policy: Default::default(),
         pod: PodSpec {
             termination_grace_secs: 10,
             ..PodSpec::new(vec![ContainerSpec::new("main".parse().unwrap(), image)])
@@ -630,7 +630,7 @@ fn depends(app: &str, on: &[(&str, Awaited)]) -> Assignment {
         },
         condition: *condition,
     };
-    assignment.depends_on = on.iter().map(dependency).collect();
+    assignment.policy.depends_on = on.iter().map(dependency).collect();
     assignment.pod.containers[0].name = app.parse().unwrap();
     assignment
 }

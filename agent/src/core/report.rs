@@ -195,11 +195,11 @@ pub fn apps(
         let waits_for = unmet(assignment, &running, observed, ledger);
         let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
-        all.push(AppStatus {
-            app: assignment.app.clone(),
-            revision: assignment.revision,
-            containers: containers.collect(),
-        });
+        all.push(AppStatus::new(
+            assignment.app.clone(),
+            assignment.revision,
+            containers.collect(),
+        ));
     }
     let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
     let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
@@ -221,11 +221,7 @@ pub fn apps(
     all.extend(
         leaving
             .into_iter()
-            .map(|((app, revision), containers)| AppStatus {
-                app: app.clone(),
-                revision,
-                containers,
-            }),
+            .map(|((app, revision), containers)| AppStatus::new(app.clone(), revision, containers)),
     );
     all
 }

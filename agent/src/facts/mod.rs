@@ -22,7 +22,7 @@ pub use space::Space;
 pub use vitals::{memory_available_bytes, temperature_millis, vitals};
 
 use crate::release;
-use skerry_wire::report::Facts;
+use skerry_wire::report::{Allocatable, Facts};
 
 /// 2 when the unified hierarchy is the only one.
 pub fn cgroup_version(host: &Host) -> u8 {
@@ -65,5 +65,6 @@ pub fn read_below(host: &Host) -> Facts {
         serial: board::serial(host),
         boot_count: 0,
         reset_reason: reset::last_reset(host).into(),
+        allocatable: Allocatable::default(),
     }
 }

@@ -75,10 +75,13 @@ impl Places {
                 }
                 host_path(path, *kind)
             }
-            VolumeSource::Named { claim } => {
+            VolumeSource::Named { claim, .. } => {
                 let namespace = assignment.app.namespace.as_str();
                 let dir = self.data_dir.join("volumes").join(namespace);
                 made(dir.join(plain("claim", claim)?))
+            }
+            VolumeSource::Config { name, .. } => {
+                Err(format!("{name} cannot be mounted by this agent: update it"))
             }
             VolumeSource::EmptyDir { .. } => {
                 let dir = self.scratch(&assignment.app, &assignment.revision.short());
@@ -362,7 +365,9 @@ pub fn compose(
         .collect();
     for var in &container.env {
         env.retain(|(name, _)| *name != var.name);
-        env.push((var.name.clone(), var.value.clone()));
+        let value = var.value.text();
+        let value = value.ok_or_else(|| format!("the value of {} is not known here", var.name))?;
+        env.push((var.name.clone(), value.to_owned()));
     }
     let log_bytes = match container.log_max_bytes {
         0 => places.log_max_bytes,

@@ -80,7 +80,7 @@ impl Fleet {
         };
         for (app, _) in apps {
             let mut seen: Vec<&AppRef> = Vec::new();
-            let mut ahead: Vec<&AppRef> = app.depends_on.iter().map(|d| &d.app).collect();
+            let mut ahead: Vec<&AppRef> = app.policy.depends_on.iter().map(|d| &d.app).collect();
             while let Some(name) = ahead.pop() {
                 if *name == app.app {
                     return Err(Refused {
@@ -93,7 +93,9 @@ impl Fleet {
                 }
                 if !seen.contains(&name) {
                     seen.push(name);
-                    let further = find(name).into_iter().flat_map(|app| &app.depends_on);
+                    let further = find(name)
+                        .into_iter()
+                        .flat_map(|app| &app.policy.depends_on);
                     ahead.extend(further.map(|d| &d.app));
                 }
             }
@@ -105,7 +107,7 @@ impl Fleet {
     /// limit: nothing is cut off silently.
     fn check_sizes(&self, apps: &[(App, Revision)]) -> Result<(), Refused> {
         let size = |app: &App, revision: &Revision| {
-            encode(&(&revision.pod, &app.depends_on)).len() + app.app.to_string().len() + 64
+            encode(&(&revision.pod, &app.policy.depends_on)).len() + app.app.to_string().len() + 64
         };
         let replaced: BTreeSet<&AppRef> = apps.iter().map(|(app, _)| &app.app).collect();
         let mut placed: Vec<(&Selector, usize)> = Vec::new();

@@ -104,9 +104,9 @@ impl Fleet {
             })
         })?;
         Ok(Assignment {
-            depends_on: app.depends_on.clone(),
             app: app.app.clone(),
             revision: revision.id,
+            policy: app.policy.clone(),
             pod,
         })
     }
@@ -205,6 +205,8 @@ impl Fleet {
             generation,
             assignments,
             updates: self.orders(name),
+            configs: Vec::new(),
+            labels: Default::default(),
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

@@ -8,7 +8,7 @@ use super::{MAX_POD_BYTES, Object};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
-use skerry_wire::{AppName, AppRef, Assignment, Namespace, Selector, encode};
+use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
 /// Requirements of one placement, and values of one requirement: as many as
@@ -50,7 +50,10 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     let app = App {
         app,
         placement,
-        depends_on,
+        policy: AppPolicy {
+            depends_on,
+            ..AppPolicy::default()
+        },
         pod,
     };
     (d.count() == before).then_some(Object::App(app))
@@ -206,7 +209,7 @@ struct Depends {
 
 /// `dependsOn`. Ours, after compose's `depends_on`.
 fn depends_on(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<Depends> {
-    let items = d.bounded_sequence(node, path, Assignment::MAX_DEPENDENCIES);
+    let items = d.bounded_sequence(node, path, AppPolicy::MAX_DEPENDENCIES);
     let mut all = Vec::new();
     for (index, item) in items.unwrap_or_default().iter().enumerate() {
         let path = path.index(index);

@@ -295,7 +295,7 @@ fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, before: &[EnvVar])
     fields.finish(d, path, Place::Env);
     Some(EnvVar {
         name: name?,
-        value: value?,
+        value: value?.into(),
     })
 }
 

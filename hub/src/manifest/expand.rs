@@ -63,7 +63,7 @@ fn reference<'a>(tail: &'a str, env: &'a [EnvVar]) -> Option<(&'a str, &'a str)>
     let end = near.position(|b| b == b')')?;
     let name = &tail[..end];
     let var = env.iter().rev().find(|var| var.name == name)?;
-    Some((&var.value, &tail[end + 1..]))
+    Some((var.value.text()?, &tail[end + 1..]))
 }
 
 #[cfg(test)]
@@ -98,14 +98,14 @@ mod tests {
     fn doubling_ends_at_the_limit() {
         let mut env = vec![EnvVar {
             name: "V0".into(),
-            value: "x".repeat(1000),
+            value: "x".repeat(1000).into(),
         }];
         let mut refused = false;
         for i in 0..40 {
             match expand(&format!("$(V{i})$(V{i})"), &env) {
                 Some(value) => env.push(EnvVar {
                     name: format!("V{}", i + 1),
-                    value,
+                    value: value.into(),
                 }),
                 None => {
                     refused = true;

@@ -300,7 +300,10 @@ fn claim(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSour
         .require(d, path, "claimName", remedy)
         .and_then(|node| volume_name(d, node, &path.field("claimName")));
     fields.finish(d, path, Place::VolumeSource);
-    Some(VolumeSource::Named { claim: claim? })
+    Some(VolumeSource::Named {
+        claim: claim?,
+        size_limit_bytes: None,
+    })
 }
 
 fn empty_dir(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSource> {

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
-    ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume, VolumeMount,
-    VolumeSource,
+    AppPolicy, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
+    VolumeMount, VolumeSource,
 };
 use std::collections::BTreeSet;
 
@@ -111,8 +111,11 @@ fn every_field_is_read() {
     assert_eq!(container.command, ["nginx", "-g", "daemon off;"]);
     assert_eq!(container.args, ["one\ntwo\n"]);
     assert_eq!(container.working_dir.as_deref(), Some("/srv"));
-    assert_eq!(container.env[1].value, "http://localhost:8080/");
-    assert_eq!(container.env[2].value, "");
+    assert_eq!(
+        container.env[1].value.text().unwrap(),
+        "http://localhost:8080/"
+    );
+    assert_eq!(container.env[2].value.text().unwrap(), "");
     assert_eq!(container.resources.cpu_millis, Some(500));
     assert_eq!(container.resources.memory_bytes, Some(64 << 20));
     assert_eq!(container.resources.pids, Some(32));
@@ -793,7 +796,10 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 args,
                 env: env
                     .into_iter()
-                    .map(|(name, value)| EnvVar { name, value })
+                    .map(|(name, value)| EnvVar {
+                        name,
+                        value: value.into(),
+                    })
                     .collect(),
                 working_dir: rest.0,
                 user: rest.1,
@@ -827,7 +833,10 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
 
 fn app() -> impl Strategy<Value = App> {
     let source = prop_oneof![
-        label().prop_map(|claim| VolumeSource::Named { claim }),
+        label().prop_map(|claim| VolumeSource::Named {
+            claim,
+            size_limit_bytes: None,
+        }),
         (
             path(),
             prop::sample::select(super::pod::HOST_PATH_KINDS.to_vec())
@@ -872,17 +881,20 @@ fn app() -> impl Strategy<Value = App> {
                         name: name.parse().expect("a label"),
                     },
                     placement,
-                    depends_on: depends
-                        .into_iter()
-                        .filter(|((space, other), _)| (space, other) != (&namespace, &name))
-                        .map(|((space, other), condition)| Dependency {
-                            app: AppRef {
-                                namespace: space.parse().expect("a label"),
-                                name: other.parse().expect("a label"),
-                            },
-                            condition,
-                        })
-                        .collect(),
+                    policy: AppPolicy {
+                        depends_on: depends
+                            .into_iter()
+                            .filter(|((space, other), _)| (space, other) != (&namespace, &name))
+                            .map(|((space, other), condition)| Dependency {
+                                app: AppRef {
+                                    namespace: space.parse().expect("a label"),
+                                    name: other.parse().expect("a label"),
+                                },
+                                condition,
+                            })
+                            .collect(),
+                        ..AppPolicy::default()
+                    },
                     pod: PodSpec {
                         volumes,
                         restart_policy: pod.1,

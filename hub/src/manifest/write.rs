@@ -116,7 +116,7 @@ fn document(app: &App) -> Fields {
     let own = &app.app.namespace;
     spec.list(
         "dependsOn",
-        app.depends_on.iter().map(|d| dependency(d, own)),
+        app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
     spec.fields("template", template);
     let mut document = Fields::default();
@@ -214,7 +214,9 @@ fn env(env: &[EnvVar]) -> impl Iterator<Item = Out> {
     env.iter().enumerate().map(|(index, var)| {
         let mut out = Fields::default();
         out.text("name", var.name.as_str());
-        out.text("value", escape(&var.value, &env[..index]));
+        if let Some(text) = var.value.text() {
+            out.text("value", escape(text, &env[..index]));
+        }
         out.done()
     })
 }
@@ -272,11 +274,13 @@ fn volume(volume: &Volume) -> Out {
             source.some_text("type", name.map(|(n, _)| *n).filter(|n| !n.is_empty()));
             out.put("hostPath", source.done());
         }
-        VolumeSource::Named { claim } => {
+        VolumeSource::Named { claim, .. } => {
             source.text("claimName", claim.as_str());
             out.put("persistentVolumeClaim", source.done());
         }
         VolumeSource::EmptyDir { .. } => out.put("emptyDir", source.done()),
+        // Nothing makes one yet.
+        VolumeSource::Config { .. } => {}
     }
     out.done()
 }

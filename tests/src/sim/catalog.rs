@@ -155,7 +155,7 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
-            depends_on: Vec::new(),
+            policy: Default::default(),
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))
@@ -183,7 +183,7 @@ impl Catalog {
             args: vec![program],
             env: vec![EnvVar {
                 name: "PASSWORD".into(),
-                value: format!("{SECRET}{}", chance.below(3)),
+                value: format!("{SECRET}{}", chance.below(3)).into(),
             }],
             startup_probe: probe(chance),
             liveness_probe: probe(chance),

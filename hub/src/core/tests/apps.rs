@@ -348,11 +348,11 @@ fn a_status_of_an_unknown_app_is_shown_not_believed() {
     let mut world = World::new();
     let mut kiosk = world.device("kiosk", "amd64");
     let mut report = report(Generation(0), vec![]);
-    report.apps.push(AppStatus {
-        app: app_ref("stray"),
-        revision: app("stray", "", "x").1.id,
-        containers: Vec::new(),
-    });
+    report.apps.push(AppStatus::new(
+        app_ref("stray"),
+        app("stray", "", "x").1.id,
+        Vec::new(),
+    ));
     world.hear(&mut kiosk, Lane::Report, Purpose::Report, &encode(&report));
     let device = world.fleet.device(&kiosk.name).unwrap();
     assert_eq!(device.report().unwrap().apps.len(), 1);
@@ -448,7 +448,7 @@ fn apps_that_would_wait_for_each_other_are_refused() {
     world.add_image("demo:1", &["amd64"]);
     let waits = |name: &str, on: &str| {
         let (mut app, revision) = app(name, "", "demo:1");
-        app.depends_on = vec![skerry_wire::desired::Dependency {
+        app.policy.depends_on = vec![skerry_wire::desired::Dependency {
             app: app_ref(on),
             condition: skerry_wire::desired::Awaited::Started,
         }];

@@ -92,7 +92,7 @@ pub fn app(app_name: &str, selector: &str, image: &str) -> (App, Revision) {
     let app = App {
         app: app_ref(app_name),
         placement: selector.parse().unwrap(),
-        depends_on: Vec::new(),
+        policy: Default::default(),
         pod,
     };
     (app, Revision::of(pinned.unwrap()))
