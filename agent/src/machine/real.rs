@@ -198,7 +198,7 @@ impl Machine for RealMachine {
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
-                    crate::notify::phase("first container running");
+                    crate::notify::phase(crate::notify::FIRST_APP);
                 }
                 Ok(started.pid)
             }
