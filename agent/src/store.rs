@@ -404,7 +404,7 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             transaction,
             PREVIOUS,
             &app.to_string(),
-            assignment.as_ref().map(value),
+            assignment.as_deref().map(value),
         ),
         Change::Ledger(name, entry) => row(
             transaction,
