@@ -272,5 +272,9 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
         "the cuts left no time to commit: {generation}"
     );
     assert!(lines > 100, "the cuts left no time for lines: {lines}");
-    assert_eq!(known.updates.len(), 3, "every subject was ordered something");
+    assert_eq!(
+        known.updates.len(),
+        3,
+        "every subject was ordered something"
+    );
 }

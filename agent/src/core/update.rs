@@ -531,10 +531,8 @@ impl Core {
                     };
                     self.rolled_back(now, subject, record.order, &what, reason.into());
                 }
-                (
-                    Phase::Confirmed { .. } | Phase::Refused { .. } | Phase::RolledBack { .. },
-                    _,
-                ) => {}
+                (Phase::Confirmed { .. } | Phase::Refused { .. } | Phase::RolledBack { .. }, _) => {
+                }
             }
         }
         // A trial that the store knows nothing of: it was lost with it.

@@ -105,7 +105,9 @@ impl<M: Machine> Engine<M> {
                 Subject::Line => ("line", Some(shown_broker(&self.setup.record.broker))),
             };
             let (target, state) = view.newest.unzip();
-            let left = view.trial_ends_ms.map(|at| at.saturating_sub(now_ms) / 1_000);
+            let left = view
+                .trial_ends_ms
+                .map(|at| at.saturating_sub(now_ms) / 1_000);
             json!({
                 "subject": subject,
                 "running": running,
