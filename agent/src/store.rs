@@ -341,7 +341,7 @@ impl Store {
     }
 
     /// Stores who this device is. A new identity begins with nothing desired.
-    fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
+    pub fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
         self.write(true, |transaction| {
             put(transaction, IDENTITY, &value(identity))?;
             if anew {
