@@ -59,7 +59,8 @@ pub struct MachineNetwork {
     /// Held while they are opened, so that they are opened once.
     opened: Mutex<Option<Rc<PodNetworks>>>,
     tasks: LocalExecutor<'static>,
-    shapes: RefCell<BTreeMap<PodId, Shape>>,
+    /// How pods shall be; absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
     troubles: Rc<RefCell<Vec<String>>>,
     news: (Sender<()>, Receiver<()>),
     /// News were taken, but not told yet.
@@ -89,7 +90,9 @@ impl MachineNetwork {
         }
         let networks = PodNetworks::open(&self.run_dir, self.pool.clone(), Resolvers::default());
         let networks = Rc::new(networks.map_err(|error| chain(&error))?);
-        networks.shape(self.shapes.borrow().clone());
+        if let Some(shapes) = self.shapes.borrow().clone() {
+            networks.shape(shapes);
+        }
         let (runs, troubles) = (networks.clone(), self.troubles.clone());
         let news = self.news.0.clone();
         let run = async move {
@@ -287,7 +290,7 @@ impl MachineNetwork {
                 (PodId::of(&pod.app, pod.revision), shape)
             })
             .collect();
-        self.shapes.borrow_mut().clone_from(&shapes);
+        *self.shapes.borrow_mut() = Some(shapes.clone());
         if let Some(opened) = self.opened.try_lock()
             && let Some(networks) = &*opened
         {

@@ -152,8 +152,9 @@ pub struct PodNetworks {
     state: Mutex<State>,
     tasks: LocalExecutor<'static>,
     watch: Watch,
-    /// How pods shall be from now on, also those that are not attached yet.
-    shapes: RefCell<BTreeMap<PodId, Shape>>,
+    /// How pods shall be from now on, also those that are not attached yet;
+    /// absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
     reshaped: (Sender<()>, Receiver<()>),
 }
 
@@ -283,7 +284,7 @@ impl PodNetworks {
             }
             None => last.map_or(0, |rank| rank.saturating_add(1)),
         };
-        if let Some(shape) = self.shapes.borrow().get(id) {
+        if let Some(shape) = self.shapes.borrow().as_ref().and_then(|all| all.get(id)) {
             pod.shape = shape.clone();
         }
         let of = pod.app.namespace.clone();
@@ -313,10 +314,10 @@ impl PodNetworks {
         }
     }
 
-    /// Says how all pods shall be from now on; those that are left out stay
-    /// as they are. [`PodNetworks::run`] makes it so.
+    /// Says how all pods shall be from now on; those that are left out are
+    /// about to go, and not ready. [`PodNetworks::run`] makes it so.
     pub fn shape(&self, shapes: BTreeMap<PodId, Shape>) {
-        *self.shapes.borrow_mut() = shapes;
+        *self.shapes.borrow_mut() = Some(shapes);
         // When one is there already, it is this news too.
         let _ = self.reshaped.0.try_send(());
     }
@@ -351,7 +352,11 @@ impl PodNetworks {
                     Timer::after(CALM).await;
                 }
                 let mut state = self.state.lock().await;
-                let other = state.reshape(&self.shapes.borrow());
+                let other = self
+                    .shapes
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|all| state.reshape(all));
                 if !state.resumed || (reshaped && !other) {
                     continue;
                 }
@@ -437,8 +442,15 @@ impl State {
     fn reshape(&mut self, shapes: &BTreeMap<PodId, Shape>) -> bool {
         let mut other = false;
         for (id, (_, pod)) in &mut self.kept.pods {
-            if let Some(shape) = shapes.get(id).filter(|shape| **shape != pod.shape) {
-                pod.shape = shape.clone();
+            let shape = match shapes.get(id) {
+                Some(shape) => shape.clone(),
+                None => Shape {
+                    ready: false,
+                    ..pod.shape.clone()
+                },
+            };
+            if shape != pod.shape {
+                pod.shape = shape;
                 other = true;
             }
         }
