@@ -75,7 +75,7 @@ impl Core {
             let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
             if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
                 self.previous.insert(old.app.clone(), old.clone());
-                let change = Change::Previous(old.app.clone(), Some(old.clone()));
+                let change = Change::Previous(old.app.clone(), Some(Box::new(old.clone())));
                 self.changes.push(change);
             }
         }

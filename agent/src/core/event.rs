@@ -164,7 +164,7 @@ pub enum Event {
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
     /// The machine's facts changed.
-    Facts(Facts),
+    Facts(Box<Facts>),
     /// Something of an update.
     Update(UpdateEvent),
     /// The shell has something to tell the operator: CamelCase reason and a
@@ -462,7 +462,7 @@ pub enum Change {
     /// A newer desired state, and the number of the message that completed it.
     Desired(DesiredRecord, Seq),
     /// What an app runs until its new images are here; `None` takes it away.
-    Previous(AppRef, Option<Assignment>),
+    Previous(AppRef, Option<Box<Assignment>>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
     /// The device was shut out.
@@ -492,7 +492,7 @@ impl Records {
                 self.seen = seen;
             }
             Change::Previous(app, Some(assignment)) => {
-                self.previous.insert(app, assignment);
+                self.previous.insert(app, *assignment);
             }
             Change::Previous(app, None) => {
                 self.previous.remove(&app);

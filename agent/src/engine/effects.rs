@@ -85,6 +85,7 @@ impl<M: Machine> Engine<M> {
                 }
             }
             Effect::Create(create) => {
+                self.has_created = true;
                 tracing::info!("starting {} of {}", create.id, create.assignment.app);
                 self.act(async move {
                     let id = create.id.clone();

@@ -198,7 +198,7 @@ impl Machine for RealMachine {
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
-                    crate::notify::phase("first container running");
+                    crate::notify::phase(crate::notify::FIRST_APP);
                 }
                 Ok(started.pid)
             }
@@ -249,7 +249,11 @@ impl Machine for RealMachine {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(format!("{}: {error}", dir.display()))
             }
-            _ => Ok(()),
+            _ => {
+                // The app's, unless another revision of it is still in there.
+                let _ = dir.parent().map(std::fs::remove_dir);
+                Ok(())
+            }
         })
         .await
     }
