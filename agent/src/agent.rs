@@ -11,6 +11,7 @@ use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, Places, RealMachine, chain};
+use crate::network::Pool;
 use crate::notify;
 use crate::pages;
 use crate::runtime::{RuntimeConfig, Status};
@@ -59,6 +60,9 @@ pub enum AgentError {
     /// The image store.
     #[error("the image store cannot be used")]
     Images(#[source] Box<crate::image::StoreError>),
+    /// The pool of addresses.
+    #[error(transparent)]
+    Pool(crate::network::lease::PoolError),
     /// The control socket.
     #[error("the control socket in {} cannot be made", dir.display())]
     Control {
@@ -622,7 +626,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };
-    RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
+    let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
+    RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Which ends are forgotten, too.
@@ -651,6 +656,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
         while !running.is_empty() {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
+                crate::machine::MachineEvent::Network { .. } => {}
                 crate::machine::MachineEvent::Lost => return,
             }
         }
@@ -682,7 +688,8 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
+    let run =
+        ["containers", "logs", "names", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -693,10 +700,24 @@ fn remove_files(config: &Config) {
     }
 }
 
+/// What a device is called that has not joined.
+const NAMELESS: &str = "device";
+
+/// The device's name, which its interfaces are named after.
+fn known_name(store: &StoreDir) -> String {
+    match store.store.identity() {
+        Ok(Some(IdentityRecord {
+            standing: Standing::Joined { device, .. },
+            ..
+        })) => device.to_string(),
+        _ => NAMELESS.into(),
+    }
+}
+
 /// `reset` without a running agent.
 pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
     let store = open_store(config, exe).map_err(|e| chain(&e))?;
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    let machine = real_machine(config, exe, &known_name(&store)).map_err(|e| chain(&e))?;
     let result = smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::All)));
     store.erase().map_err(|e| chain(&e))?;
     remove_files(config);
@@ -707,7 +728,9 @@ pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
 /// soon: ends every container and the runtime. What is stored stays, and the
 /// next agent starts the apps again, as after a power cut.
 pub fn stop_alone(config: &Config, exe: &Path) -> Result<(), String> {
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    // A store that cannot be read keeps nothing from being stopped.
+    let name = open_store(config, exe).map_or_else(|_| NAMELESS.into(), |s| known_name(&s));
+    let machine = real_machine(config, exe, &name).map_err(|e| chain(&e))?;
     smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::Stopped)))
 }
 

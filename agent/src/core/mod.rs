@@ -27,6 +27,7 @@ pub mod update;
 mod command;
 mod desired;
 mod handle;
+mod network;
 mod outcome;
 mod probes;
 mod settle;
@@ -37,3 +38,4 @@ pub use event::{
     Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
+pub use network::PodShape;

@@ -72,7 +72,12 @@ impl Core {
             generation: self.generation(),
             at: now.wall,
             facts: self.facts.clone(),
-            conditions: self.conditions.clone(),
+            conditions: self
+                .conditions
+                .iter()
+                .cloned()
+                .chain(self.network_condition())
+                .collect(),
             apps: report::apps(
                 now.boot_ms,
                 self.assignments(),

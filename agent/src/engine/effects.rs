@@ -212,6 +212,7 @@ impl<M: Machine> Engine<M> {
                     Event::Diagnosed { request, findings }
                 });
             }
+            Effect::ShapeNetwork(pods) => machine.shape_network(pods),
             Effect::Update(effect) => self.update(effect).await,
             Effect::StopCalling => {
                 tracing::warn!(

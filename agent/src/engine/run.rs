@@ -390,6 +390,16 @@ impl<M: Machine> Engine<M> {
     async fn machine_event(&mut self, event: MachineEvent) {
         match event {
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
+            MachineEvent::Network {
+                addresses,
+                troubles,
+            } => {
+                let event = Event::Network {
+                    addresses,
+                    troubles,
+                };
+                self.step(event).await;
+            }
             MachineEvent::Lost => {
                 tracing::warn!("the keeper of the containers is gone; starting another");
                 let reason = "the keeper of the containers ended".to_string();
