@@ -14,6 +14,8 @@ mod error;
 mod expand;
 mod image;
 mod network;
+#[cfg(test)]
+mod network_tests;
 mod pod;
 mod probe;
 mod quantity;

@@ -251,7 +251,6 @@ app.yaml:4:9: metadata.name: app 'Web' may only use a-z, 0-9 and '-', and must s
 app.yaml:5:3: metadata.labels: is not supported: remove it: apps have no labels yet, devices do (skerry label device NAME key=value)
 app.yaml:7:3: spec.replicas: is not supported: remove it: an app runs once on every device that spec.placement matches
 app.yaml:8:26: spec.placement.selector: in selector 'site=(': '(' is not a label value: use up to 63 letters, digits, '-', '_' and '.': write it as in \"site=berlin,role in (gateway,kiosk),!retired\"
-app.yaml:11:20: spec.template.spec.hostNetwork: is not supported: apps have no network of their own yet: write true: the app uses the device's network
 app.yaml:12:22: spec.template.spec.restartPolicy: there is no restart policy 'unless-stopped': write Always
 app.yaml:14:9: spec.template.spec.containers[0].image: is missing: name an image, as in nginx:1.27
 app.yaml:15:9: spec.template.spec.containers[0].imagee: unknown field: did you mean 'image'?
@@ -371,8 +370,8 @@ fn traps_of_yaml_are_named() {
             "declare it in spec.template.spec.volumes",
         ),
         (
-            "        ports: [{containerPort: 80}]",
-            "the ports that the app opens are the device's",
+            "        ports: [{containerPort: 80, hostPort: 80}]",
+            "write network: bridge, so that this port leads to the app",
         ),
         (
             "        logging: {persist: true, maxBytes: 1}",
@@ -534,7 +533,7 @@ fn other_kinds_name_what_to_write() {
         ),
         (
             "apiVersion: v1\nkind: Service",
-            "reached at its device's address",
+            "write spec.services in the App",
         ),
         ("apiVersion: skerry/v2\nkind: App", "upgrade the hub"),
         (
