@@ -5,7 +5,7 @@ use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
-use crate::core::{Change, Core, Effect, Event, Identity, Start};
+use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -143,7 +143,7 @@ pub struct Engine<M: Machine> {
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
     pub(super) ready: bool,
     /// Whether an app was begun to be started.
-    pub(super) has_created: bool,
+    pub(super) has_begun: bool,
 }
 
 impl<M: Machine> Engine<M> {
@@ -188,7 +188,7 @@ impl<M: Machine> Engine<M> {
             outputs_in,
             streams: BTreeMap::new(),
             ready: false,
-            has_created: false,
+            has_begun: false,
         };
         engine.list(Duration::ZERO);
         if uncounted {
@@ -224,8 +224,8 @@ impl<M: Machine> Engine<M> {
                 return Ok((ending, self.hang_up().await));
             }
             match self.next(asks, &mut beat).await {
-                Turn::Event(event) => self.step(event).await,
-                Turn::Outcome(epoch, event) if epoch == self.epoch => self.step(event).await,
+                Turn::Event(event) => self.event(event).await,
+                Turn::Outcome(epoch, event) if epoch == self.epoch => self.event(event).await,
                 Turn::Listed(epoch, result) if epoch == self.epoch => self.listed(result).await,
                 Turn::Machine(epoch, event) if epoch == self.epoch => {
                     self.machine_event(event).await;
@@ -312,6 +312,31 @@ impl<M: Machine> Engine<M> {
         future::or(future::or(turn, link), calm).await
     }
 
+    async fn event(&mut self, event: Event) {
+        let is_over = match &event {
+            Event::Created { .. } => true,
+            Event::Image { result, .. } => !matches!(result, Ok(ImageStatus::Ready)),
+            _ => false,
+        };
+        let runs = matches!(&event, Event::Created { result: Ok(_), .. });
+        self.step(event).await;
+        if is_over {
+            self.start_is_over(runs).await;
+        }
+    }
+
+    /// An app runs, or none can be started without the hub: what the start has
+    /// put off goes on.
+    async fn start_is_over(&mut self, runs: bool) {
+        if self.call_by_ms.is_none() {
+            return;
+        }
+        if !runs {
+            notify::phase(notify::NO_APP);
+        }
+        self.save_and_call().await;
+    }
+
     async fn step(&mut self, event: Event) {
         let effects = self.core.handle(self.setup.clock.now(), event);
         self.carry_out(effects).await;
@@ -366,13 +391,10 @@ impl<M: Machine> Engine<M> {
                 });
                 self.watch = Some(watch);
                 self.step(Event::Listed(containers)).await;
-                if self.call_by_ms.is_some() {
-                    self.save_and_call().await;
+                if !self.has_begun {
+                    self.start_is_over(false).await;
                 }
                 if !self.ready {
-                    if !self.has_created {
-                        notify::phase(notify::NO_APP);
-                    }
                     self.ready = true;
                     notify::ready();
                     tracing::info!("ready");
