@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Event, Identity, Start};
+use crate::device_api::{Asked, DeviceApi};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -20,6 +21,7 @@ use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +86,8 @@ pub struct Setup {
     pub software: Option<Arc<Software>>,
     /// Whose releases are believed, besides those of the identity.
     pub release_keys: Vec<[u8; 32]>,
+    /// Below which apps find their sockets; `None` where no app may ask.
+    pub api_dir: Option<PathBuf>,
 }
 
 pub(super) enum Turn {
@@ -97,6 +101,7 @@ pub(super) enum Turn {
     Output(StreamOutput),
     StreamEnded(StreamId, End),
     Ask(Ask),
+    App(Asked),
     Wake,
     Save,
     Look,
@@ -134,6 +139,8 @@ pub struct Engine<M: Machine> {
     pub(super) outputs_in: Sender<StreamOutput>,
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
     pub(super) ready: bool,
+    /// What apps ask with.
+    pub(super) api: Option<DeviceApi>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -154,6 +161,7 @@ impl<M: Machine> Engine<M> {
         };
         let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
+        let api = setup.api_dir.clone().map(DeviceApi::new);
         let (turns_in, turns) = bounded(OUTCOMES);
         let (outputs_in, outputs) = bounded(1);
         let mut engine = Self {
@@ -177,6 +185,7 @@ impl<M: Machine> Engine<M> {
             outputs_in,
             streams: BTreeMap::new(),
             ready: false,
+            api,
         };
         engine.list(Duration::ZERO);
         if uncounted {
@@ -231,6 +240,7 @@ impl<M: Machine> Engine<M> {
                         return Ok((ending, self.hang_up().await));
                     }
                 }
+                Turn::App(asked) => self.app_asks(asked).await,
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => {
                     self.commit(Vec::new()).await;
@@ -295,7 +305,7 @@ impl<M: Machine> Engine<M> {
         future::or(future::or(turn, link), calm).await
     }
 
-    async fn step(&mut self, event: Event) {
+    pub(super) async fn step(&mut self, event: Event) {
         let effects = self.core.handle(self.setup.clock.now(), event);
         self.carry_out(effects).await;
     }

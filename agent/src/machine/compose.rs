@@ -1,6 +1,7 @@
 //! From an assignment and an image to what the runtime runs.
 
 use crate::core::CreateContainer;
+use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
@@ -329,6 +330,7 @@ pub fn compose(
     let pod = &create.assignment.pod;
     let container = create.spec();
     let (mut mounts, mut tmpfs) = (Vec::new(), Vec::new());
+    mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
         if let Some(size_bytes) = in_memory(create, &mount.volume) {
             tmpfs.push(Tmpfs {
