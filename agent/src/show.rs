@@ -82,6 +82,42 @@ pub fn containers(status: &Value) -> String {
     table(&rows)
 }
 
+fn update(update: &Value) -> String {
+    let state = &update["state"];
+    let reason = word(&state["reason"]);
+    match state["kind"].as_str() {
+        None => "-".into(),
+        Some("fetching") => format!(
+            "fetching, {} of {} KiB",
+            state["doneBytes"].as_u64().unwrap_or(0) >> 10,
+            state["totalBytes"].as_u64().unwrap_or(0) >> 10
+        ),
+        Some("trying") => match update["trialLeftSecs"].as_u64() {
+            Some(left) => format!("on trial, {left} s left to be confirmed"),
+            None => "on trial".into(),
+        },
+        Some("confirmed") => "in use for good".into(),
+        Some("refused") => format!("not tried: {reason}"),
+        Some("rolledBack") => format!("tried and undone: {reason}"),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// One line for each thing of this device that the hub can change.
+fn updates(status: &Value) -> String {
+    let header = ["SOFTWARE", "RUNS", "LAST ORDER", "RESULT"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for item in status["updates"].as_array().into_iter().flatten() {
+        rows.push(vec![
+            word(&item["subject"]),
+            word(&item["running"]),
+            word(&item["target"]),
+            update(item),
+        ]);
+    }
+    table(&rows)
+}
+
 /// How the device stands.
 pub fn status(status: &Value) -> String {
     let hub = match (
@@ -114,12 +150,44 @@ pub fn status(status: &Value) -> String {
             word(&condition["message"])
         ));
     }
-    if status["apps"]
-        .as_array()
-        .is_some_and(|apps| !apps.is_empty())
-    {
+    let some = |key: &str| status[key].as_array().is_some_and(|all| !all.is_empty());
+    if some("updates") {
+        out.push('\n');
+        out.push_str(&updates(status));
+    }
+    if some("apps") {
         out.push('\n');
         out.push_str(&containers(status));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn updates_say_what_runs_what_was_ordered_and_what_came_of_it() {
+        let shown = status(&json!({
+            "device": "kiosk-7",
+            "updates": [
+                {"subject": "agent", "running": "0.1.0", "target": "0.2.0",
+                 "state": {"kind": "rolledBack", "reason": "it ended after 0.1 s"}},
+                {"subject": "os", "running": "9.0.0", "target": "9.0.0",
+                 "state": {"kind": "trying"}, "trialLeftSecs": 42},
+                {"subject": "line", "running": "mqtts://hub:8883"},
+            ],
+        }));
+        let expected = "\
+Device:  kiosk-7
+Hub:     -
+
+SOFTWARE  RUNS              LAST ORDER  RESULT
+agent     0.1.0             0.2.0       tried and undone: it ended after 0.1 s
+os        9.0.0             9.0.0       on trial, 42 s left to be confirmed
+line      mqtts://hub:8883  -           -
+";
+        assert_eq!(shown, expected);
+    }
 }

@@ -349,7 +349,7 @@ impl Store {
     }
 
     /// Stores who this device is. A new identity begins with nothing desired.
-    fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
+    pub fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
         self.write(true, |transaction| {
             put(transaction, IDENTITY, &value(identity))?;
             if anew {
@@ -412,7 +412,7 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             transaction,
             PREVIOUS,
             &app.to_string(),
-            assignment.as_ref().map(value),
+            assignment.as_deref().map(value),
         ),
         Change::Ledger(name, entry) => row(
             transaction,

@@ -372,7 +372,7 @@ fn boots_are_counted_in_the_commit_that_a_new_boot_makes_anyway() {
     world.core = core;
     assert_eq!(boots(&world), 2);
     // What else is new about the machine leaves the count alone.
-    world.say(Event::Facts(Facts::default()));
+    world.say(Event::Facts(Box::default()));
     assert_eq!(boots(&world), 2);
 }
 

@@ -327,6 +327,30 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     line(&another, "d09", &["--wait"]);
     wait_for(&hub, "d09", "line", &another, "confirmed");
 
+    // At the device: what runs, what was ordered, what came of it and why.
+    let status = agents[6].agent("status", &[]);
+    let line_row = status.lines().find(|l| l.starts_with("line "));
+    assert!(
+        line_row.is_some_and(|l| l.contains(&right)
+            && l.contains("mqtts://127.0.0.1:9")
+            && l.contains("tried and undone: the hub was not reached within 10 s")),
+        "{status}"
+    );
+    println!("{status}");
+
+    // A release that is deleted takes its bytes along.
+    let blobs = || {
+        let dir = fs::read_dir(hub.data().join("blobs/sha256")).expect("the blobs");
+        dir.count()
+    };
+    let kept = blobs();
+    hub.skerry(&["release", "delete", "0.0.1"]);
+    assert_eq!(blobs(), kept - 1);
+    let error = hub
+        .try_skerry(&["release", "rollout", "0.0.1", "-l", "ring=canary"])
+        .expect_err("deleted");
+    assert!(error.contains("no release agent 0.0.1"), "{error}");
+
     // Everybody is there, in the same process and with the same containers.
     for agent in &agents {
         hub.wait_online(agent.name());

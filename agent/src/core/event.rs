@@ -166,7 +166,7 @@ pub enum Event {
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
     /// The machine's facts changed.
-    Facts(Facts),
+    Facts(Box<Facts>),
     /// Something of an update.
     Update(UpdateEvent),
     /// Outcome of [`Effect::AskHold`], or an app says it by itself.
@@ -494,7 +494,7 @@ pub enum Change {
     Desired(DesiredRecord, Seq),
     /// What an app had before, kept until its new revision is good; `None`
     /// takes it away.
-    Previous(AppRef, Option<Assignment>),
+    Previous(AppRef, Option<Box<Assignment>>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
     /// The device was shut out.
@@ -527,7 +527,7 @@ impl Records {
                 self.seen = seen;
             }
             Change::Previous(app, Some(assignment)) => {
-                self.previous.insert(app, assignment);
+                self.previous.insert(app, *assignment);
             }
             Change::Previous(app, None) => {
                 self.previous.remove(&app);

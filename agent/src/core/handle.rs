@@ -367,7 +367,7 @@ impl Core {
                 let boot_count = self.facts.boot_count;
                 self.facts = Facts {
                     boot_count,
-                    ..facts
+                    ..*facts
                 };
                 self.pace.changed(now_ms, Urgency::Soon);
             }

@@ -139,6 +139,7 @@ impl Core {
             Some(assignment) => self.previous.insert(app.clone(), assignment.clone()),
             None => self.previous.remove(app),
         };
+        let previous = previous.map(Box::new);
         self.changes.push(Change::Previous(app.clone(), previous));
     }
 

@@ -5,6 +5,7 @@ use super::handle::{Core, Identity, LinkState};
 use super::observed::Observed;
 use super::plan::Ledger;
 use super::report;
+use super::update::UpdateView;
 use skerry_wire::report::Report;
 use skerry_wire::{AppRef, Assignment, Generation, SessionId};
 use std::collections::BTreeMap;
@@ -58,6 +59,11 @@ impl Core {
             LinkState::Up { .. } => None,
             LinkState::Down { reason, .. } => Some(reason),
         }
+    }
+
+    /// How each software and the line of this device stand.
+    pub fn updates(&self) -> Vec<UpdateView> {
+        self.updates.views()
     }
 
     /// What the hub would be told now. Does not count as telling.

@@ -2,11 +2,13 @@
 
 use super::run::{Ending, Engine};
 use crate::control::{Answer, Ask, Request};
+use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamOutput, stream};
 use crate::runtime::Status;
 use serde_json::json;
 use skerry_wire::message::LogsRequest;
 use skerry_wire::stream::{Channel, End};
+use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
 use smol::channel::bounded;
 use smol::future;
@@ -93,6 +95,30 @@ impl<M: Machine> Engine<M> {
         });
     }
 
+    /// What of this device can be changed by the hub, and how that fares.
+    fn updates(&self) -> Vec<serde_json::Value> {
+        let now_ms = self.setup.clock.now().boot_ms;
+        let shown = |view: UpdateView| {
+            let (subject, running) = match view.subject {
+                Subject::Agent => ("agent", view.running),
+                Subject::Os => ("os", view.running),
+                Subject::Line => ("line", Some(shown_broker(&self.setup.record.broker))),
+            };
+            let (target, state) = view.newest.unzip();
+            let left = view
+                .trial_ends_ms
+                .map(|at| at.saturating_sub(now_ms) / 1_000);
+            json!({
+                "subject": subject,
+                "running": running,
+                "target": target,
+                "state": state.as_ref().map(update_json),
+                "trialLeftSecs": left,
+            })
+        };
+        self.core.updates().into_iter().map(shown).collect()
+    }
+
     pub(super) fn status(&self) -> serde_json::Value {
         let report = self.core.report(self.setup.clock.now());
         let identity = &self.setup.identity;
@@ -145,6 +171,7 @@ impl<M: Machine> Engine<M> {
             "generation": report.generation.0,
             "version": crate::release(),
             "bootId": report.facts.boot_id,
+            "updates": self.updates(),
             "conditions": report.conditions.iter().filter(|c| c.status).map(|c| json!({
                 "kind": c.kind, "reason": c.reason, "message": c.message,
             })).collect::<Vec<_>>(),
@@ -154,6 +181,19 @@ impl<M: Machine> Engine<M> {
                 "app": e.app.as_ref().map(|a| a.to_string()), "atMs": e.at.0,
             })).collect::<Vec<_>>(),
         })
+    }
+}
+
+fn update_json(state: &UpdateState) -> serde_json::Value {
+    match state {
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } => json!({"kind": "fetching", "doneBytes": done_bytes, "totalBytes": total_bytes}),
+        UpdateState::Trying => json!({"kind": "trying"}),
+        UpdateState::Confirmed => json!({"kind": "confirmed"}),
+        UpdateState::Refused { reason } => json!({"kind": "refused", "reason": reason}),
+        UpdateState::RolledBack { reason } => json!({"kind": "rolledBack", "reason": reason}),
     }
 }
 

@@ -540,20 +540,23 @@ fn give_up(why: &str) {
     }
 }
 
-/// What our processes take of the memory: PSS, which counts shared pages once.
+/// What our processes take of the memory: PSS, which counts shared pages once,
+/// and what of it is theirs alone.
 fn say_memory() {
-    let pss_kib = |pid: i32| {
+    let held = |pid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
-        let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-        number.unwrap_or(0)
+        let kib = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name));
+            let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+            number.unwrap_or(0)
+        };
+        format!("{} KiB ({} anonymous)", kib("Pss:"), kib("Anonymous:"))
     };
-    let parts: Vec<String> = ours()
-        .into_iter()
-        .map(|pid| format!("{} {} KiB", verb(pid.as_raw()), pss_kib(pid.as_raw())))
-        .collect();
-    let init = pss_kib(1);
-    say::news(&format!("memory: init {init} KiB, {}", parts.join(", ")));
+    let mut parts = vec![format!("init {}", held(1))];
+    for pid in ours() {
+        parts.push(format!("{} {}", verb(pid.as_raw()), held(pid.as_raw())));
+    }
+    say::news(&format!("memory: {}", parts.join(", ")));
 }
 
 #[cfg(test)]

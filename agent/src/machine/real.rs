@@ -249,7 +249,11 @@ impl Machine for RealMachine {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(format!("{}: {error}", dir.display()))
             }
-            _ => Ok(()),
+            _ => {
+                // The app's, unless another revision of it is still in there.
+                let _ = dir.parent().map(std::fs::remove_dir);
+                Ok(())
+            }
         })
         .await
     }

@@ -4,6 +4,7 @@ use super::decode::{Decoder, Fields, Path, closest};
 use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use super::update;
 use super::{MAX_POD_BYTES, Object};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
@@ -34,7 +35,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         None => None,
     };
     fields.finish(d, &path, Place::Object);
-    let (app, (placement, depends_on, pod, pod_at)) = (app?, spec?);
+    let (app, (placement, depends_on, policy, pod, pod_at)) = (app?, spec?);
     let depends_on = in_namespace(d, depends_on, &app, &path.field("spec"));
     let encoded = encode(&pod).len();
     if encoded > MAX_POD_BYTES {
@@ -52,7 +53,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
-            ..AppPolicy::default()
+            ..policy
         },
         pod,
     };
@@ -175,6 +176,7 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
 type Spec = (
     Selector,
     Vec<Depends>,
+    AppPolicy,
     skerry_wire::PodSpec<String>,
     Position,
 );
@@ -189,6 +191,7 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
         Some(node) => depends_on(d, node, &path.field("dependsOn")),
         None => Vec::new(),
     };
+    let policy = update::policy(d, &mut fields, path);
     let remedy = "write template: { spec: { containers: [...] } }";
     let pod = match fields.require(d, path, "template", remedy) {
         Some(node) => template(d, node, &path.field("template")),
@@ -196,7 +199,7 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    Some((placement?, depends_on, pod, at))
+    Some((placement?, depends_on, policy, pod, at))
 }
 
 /// A dependency as it is written: the namespace may be left out.

@@ -118,6 +118,7 @@ fn document(app: &App) -> Fields {
         "dependsOn",
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
+    super::update::write_policy(&mut spec, &app.policy);
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
