@@ -18,6 +18,7 @@ use super::decode::{Decoder, Fields, Path};
 use super::tree::Node;
 use super::unsupported::Place;
 use super::write;
+use super::yaml::Out;
 use skerry_wire::AppPolicy;
 use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
 
@@ -183,6 +184,6 @@ pub(super) fn write_policy(spec: &mut write::Fields, policy: &AppPolicy) {
     let names = policy.grants.iter().filter_map(named);
     spec.list(
         "deviceAPI",
-        names.map(|(name, _)| write::Out::Text((*name).into())),
+        names.map(|(name, _)| Out::Text((*name).into())),
     );
 }
