@@ -56,6 +56,12 @@ impl Core {
         Some(self.runs(assigned).newest().revision)
     }
 
+    /// Whether the app runs what it shall, and that has stayed ready for as long
+    /// as it must.
+    pub fn is_proved(&self, app: &AppRef) -> bool {
+        !self.replacing.contains_key(app)
+    }
+
     /// The update of an app that has yet to begin.
     pub fn waiting_update(&self, now: Now, app: &AppRef) -> Option<WaitingUpdate> {
         let assigned = self.assignments().iter().find(|a| a.app == *app)?;

@@ -452,6 +452,11 @@ fn on_trial(policy: &UpdatePolicy, kept: bool, record: &Replacement, seen: &Seen
             }
         }
     }
+    // Nothing good to go back to: the newest wins.
+    let failing = matches!(seen.standing, Standing::Failing(_));
+    if kept && !back && !handed_over && (failing || seen.now_ms >= late_ms) {
+        return Next::HandOver;
+    }
     let min_ms = u64::from(policy.min_ready_secs).saturating_mul(1_000);
     let prove_ms = min_ms.max(PROVE_MS);
     // Soon enough for the answer to come in time.
@@ -471,7 +476,7 @@ fn on_trial(policy: &UpdatePolicy, kept: bool, record: &Replacement, seen: &Seen
     }
     let ahead = |at: Option<u64>| at.filter(|at| *at > seen.now_ms);
     Next::Stay(earliest([
-        ahead(Some(late_ms).filter(|_| back)),
+        ahead(Some(late_ms).filter(|_| kept)),
         ahead(confirm_ms),
         ahead(until(min_ms)),
         ahead(until(prove_ms)),
