@@ -281,6 +281,7 @@ impl Agent {
                 clock: self.clock,
                 software: Some(software.clone()),
                 release_keys: self.config.release_keys.clone(),
+                api_dir: Some(self.config.run_dir.clone()),
             };
             let broken = store.broken.take();
             let mut engine =
@@ -703,8 +704,15 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run =
-        ["containers", "logs", "names", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
+    let run = [
+        "containers",
+        "logs",
+        "names",
+        "scratch",
+        "stop-signals",
+        "api",
+    ]
+    .map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -43,6 +43,7 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
 
 /// The store's copy during a trial.
 const SNAPSHOT: &str = "agent.redb.before-update";
@@ -282,6 +283,13 @@ impl Store {
                 let (_, bytes) = row.map_err(database("reading"))?;
                 let (subject, record) = read("update", bytes.value())?;
                 records.updates.insert(subject, record);
+            }
+        }
+        if let Some(replacing) = table(read_only.open_table(REPLACING))? {
+            for row in replacing.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record) = read("change of a revision", bytes.value())?;
+                records.replacing.insert(app, record);
             }
         }
         Ok(records)
@@ -525,6 +533,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             LEDGER,
             &name.to_string(),
             entry.as_ref().map(value),
+        ),
+        Change::Replacing(app, record) => row(
+            transaction,
+            REPLACING,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
         ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
         Change::Update(subject, record) => row(

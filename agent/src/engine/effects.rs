@@ -217,6 +217,9 @@ impl<M: Machine> Engine<M> {
             }
             Effect::ShapeNetwork(pods) => machine.shape_network(pods),
             Effect::Update(effect) => self.update(effect).await,
+            Effect::ServeApps(grants) => self.serve_apps(grants),
+            Effect::AskHold { app } => self.ask_hold(app),
+            Effect::ReleaseHold { app } => self.release_hold(&app),
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

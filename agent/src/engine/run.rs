@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
+use crate::device_api::{Asked, DeviceApi};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -20,6 +21,7 @@ use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +91,8 @@ pub struct Setup {
     pub software: Option<Arc<Software>>,
     /// Whose releases are believed, besides those of the identity.
     pub release_keys: Vec<[u8; 32]>,
+    /// Below which apps find their sockets; `None` where no app may ask.
+    pub api_dir: Option<PathBuf>,
 }
 
 pub(super) enum Turn {
@@ -102,6 +106,7 @@ pub(super) enum Turn {
     Output(StreamOutput),
     StreamEnded(StreamId, End),
     Ask(Ask),
+    App(Asked),
     Wake,
     Save,
     Look,
@@ -144,6 +149,8 @@ pub struct Engine<M: Machine> {
     pub(super) ready: bool,
     /// Whether an app was begun to be started.
     pub(super) has_begun: bool,
+    /// What apps ask with.
+    pub(super) api: Option<DeviceApi>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -164,6 +171,7 @@ impl<M: Machine> Engine<M> {
         };
         let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
+        let api = setup.api_dir.clone().map(DeviceApi::new);
         let (turns_in, turns) = bounded(OUTCOMES);
         let (outputs_in, outputs) = bounded(1);
         let mut engine = Self {
@@ -189,6 +197,7 @@ impl<M: Machine> Engine<M> {
             streams: BTreeMap::new(),
             ready: false,
             has_begun: false,
+            api,
         };
         engine.list(Duration::ZERO);
         if uncounted {
@@ -250,6 +259,7 @@ impl<M: Machine> Engine<M> {
                         return Ok((ending, self.hang_up().await));
                     }
                 }
+                Turn::App(asked) => self.app_asks(asked).await,
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
@@ -337,7 +347,7 @@ impl<M: Machine> Engine<M> {
         self.save_and_call().await;
     }
 
-    async fn step(&mut self, event: Event) {
+    pub(super) async fn step(&mut self, event: Event) {
         let effects = self.core.handle(self.setup.clock.now(), event);
         self.carry_out(effects).await;
     }

@@ -402,6 +402,38 @@ pub struct DeviceApp {
     /// own network.
     #[serde(default)]
     pub address: Option<String>,
+    /// How the change of its revision goes or went; absent when there is
+    /// nothing to say.
+    #[serde(default)]
+    pub update: Option<AppUpdate>,
+    /// What the app reports of itself.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
+}
+
+/// How the change of an app's revision goes on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppUpdate {
+    /// The revision that shall run.
+    pub to: String,
+    /// How far it is.
+    pub state: AppUpdateState,
+    /// What the app says that holds it; or why it was rolled back.
+    pub message: Option<String>,
+}
+
+/// How far the change of an app's revision is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppUpdateState {
+    /// The app holds it.
+    Held,
+    /// It runs, and has to prove itself.
+    Trial,
+    /// It is good.
+    Done,
+    /// It failed, and what was before it is back.
+    RolledBack,
 }
 
 /// Why something is not as declared.
@@ -640,6 +672,9 @@ pub struct AppCounts {
     pub ready: u32,
     /// Those that cannot have it; the device says why.
     pub blocked: u32,
+    /// Those where it failed and what was before it is back.
+    #[serde(default)]
+    pub rolled_back: u32,
 }
 
 /// One image.

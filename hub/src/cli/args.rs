@@ -697,8 +697,12 @@ pub struct RolloutArgs {
 pub enum RolloutCommand {
     /// Show how far it is
     Status {
-        /// agent, os or line; the newest of all when absent
+        /// agent, os or line, or app/NAME; the newest of the first three when
+        /// absent
         subject: Option<String>,
+        /// The app's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
         /// Wait until every device has it; fail if one cannot
         #[arg(short, long, visible_alias = "watch")]
         wait: bool,

@@ -5,8 +5,8 @@ use super::args::{DescribeArgs, Resource};
 use super::client::{Client, with_query};
 use super::error::CliError;
 use super::get::{
-    app_is_ready, app_path, arch, clean, container_state, device_path, devices, exit_text, labels,
-    manifest_of, resource_and_names, short, state_text, temperature, uptime,
+    app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices,
+    exit_text, labels, manifest_of, resource_and_names, short, state_text, temperature, uptime,
 };
 use super::human;
 use super::output::{Out, Style};
@@ -154,6 +154,9 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
     }
     text.push_str(&or_none(&table, colour));
+    let apps = device.apps.iter();
+    let apps = apps.map(|a| (format!("{}/{}", a.namespace, a.name), a));
+    text.push_str(&changes_text(apps.collect(), "APP", colour));
     text.push_str(&events_text(events, colour));
     text
 }
@@ -229,6 +232,39 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             container_detail(app, container).into(),
         ]);
     }
+}
+
+/// How changes of revisions fare that are not over or went wrong, and what
+/// apps report of themselves; nothing where there is none.
+fn changes_text(apps: Vec<(String, &DeviceApp)>, head: &'static str, colour: bool) -> String {
+    let mut text = String::new();
+    let mut changes = Table::new(&[head, "CHANGE", "TO", "DETAIL"]);
+    let mut values = Table::new(&[head, "VALUE", "IS"]);
+    for (name, app) in apps {
+        if let Some(update) = &app.update {
+            let (state, style) = app_update_text(update.state);
+            changes.row(vec![
+                name.as_str().into(),
+                Cell::new(state, style),
+                short(&update.to).into(),
+                update.message.as_deref().unwrap_or_default().into(),
+            ]);
+        }
+        for (value, is) in &app.values {
+            values.row(vec![
+                name.as_str().into(),
+                value.as_str().into(),
+                is.as_str().into(),
+            ]);
+        }
+    }
+    for (title, table) in [("Changes", changes), ("Values", values)] {
+        if !table.is_empty() {
+            let rows = indented(&table.render(colour, true));
+            text.push_str(&format!("\n{title}:\n{rows}"));
+        }
+    }
+    text
 }
 
 fn container_detail(app: &DeviceApp, container: &crate::api::types::Container) -> String {
@@ -362,6 +398,10 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         app_rows(&mut table, app, &name);
     }
     text.push_str(&or_none(&table, colour));
+    let apps = devices
+        .iter()
+        .flat_map(|d| d.apps.iter().map(|a| (d.name.clone(), a)));
+    text.push_str(&changes_text(apps.collect(), "DEVICE", colour));
     text.push_str("\nManifest:\n");
     text.push_str(&indented(&manifest_of(app)));
     text.push_str(&events_text(events, colour));

@@ -4,9 +4,12 @@
 use super::record::Standing;
 use super::{Device, Effect, Fleet, MAX_PULLS, Turn};
 use crate::model::{App, Platform, PlatformImage, Revision};
+use skerry_wire::policy::Grant;
 use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
-use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
+use skerry_wire::{
+    AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, Labels, encode,
+};
 
 /// Bytes of one device's assignments: with its generation and count they fit
 /// [`Desired::MAX_BYTES`].
@@ -23,6 +26,16 @@ pub struct Blocked {
     pub message: String,
     /// The image to pull, when that would help.
     pub lacks: Option<(String, Digest)>,
+}
+
+/// The device's labels, if one of its apps may read them: nothing is sent for
+/// a label that nobody sees.
+fn labels_for(labels: &Labels, assigned: &[Assignment]) -> Labels {
+    let reads = |a: &Assignment| a.policy.grants.contains(&Grant::ReadDevice);
+    match assigned.iter().any(reads) {
+        true => labels.clone(),
+        false => Labels::default(),
+    }
 }
 
 impl Fleet {
@@ -161,7 +174,8 @@ impl Fleet {
         }
         let platform = device.record.platform.clone();
         let (assigned, blocked) = self.assignments(device);
-        let content = Digest::of(&encode(&(&assigned, self.orders(name))));
+        let labels = labels_for(&device.record.labels, &assigned);
+        let content = Digest::of(&encode(&(&assigned, self.orders(name), labels)));
         let device = self.devices.get_mut(name).expect("it was there above");
         if content != device.record.content {
             device.record.content = content;
@@ -199,6 +213,7 @@ impl Fleet {
             return;
         }
         let (assignments, _) = self.assignments(device);
+        let labels = labels_for(&device.record.labels, &assignments);
         let generation = device.record.generation;
         let to = device.record.key;
         let whole = encode(&Desired {
@@ -206,7 +221,7 @@ impl Fleet {
             assignments,
             updates: self.orders(name),
             configs: Vec::new(),
-            labels: Default::default(),
+            labels,
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

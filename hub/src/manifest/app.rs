@@ -5,11 +5,11 @@ use super::network;
 use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use super::update;
 use super::{MAX_POD_BYTES, Object};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
-use skerry_wire::policy::{Egress, Service};
 use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
@@ -55,9 +55,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
-            services: spec.services,
-            egress: spec.egress,
-            ..AppPolicy::default()
+            ..spec.policy
         },
         pod,
     };
@@ -187,8 +185,8 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
 struct Spec {
     placement: Selector,
     depends_on: Vec<Depends>,
-    services: Vec<Service>,
-    egress: Option<Egress>,
+    /// All but the dependencies.
+    policy: AppPolicy,
     pod: skerry_wire::PodSpec<String>,
     /// Where the pod is written.
     at: Position,
@@ -204,6 +202,7 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
         Some(node) => depends_on(d, node, &path.field("dependsOn")),
         None => Vec::new(),
     };
+    let policy = update::policy(d, &mut fields, path);
     let services = fields.take("services");
     let egress = fields.take("egress");
     let remedy = "write template: { spec: { containers: [...] } }";
@@ -213,13 +212,15 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    let services = network::services(d, services, &path.field("services"), &pod);
-    let egress = network::egress(d, egress, &path.field("egress"), &pod);
+    let policy = AppPolicy {
+        services: network::services(d, services, &path.field("services"), &pod),
+        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        ..policy
+    };
     Some(Spec {
         placement: placement?,
         depends_on,
-        services,
-        egress,
+        policy,
         pod,
         at,
     })

@@ -22,6 +22,7 @@ mod quantity;
 mod scalar;
 mod tree;
 mod unsupported;
+mod update;
 mod write;
 mod yaml;
 

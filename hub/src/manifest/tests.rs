@@ -4,6 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
     AppPolicy, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
@@ -622,6 +623,56 @@ fn anchors_repeat_values() {
 }
 
 #[test]
+fn what_kubernetes_says_of_an_update_is_understood_and_mistakes_are_told() {
+    let with = |fields: &str| {
+        format!(
+            "apiVersion: skerry/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{fields}  template: {{spec: {{containers: [{{name: web, image: web}}]}}}}\n"
+        )
+    };
+    let read = one(&with(
+        "  strategy: {type: RollingUpdate}\n  minReadySeconds: 5\n  progressDeadlineSeconds: 60\n  hold: {limitSeconds: 90}\n  deviceAPI: [ReportValues, HoldUpdates]\n",
+    ));
+    let update = &read.policy.update;
+    assert_eq!(update.strategy, policy::Strategy::StartThenStop);
+    assert_eq!(update.min_ready_secs, 5);
+    assert_eq!(update.progress_deadline_secs, Some(60));
+    assert_eq!(update.hold_limit_secs, 90);
+    assert_eq!(
+        read.policy.grants,
+        [Grant::HoldUpdates, Grant::ReportValues]
+    );
+    for (fields, said) in [
+        ("  strategy: {type: hand-over}\n", "write StartThenStop"),
+        ("  strategy: {type: Blue}\n", "there is no strategy 'Blue'"),
+        (
+            "  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1}}\n",
+            "one new pod starts beside",
+        ),
+        ("  strategy: Recreate\n", "expects fields"),
+        ("  hold: {limitSeconds: 60}\n", "deviceAPI: [HoldUpdates]"),
+        (
+            "  deviceAPI: [Everything]\n",
+            "ReadDevice, HoldUpdates or ReportValues",
+        ),
+        ("  deviceAPI: [ReadDevice, ReadDevice]\n", "there twice"),
+        ("  confirmSeconds: 1\n", "from 10"),
+        (
+            "  confirmSeconds: 20\n  minReadySeconds: 30\n",
+            "write more than 30",
+        ),
+        ("  rollout: {}\n", "come in a later release"),
+    ] {
+        match parse("app.yaml", &with(fields)) {
+            Ok(_) => panic!("{fields} was taken"),
+            Err(errors) => {
+                let text = shown(&errors);
+                assert!(text.contains(said), "{fields}: {text}");
+            }
+        }
+    }
+}
+
+#[test]
 fn sample_apps_are_sound() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/apps");
     let mut count = 0;
@@ -869,12 +920,12 @@ fn app() -> impl Strategy<Value = App> {
             prop::sample::select(vec![Awaited::Started, Awaited::Healthy, Awaited::Completed]);
         let depends = prop::collection::btree_map((label(), label()), condition, 0..3);
         (
-            (label(), label(), selector(), depends),
+            (label(), label(), selector(), depends, changes()),
             (containers, policy, 0u32..=86_400, prop::option::of(label())),
             Just(volumes),
         )
             .prop_map(
-                |((namespace, name, placement, depends), pod, volumes)| App {
+                |((namespace, name, placement, depends, changes), pod, volumes)| App {
                     app: AppRef {
                         namespace: namespace.parse().expect("a label"),
                         name: name.parse().expect("a label"),
@@ -892,7 +943,7 @@ fn app() -> impl Strategy<Value = App> {
                                 condition,
                             })
                             .collect(),
-                        ..AppPolicy::default()
+                        ..changes
                     },
                     pod: PodSpec {
                         volumes,
@@ -905,6 +956,36 @@ fn app() -> impl Strategy<Value = App> {
                 },
             )
     })
+}
+
+/// How an app is changed, and what it may ask.
+fn changes() -> impl Strategy<Value = AppPolicy> {
+    let strategy = prop::sample::select(vec![
+        policy::Strategy::DownloadThenStop,
+        policy::Strategy::Recreate,
+        policy::Strategy::StartThenStop,
+    ]);
+    let grants = prop::sample::subsequence(vec![Grant::ReadDevice, Grant::ReportValues], 0..=2);
+    let secs = (0u32..600, 600u32..604_800, 600u32..604_800, 0u32..604_800);
+    (strategy, secs, grants, any::<[bool; 2]>()).prop_map(
+        |(strategy, (ready, deadline, confirm, hold), mut grants, [late, confirms])| {
+            if hold > 0 {
+                grants.push(Grant::HoldUpdates);
+                grants.sort();
+            }
+            AppPolicy {
+                update: UpdatePolicy {
+                    strategy,
+                    progress_deadline_secs: late.then_some(deadline),
+                    min_ready_secs: ready,
+                    confirm_secs: confirms.then_some(confirm),
+                    hold_limit_secs: hold,
+                },
+                grants,
+                ..AppPolicy::default()
+            }
+        },
+    )
 }
 
 /// Pieces of manifests and of YAML, in any order.

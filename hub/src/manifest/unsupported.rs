@@ -34,6 +34,8 @@ pub(super) enum Place {
     Volume,
     /// Inside a volume's source.
     VolumeSource,
+    /// `spec.strategy`.
+    Strategy,
     /// One of `spec.dependsOn`.
     Dependency,
     /// A container's `logging`.
@@ -95,10 +97,16 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::AppSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
             "move it to spec.template.spec"
         }
-        (Place::AppSpec, "strategy" | "updateStrategy" | "rollout" | "minReadySeconds") => {
+        (Place::AppSpec, "updateStrategy") => {
+            "write strategy: { type: DownloadThenStop }, or StartThenStop, or Recreate"
+        }
+        (Place::AppSpec, "rollout") => {
             "remove it; rollouts in waves come in a later release: for now, all devices change at once"
         }
-        (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
+        (Place::AppSpec, "revisionHistoryLimit" | "paused") => NOT_YET,
+        (Place::Strategy, "rollingUpdate") => {
+            "remove it: on a device, one new pod starts beside the one old pod"
+        }
 
         (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
         (Place::Dependency, "app") => "write name",

@@ -119,6 +119,7 @@ fn document(app: &App) -> Fields {
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
     network::write_policy(&app.policy, &mut spec);
+    super::update::write_policy(&mut spec, &app.policy);
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");

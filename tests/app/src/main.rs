@@ -2,7 +2,7 @@
 //! as told. Built static (see `demo`), so that an image of it holds one file.
 //! With a trailer behind the program it plays an agent that does not work.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +19,8 @@ const USAGE: &str = "usage:
   app sleep                do nothing for ever
   app note FILE WORDS      add a line to a file
   app exists FILE          end well if the file is there
+  app lock FILE            lock a file and keep it locked
+  app api METHOD PATH BODY ask the device's API and print its answer
   app env                  print the environment and end";
 
 fn main() -> ExitCode {
@@ -40,6 +42,9 @@ fn main() -> ExitCode {
         ["sleep"] => sleep(),
         ["note", file, ref words @ ..] => note(file, words),
         ["exists", file] => exists(file),
+        ["lock", file] => lock(file),
+        ["api", method, path] => api(method, path, ""),
+        ["api", method, path, body] => api(method, path, body),
         ["env"] => {
             std::env::vars().for_each(|(name, value)| println!("{name}={value}"));
             Ok(())
@@ -170,6 +175,34 @@ fn pour(host: &str, port: &str, kib: &str) -> Result<(), String> {
     })();
     print!("{}", poured.map_err(|e: String| format!("{host}: {e}"))?);
     Ok(())
+}
+
+fn lock(file: &str) -> Result<(), String> {
+    let file = std::fs::File::open(file).map_err(|e| format!("cannot open: {e}"))?;
+    file.lock().map_err(|e| format!("cannot lock: {e}"))?;
+    println!("locked");
+    sleep()
+}
+
+/// Ends badly if the answer is not 200.
+fn api(method: &str, path: &str, body: &str) -> Result<(), String> {
+    let mut stream = std::os::unix::net::UnixStream::connect("/run/skerry/api.sock")
+        .map_err(|e| format!("cannot connect: {e}"))?;
+    let length = body.len();
+    let failed = |e: std::io::Error| format!("cannot ask: {e}");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: skerry\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .map_err(failed)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(failed)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer")?;
+    print!("{body}");
+    match head.starts_with("HTTP/1.1 200 ") {
+        true => Ok(()),
+        false => Err(head.lines().next().unwrap_or_default().to_string()),
+    }
 }
 
 fn serve(port: &str) -> Result<(), String> {

@@ -11,7 +11,7 @@ mod show;
 mod tests;
 mod tokens;
 
-pub(super) use apps::app_is_ready;
+pub(super) use apps::{app_is_ready, app_update_text};
 pub(super) use containers::{container_state, exit_text};
 pub(super) use devices::{arch, labels, state_text, temperature, uptime};
 pub(super) use events::events;
