@@ -61,6 +61,8 @@ pub struct MachineNetwork {
     tasks: LocalExecutor<'static>,
     /// How pods shall be; absent before it was said.
     shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
+    /// What is wrong with pods that were left, and with networks at work.
+    unresumed: RefCell<Option<String>>,
     troubles: Rc<RefCell<Vec<String>>>,
     news: (Sender<()>, Receiver<()>),
     /// News were taken, but not told yet.
@@ -76,6 +78,7 @@ impl MachineNetwork {
             opened: Mutex::default(),
             tasks: LocalExecutor::new(),
             shapes: RefCell::default(),
+            unresumed: RefCell::default(),
             troubles: Rc::default(),
             news: bounded(1),
             untold: Cell::new(false),
@@ -131,10 +134,11 @@ impl MachineNetwork {
         if self.opened.lock().await.is_none() && !self.is_needed() {
             return;
         }
-        if let Err(reason) = self.with_work(self.try_resume(runtime)).await {
+        let failed = self.with_work(self.try_resume(runtime)).await.err();
+        if let Some(reason) = &failed {
             tracing::error!("network of pods: {reason}");
-            *self.troubles.borrow_mut() = vec![reason];
         }
+        *self.unresumed.borrow_mut() = failed;
         let _ = self.news.0.try_send(());
     }
 
@@ -318,9 +322,11 @@ impl MachineNetwork {
             }
             let addresses = self.addresses().await;
             self.untold.set(false);
+            let mut troubles = self.troubles.borrow().clone();
+            troubles.extend(self.unresumed.borrow().clone());
             MachineEvent::Network {
                 addresses,
-                troubles: self.troubles.borrow().clone(),
+                troubles,
             }
         })
         .await

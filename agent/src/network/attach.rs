@@ -41,9 +41,10 @@ pub const FILE: &str = "networks.json";
 /// Longest file that is read back: 512 pods with some ports.
 const MAX_KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What is known of an attached pod.
+/// What is known of an attached pod. Kept over changes of the agent, to another
+/// release and back: a field that comes later needs a default, and one that is
+/// not known is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// Whose pod it is; its name is the app's.
     pub app: AppRef,
@@ -59,7 +60,6 @@ pub struct Attachment {
 
 /// What may change while a pod runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Whether names and services lead to it.
     pub ready: bool,
@@ -109,7 +109,6 @@ pub enum AttachError {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     leases: Leases,
     /// With when each came.
