@@ -151,10 +151,11 @@ impl World {
             "ip route add default via {OUTSIDE_V4}
              ip -6 route add default via {OUTSIDE_V6}"
         ));
+        // The kernel takes its time over the cable and the IPv6 address.
         let up = || {
-            sh("ip -o link show out0")
-                .contains("state UP")
-                .then_some(())
+            let up = sh("ip -o link show out0").contains("state UP");
+            let local = sh("ip -6 route show table local");
+            (up && local.contains(&format!("local {DEVICE_V6} "))).then_some(())
         };
         until(PATIENCE, up).expect("the cable is up");
         let before = picture();
