@@ -1,12 +1,14 @@
 //! Which device runs what: every approved device that an app's selector
 //! matches, each with the images of its own platform.
 
+use super::configs::remedy;
 use super::record::Standing;
 use super::{Device, Effect, Fleet, MAX_PULLS, Turn};
 use crate::model::{App, Platform, PlatformImage, Revision};
 use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
+use std::collections::BTreeSet;
 
 /// Bytes of one device's assignments: with its generation and count they fit
 /// [`Desired::MAX_BYTES`].
@@ -31,6 +33,7 @@ impl Fleet {
         let mut assigned = Vec::new();
         let mut blocked = Vec::new();
         let mut bytes = 0;
+        let mut named = BTreeSet::new();
         if device.record.standing != Standing::Approved {
             return (assigned, blocked);
         }
@@ -50,15 +53,25 @@ impl Fleet {
                 });
                 continue;
             }
+            if let Some(missing) = self.missing_config(&record.app.app, &record.revision.pod) {
+                blocked.push(Blocked {
+                    app: record.app.app.clone(),
+                    reason: "ConfigMissing",
+                    message: remedy(&missing),
+                    lacks: None,
+                });
+                continue;
+            }
             match self.assignment(&record.app, &record.revision, &device.record.platform) {
                 Ok(assignment) => {
-                    let size = encode(&assignment).len();
+                    let configs = self.config_bytes(&assignment, &mut named);
+                    let size = encode(&assignment).len() + configs;
                     if bytes + size > MAX_ASSIGNED_BYTES {
                         blocked.push(Blocked {
                             app: assignment.app,
                             reason: "DesiredTooLarge",
                             message: format!(
-                                "a device takes at most {MAX_ASSIGNED_BYTES} bytes of apps: narrow the selectors"
+                                "a device takes at most {MAX_ASSIGNED_BYTES} bytes of apps and configs: narrow the selectors"
                             ),
                             lacks: None,
                         });
@@ -161,7 +174,8 @@ impl Fleet {
         }
         let platform = device.record.platform.clone();
         let (assigned, blocked) = self.assignments(device);
-        let content = Digest::of(&encode(&(&assigned, self.orders(name))));
+        let configs = self.configs_for(&assigned);
+        let content = Digest::of(&encode(&(&assigned, self.orders(name), &configs)));
         let device = self.devices.get_mut(name).expect("it was there above");
         if content != device.record.content {
             device.record.content = content;
@@ -201,11 +215,12 @@ impl Fleet {
         let (assignments, _) = self.assignments(device);
         let generation = device.record.generation;
         let to = device.record.key;
+        let configs = self.configs_for(&assignments);
         let whole = encode(&Desired {
             generation,
             assignments,
             updates: self.orders(name),
-            configs: Vec::new(),
+            configs,
             labels: Default::default(),
         });
         for part in DesiredPart::split(generation, &whole) {

@@ -18,6 +18,10 @@ const MAX_MEMORY_BYTES: u128 = 16 << 40;
 const MIN_LOG_BYTES: u128 = 16 * 1024;
 /// Half of a small device's disk is too much for one log.
 const MAX_LOG_BYTES: u128 = 1 << 30;
+/// A page.
+const MIN_VOLUME_BYTES: u128 = 4 * 1024;
+/// 1 PiB: more than any device has.
+const MAX_VOLUME_BYTES: u128 = 1 << 50;
 /// Digits read: keeps all arithmetic inside 128 bits.
 const MAX_DIGITS: usize = 15;
 
@@ -72,6 +76,11 @@ pub(super) fn memory_bytes(text: &str) -> Result<u64, QuantityError> {
 /// Bytes of log kept.
 pub(super) fn log_max_bytes(text: &str) -> Result<u64, QuantityError> {
     bytes(text, MIN_LOG_BYTES, MAX_LOG_BYTES, "16Ki to 1Gi")
+}
+
+/// Bytes in a volume.
+pub(super) fn volume_bytes(text: &str) -> Result<u64, QuantityError> {
+    bytes(text, MIN_VOLUME_BYTES, MAX_VOLUME_BYTES, "4Ki to 1Pi")
 }
 
 fn bytes(text: &str, low: u128, high: u128, range: &str) -> Result<u64, QuantityError> {

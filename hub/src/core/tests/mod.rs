@@ -407,7 +407,11 @@ impl World {
     }
 
     pub fn apply(&mut self, apps: Vec<(App, Revision)>) -> (Result<Answer, Refused>, Vec<Effect>) {
-        self.ask(|request| Event::Apply { request, apps })
+        self.ask(|request| Event::Apply {
+            request,
+            configs: Vec::new(),
+            apps,
+        })
     }
 
     pub fn generation(&self, machine: &Machine) -> Generation {
