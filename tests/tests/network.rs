@@ -524,10 +524,10 @@ fn damage_and_restarts_leave_apps_reachable() {
 
     // A reboot: nothing of the kernel's is left, nor the run directory.
     world.agent.cut_power();
-    sh(&format!(
+    sh(
         "nft flush ruleset; for link in $(ip -o link | sed 's/^[0-9]*: //; s/[:@].*//' | grep ^sk); do ip link del $link; done
-         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0"
-    ));
+         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+    );
     assert_eq!(picture(), world.before);
     world.agent.start_again();
     world.eventually("the port after a reboot", || {
