@@ -50,7 +50,9 @@ impl Fleet {
     fn app(&self) -> Value {
         let device = self.hub.device("one");
         let apps = device["apps"].as_array().cloned().unwrap_or_default();
-        apps.into_iter().find(|a| a["name"] == "web").unwrap_or_default()
+        apps.into_iter()
+            .find(|a| a["name"] == "web")
+            .unwrap_or_default()
     }
 
     fn wait(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
@@ -89,7 +91,10 @@ impl Fleet {
 fn manifest(spec: &[&str], args: &[&str], container: &[&str]) -> String {
     let indented = |lines: &[&str], by: usize| {
         let pad = " ".repeat(by);
-        lines.iter().map(|l| format!("{pad}{l}\n")).collect::<String>()
+        lines
+            .iter()
+            .map(|l| format!("{pad}{l}\n"))
+            .collect::<String>()
     };
     let args: Vec<String> = args.iter().map(|a| format!("\"{a}\"")).collect();
     format!(
@@ -165,7 +170,10 @@ fn serving(strategy: &str, port: u16) -> String {
         "readinessProbe: {{ httpGet: {{ port: {port} }}, periodSeconds: 1, timeoutSeconds: 20 }}"
     );
     manifest(
-        &[&format!("strategy: {{ type: {strategy} }}"), "minReadySeconds: 2"],
+        &[
+            &format!("strategy: {{ type: {strategy} }}"),
+            "minReadySeconds: 2",
+        ],
         &["serve", &port.to_string()],
         &[&probe],
     )
@@ -175,9 +183,13 @@ fn serving(strategy: &str, port: u16) -> String {
 fn with_start_then_stop_somebody_answers_throughout_and_otherwise_one_stops_first() {
     let fleet = Fleet::new("strategies");
     let [a, b, c] = [(); 3].map(|()| free_address().port());
-    fleet.apply_and_wait(&serving("StartThenStop", a)).expect("applied");
+    fleet
+        .apply_and_wait(&serving("StartThenStop", a))
+        .expect("applied");
     let watcher = Watcher::of([a, b]);
-    let said = fleet.apply_and_wait(&serving("StartThenStop", b)).expect("applied");
+    let said = fleet
+        .apply_and_wait(&serving("StartThenStop", b))
+        .expect("applied");
     let [old, new, neither] = watcher.end();
     println!("start-then-stop: old {old}, new {new}, neither {neither}; {said}");
     assert_eq!(neither, 0, "an answer was missed");
@@ -185,7 +197,9 @@ fn with_start_then_stop_somebody_answers_throughout_and_otherwise_one_stops_firs
     assert_eq!(fleet.one.container_processes().len(), 1);
 
     let watcher = Watcher::of([b, c]);
-    fleet.apply_and_wait(&serving("DownloadThenStop", c)).expect("applied");
+    fleet
+        .apply_and_wait(&serving("DownloadThenStop", c))
+        .expect("applied");
     let [old, new, neither] = watcher.end();
     println!("download-then-stop: old {old}, new {new}, neither {neither}");
     assert!(neither > 0, "the old one stops before the new one starts");
@@ -196,9 +210,7 @@ fn with_start_then_stop_somebody_answers_throughout_and_otherwise_one_stops_firs
 fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     let fleet = Fleet::new("undone");
     let dir = fleet.data();
-    let mount = [
-        "volumeMounts: [{ name: data, mountPath: /data }]".to_string(),
-    ];
+    let mount = ["volumeMounts: [{ name: data, mountPath: /data }]".to_string()];
     let volume = format!(
         "      volumes: [{{ name: data, hostPath: {{ path: {}, type: Directory }} }}]\n",
         dir.display()
@@ -208,7 +220,13 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
         container.push(&mount[0]);
         manifest(spec, args, &container) + &volume
     };
-    fleet.apply_and_wait(&of(&[], &["sleep"], &["env: [{ name: NUMBER, value: \"1\" }]"])).expect("applied");
+    fleet
+        .apply_and_wait(&of(
+            &[],
+            &["sleep"],
+            &["env: [{ name: NUMBER, value: \"1\" }]"],
+        ))
+        .expect("applied");
     // Before it is proved, it is nothing to go back to.
     let good = fleet.wait_done()["running_revision"].clone();
     proved(&fleet);
@@ -216,14 +234,25 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
 
     // It never becomes ready, beside the old one: that is not touched.
     let text = of(
-        &["strategy: { type: RollingUpdate }", "progressDeadlineSeconds: 4"],
+        &[
+            "strategy: { type: RollingUpdate }",
+            "progressDeadlineSeconds: 4",
+        ],
         &["sleep"],
-        &["readinessProbe: { exec: { command: [/bin/app, exists, /data/ready] }, periodSeconds: 1, timeoutSeconds: 20 }"],
+        &[
+            "readinessProbe: { exec: { command: [/bin/app, exists, /data/ready] }, periodSeconds: 1, timeoutSeconds: 20 }",
+        ],
     );
     let error = fleet.apply_and_wait(&text).expect_err("it fails");
     println!("{error}");
-    assert!(error.contains("rolled back: not ready within 4 seconds: container web is not ready"), "{error}");
-    until(PATIENCE, || (fleet.one.container_processes() == before).then_some(())).expect("only the old one runs");
+    assert!(
+        error.contains("rolled back: not ready within 4 seconds: container web is not ready"),
+        "{error}"
+    );
+    until(PATIENCE, || {
+        (fleet.one.container_processes() == before).then_some(())
+    })
+    .expect("only the old one runs");
     let app = fleet.app();
     assert_eq!(app["running_revision"], good);
     for (args, said) in [
@@ -239,17 +268,26 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     }
 
     // It ends again and again, in place of the old one.
-    let error = fleet.apply_and_wait(&of(&[], &["exit", "3"], &[])).expect_err("it fails");
+    let error = fleet
+        .apply_and_wait(&of(&[], &["exit", "3"], &[]))
+        .expect_err("it fails");
     println!("{error}");
-    assert!(error.contains("the last time it ended with code 3"), "{error}");
-    fleet.wait("back", |a| a["running_revision"] == good && a["containers"][0]["ready"] == true);
+    assert!(
+        error.contains("the last time it ended with code 3"),
+        "{error}"
+    );
+    fleet.wait("back", |a| {
+        a["running_revision"] == good && a["containers"][0]["ready"] == true
+    });
 
     // It cannot be started.
     let text = of(&[], &["sleep"], &["command: [/bin/nothing]"]);
     let error = fleet.apply_and_wait(&text).expect_err("it fails");
     println!("{error}");
     assert!(error.contains("container web cannot be started"), "{error}");
-    fleet.wait("back", |a| a["running_revision"] == good && a["containers"][0]["ready"] == true);
+    fleet.wait("back", |a| {
+        a["running_revision"] == good && a["containers"][0]["ready"] == true
+    });
 
     // What failed is not tried again by an agent that starts anew.
     let mut fleet = fleet;
@@ -261,7 +299,13 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     assert_eq!(fleet.one.container_processes(), before);
 
     // Another one is.
-    fleet.apply_and_wait(&of(&[], &["sleep"], &["env: [{ name: NUMBER, value: \"2\" }]"])).expect("applied");
+    fleet
+        .apply_and_wait(&of(
+            &[],
+            &["sleep"],
+            &["env: [{ name: NUMBER, value: \"2\" }]"],
+        ))
+        .expect("applied");
     assert_ne!(fleet.wait_done()["running_revision"], good);
     let events = fleet.hub.skerry(&["events"]);
     assert!(events.contains("Updated"), "{events}");
@@ -280,7 +324,9 @@ fn proved(fleet: &Fleet) {
 #[test]
 fn with_recreate_the_old_one_stops_at_once_and_comes_back_when_the_image_does_not_come() {
     let fleet = Fleet::new("recreate");
-    fleet.apply_and_wait(&manifest(&[], &["sleep"], &[])).expect("applied");
+    fleet
+        .apply_and_wait(&manifest(&[], &["sleep"], &[]))
+        .expect("applied");
     proved(&fleet);
     // An image of other bytes, which the hub then loses.
     let archive = fleet.scratch.path().join("other.tar");
@@ -294,14 +340,18 @@ fn with_recreate_the_old_one_stops_at_once_and_comes_back_when_the_image_does_no
     skerry_hub::demo::image::write_oci_archive(out, "test/app:2", &[file], &["/bin/app"])
         .expect("an image");
     let before = blobs(&fleet);
-    fleet.hub.skerry(&["image", "import", &archive.display().to_string()]);
+    fleet
+        .hub
+        .skerry(&["image", "import", &archive.display().to_string()]);
     for blob in blobs(&fleet).into_iter().filter(|b| !before.contains(b)) {
         fs::remove_file(blob).expect("removed");
     }
     let text = manifest(&["strategy: { type: Recreate }"], &["sleep"], &[]);
     fleet.apply(&text.replace("test/app:1", "test/app:2"));
-    until(PATIENCE, || fleet.one.container_processes().is_empty().then_some(()))
-        .expect("the old one stops at once");
+    until(PATIENCE, || {
+        fleet.one.container_processes().is_empty().then_some(())
+    })
+    .expect("the old one stops at once");
     let change = fleet.wait_change("rolled_back");
     println!("{change}");
     let why = change["message"].as_str().unwrap_or_default();
@@ -342,19 +392,28 @@ fn an_app_asks_its_device_reports_values_and_holds_its_update() {
         serde_json::from_str(&text).expect("JSON")
     };
     let first = answer(&fleet, &["GET", "/v1/self"]);
-    assert_eq!((&first["name"], &first["device"]), (&"web".into(), &"one".into()));
+    assert_eq!(
+        (&first["name"], &first["device"]),
+        (&"web".into(), &"one".into())
+    );
     let device = answer(&fleet, &["GET", "/v1/device"]);
     assert_eq!(device["labels"]["site"], "berlin");
     assert!(device["facts"]["cpus"].as_u64().unwrap_or_default() > 0);
     assert_eq!(answer(&fleet, &["GET", "/v1/update"])["waiting"], false);
-    fleet.ask(&["PUT", "/v1/values/queue", "42"]).expect("taken");
-    let refused = fleet.ask(&["PUT", "/v1/values/queue", "nonsense"]).expect_err("refused");
+    fleet
+        .ask(&["PUT", "/v1/values/queue", "42"])
+        .expect("taken");
+    let refused = fleet
+        .ask(&["PUT", "/v1/values/queue", "nonsense"])
+        .expect_err("refused");
     assert!(refused.contains("400"), "{refused}");
     fleet.wait("the value", |a| a["values"]["queue"] == "42");
     let text = fleet.hub.skerry(&["describe", "device", "one"]);
     assert!(text.contains("queue"), "{text}");
 
-    fleet.ask(&["PUT", "/v1/update/hold", r#"{"reason": "printing"}"#]).expect("held");
+    fleet
+        .ask(&["PUT", "/v1/update/hold", r#"{"reason": "printing"}"#])
+        .expect("held");
     fleet.apply(&of("2"));
     let change = fleet.wait_change("held");
     assert_eq!(change["message"], "printing");
@@ -367,14 +426,19 @@ fn an_app_asks_its_device_reports_values_and_holds_its_update() {
     fleet.wait("the value", |a| a["values"]["queue"] == "42");
     assert_eq!(fleet.one.container_processes(), before);
     let waiting = answer(&fleet, &["GET", "/v1/update"]);
-    assert_eq!((&waiting["waiting"], &waiting["holdReason"]), (&true.into(), &"printing".into()));
+    assert_eq!(
+        (&waiting["waiting"], &waiting["holdReason"]),
+        (&true.into(), &"printing".into())
+    );
     println!("{}", fleet.hub.skerry(&["rollout", "status", "app/web"]));
     fleet.ask(&["DELETE", "/v1/update/hold"]).expect("let go");
     fleet.wait_done();
     assert_ne!(fleet.one.container_processes(), before);
 
     // What was not granted is refused, in words that help.
-    fleet.apply_and_wait(&manifest(&["deviceAPI: [ReportValues]"], &["sleep"], &[])).expect("applied");
+    fleet
+        .apply_and_wait(&manifest(&["deviceAPI: [ReportValues]"], &["sleep"], &[]))
+        .expect("applied");
     let refused = fleet.ask(&["GET", "/v1/device"]).expect_err("refused");
     println!("{refused}");
     assert!(refused.contains("403"), "{refused}");
@@ -389,7 +453,9 @@ fn a_lock_holds_an_update_until_its_limit() {
         manifest(&["deviceAPI: [HoldUpdates]", &hold], args, &[&env])
     };
     let locks = ["lock", "/run/skerry/update.lock"];
-    fleet.apply_and_wait(&of("1", "600", &locks)).expect("applied");
+    fleet
+        .apply_and_wait(&of("1", "600", &locks))
+        .expect("applied");
     let before = fleet.one.container_processes();
     fleet.apply(&of("2", "600", &locks));
     let change = fleet.wait_change("held");
@@ -408,7 +474,10 @@ fn a_lock_holds_an_update_until_its_limit() {
     let pid = nix::unistd::Pid::from_raw(after[0]);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("killed");
     // It starts again by itself and locks again, or is replaced in between.
-    until(PATIENCE, || (fleet.one.container_processes() != after).then_some(())).expect("it ended");
+    until(PATIENCE, || {
+        (fleet.one.container_processes() != after).then_some(())
+    })
+    .expect("it ended");
 }
 
 #[test]
@@ -445,8 +514,16 @@ fn a_change_that_the_hub_does_not_hear_of_is_undone_also_over_a_restart() {
         };
         let app = until(PATIENCE, || back(&())).expect("it is undone without the hub");
         println!("{app}");
-        assert!(second.as_str().is_some_and(|s| Some(s) == app["revision"].as_str()), "{app} {second}");
-        until(PATIENCE, || (fleet.one.container_processes().len() == 1).then_some(())).expect("it runs");
+        assert!(
+            second
+                .as_str()
+                .is_some_and(|s| Some(s) == app["revision"].as_str()),
+            "{app} {second}"
+        );
+        until(PATIENCE, || {
+            (fleet.one.container_processes().len() == 1).then_some(())
+        })
+        .expect("it runs");
         fleet.hub.start_again();
         fleet.hub.wait_online("one");
         let change = fleet.wait_change("rolled_back");

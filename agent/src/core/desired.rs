@@ -5,8 +5,8 @@ use super::event::{Change, DesiredRecord, Now};
 use super::handle::{Core, InForce};
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
-use skerry_wire::update::UpdateOrder;
 use skerry_wire::policy::Work;
+use skerry_wire::update::UpdateOrder;
 use skerry_wire::{Assignment, Desired, Digest, Generation, Labels, Seq, decode};
 use std::collections::BTreeSet;
 

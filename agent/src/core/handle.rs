@@ -8,6 +8,7 @@ use super::inbox::{Inbox, Said};
 use super::journal::Journal;
 use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
+use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
 use super::replace::Replacement;
@@ -102,6 +103,8 @@ pub struct Core {
     /// Records to be committed before what follows.
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
+    /// How pods on bridges were said to be.
+    pub(super) shapes: Vec<PodShape>,
 }
 
 /// How the line stands.
@@ -167,6 +170,7 @@ impl Core {
             diagnosing: BTreeSet::new(),
             changes: Vec::new(),
             effects: Vec::new(),
+            shapes: Vec::new(),
             facts: start.facts,
             identity,
         };
@@ -249,6 +253,7 @@ impl Core {
             | Event::StreamEnded { .. }
             | Event::Usage { .. }
             | Event::Conditions(_)
+            | Event::Network { .. }
             | Event::Value { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
@@ -371,6 +376,10 @@ impl Core {
                 };
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Network {
+                addresses,
+                troubles,
+            } => self.network(now, addresses, troubles),
             Event::Update(event) => self.update_event(now, event),
             Event::Hold { app, held } => self.hold_answered(now, &app, held),
             Event::Value { app, name, text } => self.app_value(now, app, name, text),
@@ -383,6 +392,7 @@ impl Core {
         }
         if replan {
             self.settle(now);
+            self.shape_network();
         } else {
             self.commit();
             self.report_when_due(now);

@@ -29,6 +29,7 @@ mod asked;
 mod command;
 mod desired;
 mod handle;
+mod network;
 mod outcome;
 mod probes;
 mod replacing;
@@ -41,3 +42,4 @@ pub use event::{
     Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
+pub use network::PodShape;

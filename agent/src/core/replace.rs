@@ -252,10 +252,9 @@ pub fn image_trouble(assignment: &Assignment, observed: &Observed, tries: u32) -
         match observed.images.get(&image.manifest) {
             Some(ImageState::Failed {
                 reason, failures, ..
-            }) if *failures >= tries => Some(format!(
-                "image {} cannot be had: {reason}",
-                image.reference
-            )),
+            }) if *failures >= tries => {
+                Some(format!("image {} cannot be had: {reason}", image.reference))
+            }
             Some(ImageState::Failed { .. } | ImageState::Ready | ImageState::Fetching { .. })
             | None => None,
         }

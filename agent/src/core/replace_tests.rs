@@ -64,7 +64,12 @@ fn ready(now_ms: u64, since_ms: u64) -> Seen {
 /// What comes next for revision 2 after 1.
 fn then(update: &UpdatePolicy, stage: Stage, seen: &Seen) -> Next {
     let old = assignment("1", UpdatePolicy::default());
-    next(&assignment("2", update.clone()), Some(&old), &record(stage), seen)
+    next(
+        &assignment("2", update.clone()),
+        Some(&old),
+        &record(stage),
+        seen,
+    )
 }
 
 const BEGIN: Next = Next::Begin { forced: false };
@@ -118,19 +123,31 @@ fn an_app_holds_its_update_as_long_as_it_may() {
         hold,
         ..seen(now_ms)
     };
-    assert_eq!(then(&update, Stage::Waiting, &at(0, Hold::Unasked)), Next::Ask);
-    assert_eq!(then(&update, Stage::Waiting, &at(0, Hold::Asked)), Next::Stay(None));
+    assert_eq!(
+        then(&update, Stage::Waiting, &at(0, Hold::Unasked)),
+        Next::Ask
+    );
+    assert_eq!(
+        then(&update, Stage::Waiting, &at(0, Hold::Asked)),
+        Next::Stay(None)
+    );
     assert_eq!(then(&update, Stage::Waiting, &at(0, Hold::Free)), BEGIN);
     let next = then(&update, Stage::Waiting, &at(0, held(2_000)));
     assert_eq!(next, Next::Hold("printing".into()));
     let next = then(&update, since.clone(), &at(6_000, held(7_000)));
     assert_eq!(next, Next::Stay(Some(7_000)));
-    assert_eq!(then(&update, since.clone(), &at(7_000, held(7_000))), Next::Ask);
+    assert_eq!(
+        then(&update, since.clone(), &at(7_000, held(7_000))),
+        Next::Ask
+    );
     assert_eq!(then(&update, since.clone(), &at(7_000, Hold::Free)), BEGIN);
     let next = then(&update, since.clone(), &at(65_000, held(66_000)));
     assert_eq!(next, Next::Begin { forced: true });
     // One that may not is not asked.
-    assert_eq!(then(&UpdatePolicy::default(), Stage::Waiting, &seen(0)), BEGIN);
+    assert_eq!(
+        then(&UpdatePolicy::default(), Stage::Waiting, &seen(0)),
+        BEGIN
+    );
 }
 
 #[test]
@@ -142,10 +159,16 @@ fn a_trial_ends_well_when_it_was_ready_for_long_enough() {
     };
     let next = then(&update, trial(false), &ready(4_000, 2_000));
     assert_eq!(next, Next::Stay(Some(5_000)));
-    assert_eq!(then(&update, trial(false), &ready(5_000, 2_000)), Next::HandOver);
+    assert_eq!(
+        then(&update, trial(false), &ready(5_000, 2_000)),
+        Next::HandOver
+    );
     let next = then(&update, trial(true), &ready(5_000, 2_000));
     assert_eq!(next, Next::Stay(Some(12_000)));
-    assert_eq!(then(&update, trial(true), &ready(12_000, 2_000)), Next::Good);
+    assert_eq!(
+        then(&update, trial(true), &ready(12_000, 2_000)),
+        Next::Good
+    );
     let longer = UpdatePolicy {
         min_ready_secs: 30,
         ..update
@@ -160,7 +183,10 @@ fn a_trial_ends_badly_by_its_deadline_a_failure_or_starts_of_the_machine() {
         progress_deadline_secs: Some(20),
         ..UpdatePolicy::default()
     };
-    assert_eq!(then(&update, trial(true), &seen(20_999)), Next::Stay(Some(21_000)));
+    assert_eq!(
+        then(&update, trial(true), &seen(20_999)),
+        Next::Stay(Some(21_000))
+    );
     let why = back(then(&update, trial(true), &seen(21_000)));
     assert_eq!(why, "not ready within 20 seconds: it comes up");
     // Ready at its deadline, it may finish to prove itself.
@@ -205,12 +231,21 @@ fn a_change_to_be_confirmed_is_kept_only_if_the_hub_was_heard_after_it_was_ready
     };
     let next = then(&update, trial(true), &at(11_000, Heard::Untold));
     assert_eq!(next, Next::Stay(Some(12_000)));
-    assert_eq!(then(&update, trial(true), &at(12_000, Heard::Untold)), Next::Tell);
+    assert_eq!(
+        then(&update, trial(true), &at(12_000, Heard::Untold)),
+        Next::Tell
+    );
     let next = then(&update, trial(true), &at(12_000, Heard::Told));
     assert_eq!(next, Next::Stay(Some(31_000)));
-    assert_eq!(then(&update, trial(true), &at(12_000, Heard::Acknowledged)), Next::Good);
+    assert_eq!(
+        then(&update, trial(true), &at(12_000, Heard::Acknowledged)),
+        Next::Good
+    );
     let why = back(then(&update, trial(true), &at(31_000, Heard::Told)));
-    assert!(why.starts_with("not confirmed within 30 seconds: the hub"), "{why}");
+    assert!(
+        why.starts_with("not confirmed within 30 seconds: the hub"),
+        "{why}"
+    );
     let why = back(then(&update, trial(true), &seen(31_000)));
     assert!(why.contains("not ready: it comes up"), "{why}");
 }

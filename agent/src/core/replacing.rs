@@ -46,11 +46,7 @@ impl Core {
     /// Which revisions of an assigned app run.
     pub(super) fn runs<'a>(&'a self, assignment: &'a Assignment) -> Runs<'a> {
         let app = &assignment.app;
-        replace::runs(
-            assignment,
-            self.previous.get(app),
-            self.replacing.get(app),
-        )
+        replace::runs(assignment, self.previous.get(app), self.replacing.get(app))
     }
 
     // --- the hub wants something else

@@ -211,6 +211,10 @@ pub fn apps(
             assignment.revision,
             containers.collect(),
         );
+        let address = |revision| observed.addresses.get(&(assignment.app.clone(), revision));
+        // Until it has one, it is reached at that of what it replaces.
+        let at = address(assignment.revision).or_else(|| older.and_then(address));
+        status.address = at.copied();
         let kept = previous.contains_key(&wanted.app);
         status.update = stage.and_then(|stage| update(wanted.revision, stage, kept));
         all.push(status);

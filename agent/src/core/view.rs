@@ -69,13 +69,13 @@ impl Core {
     /// What the hub would be told now. Does not count as telling.
     pub fn report(&self, now: Now) -> Report {
         let mut apps = report::apps(
-                now.boot_ms,
-                self.assignments(),
-                &self.previous,
-                &self.replacing,
-                &self.observed,
-                &self.ledger,
-            );
+            now.boot_ms,
+            self.assignments(),
+            &self.previous,
+            &self.replacing,
+            &self.observed,
+            &self.ledger,
+        );
         for status in &mut apps {
             let values = self.values.get(&status.app).into_iter().flatten();
             status.values = values.map(|(n, v)| (n.clone(), v.clone())).collect();
@@ -84,7 +84,12 @@ impl Core {
             generation: self.generation(),
             at: now.wall,
             facts: self.facts.clone(),
-            conditions: self.conditions.clone(),
+            conditions: self
+                .conditions
+                .iter()
+                .cloned()
+                .chain(self.network_condition())
+                .collect(),
             apps,
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),

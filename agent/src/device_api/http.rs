@@ -182,12 +182,17 @@ fn head(bytes: &[u8]) -> Result<Head, Problem> {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let mut length = 0;
     for line in lines.filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(':').ok_or_else(|| bad("a header has no colon"))?;
+        let (name, value) = line
+            .split_once(':')
+            .ok_or_else(|| bad("a header has no colon"))?;
         if name.eq_ignore_ascii_case("transfer-encoding") {
             return Err(Problem::new(411, "send the body with Content-Length"));
         }
         if name.eq_ignore_ascii_case("content-length") {
-            let value: usize = value.trim().parse().map_err(|_| bad("Content-Length is no number"))?;
+            let value: usize = value
+                .trim()
+                .parse()
+                .map_err(|_| bad("Content-Length is no number"))?;
             if value > MAX_BODY_BYTES {
                 let text = format!("the body has {value} bytes, more than {MAX_BODY_BYTES}");
                 return Err(Problem::new(413, text));
@@ -210,7 +215,10 @@ mod tests {
     fn a_request_is_read_and_what_is_none_is_refused_with_a_reason() {
         let good = b"PUT http://skerry/v1/values/a?x=1 HTTP/1.1\r\nHost: skerry\r\ncontent-length: 2\r\n\r\n";
         let read = head(good).unwrap();
-        assert_eq!((read.method.as_str(), read.path.as_str()), ("PUT", "/v1/values/a"));
+        assert_eq!(
+            (read.method.as_str(), read.path.as_str()),
+            ("PUT", "/v1/values/a")
+        );
         assert_eq!(read.length, 2);
         for (bytes, status) in [
             (&b"hello\r\n\r\n"[..], 400),

@@ -20,7 +20,9 @@ pub fn is_locked(path: &Path) -> bool {
     };
     let lines = BufReader::new(locks.take(MAX_BYTES)).lines();
     let file = (device(metadata.dev()), metadata.ino());
-    lines.map_while(Result::ok).any(|line| locked(&line) == Some(file))
+    lines
+        .map_while(Result::ok)
+        .any(|line| locked(&line) == Some(file))
 }
 
 /// Major and minor number.
@@ -53,7 +55,10 @@ mod tests {
     fn lines_of_the_kernel_are_read() {
         let line = "1: FLOCK  ADVISORY  WRITE 4242 00:1a:5678 0 EOF";
         assert_eq!(locked(line), Some(((0, 0x1a), 5678)));
-        assert_eq!(locked("1: -> FLOCK  ADVISORY  WRITE 4242 00:1a:5678 0 EOF"), None);
+        assert_eq!(
+            locked("1: -> FLOCK  ADVISORY  WRITE 4242 00:1a:5678 0 EOF"),
+            None
+        );
         assert_eq!(locked("2: LEASE  ACTIVE    READ 1 00:1a:5678 0 EOF"), None);
         assert_eq!(locked(""), None);
     }

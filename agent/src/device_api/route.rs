@@ -66,7 +66,10 @@ pub fn wish(request: &Request) -> Result<Wish, Problem> {
             }
             (Some(name), "DELETE") => Ok(Wish::Unset(value_name(name)?)),
             (Some(_), _) => wrong("PUT or DELETE"),
-            (None, _) => Err(Problem::new(404, format!("there is no {path}; there are {PATHS}"))),
+            (None, _) => Err(Problem::new(
+                404,
+                format!("there is no {path}; there are {PATHS}"),
+            )),
         },
     }
 }
@@ -86,7 +89,10 @@ fn reason(body: &[u8]) -> Result<String, Problem> {
         }
     };
     let text = text().ok_or_else(|| {
-        Problem::new(400, "the body is not {\"reason\": \"TEXT\"}: send that, or nothing")
+        Problem::new(
+            400,
+            "the body is not {\"reason\": \"TEXT\"}: send that, or nothing",
+        )
     })?;
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     Ok(text.chars().take(MAX_REASON_CHARS).map(plain).collect())
@@ -95,9 +101,8 @@ fn reason(body: &[u8]) -> Result<String, Problem> {
 fn value_name(name: &str) -> Result<String, Problem> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > MAX_NAME_CHARS || !name.bytes().all(good) {
-        let text = format!(
-            "a value's name has 1 to {MAX_NAME_CHARS} letters, digits, '-', '_' and '.'"
-        );
+        let text =
+            format!("a value's name has 1 to {MAX_NAME_CHARS} letters, digits, '-', '_' and '.'");
         return Err(Problem::new(400, text));
     }
     Ok(name.to_owned())

@@ -22,8 +22,18 @@ fn each_path_has_its_meaning_and_its_refusals() {
         ("GET", "/v1/device", "", Ok(Wish::Device)),
         ("GET", "/v1/update", "", Ok(Wish::Update)),
         ("POST", "/v1/update", "", Err(405)),
-        ("PUT", "/v1/update/hold", r#"{"reason": "printing"}"#, Ok(Wish::Hold("printing".into()))),
-        ("PUT", "/v1/update/hold", "", Ok(Wish::Hold("it says no reason".into()))),
+        (
+            "PUT",
+            "/v1/update/hold",
+            r#"{"reason": "printing"}"#,
+            Ok(Wish::Hold("printing".into())),
+        ),
+        (
+            "PUT",
+            "/v1/update/hold",
+            "",
+            Ok(Wish::Hold("it says no reason".into())),
+        ),
         ("PUT", "/v1/update/hold", "printing", Err(400)),
         ("DELETE", "/v1/update/hold", "", Ok(Wish::LetGo)),
         ("PUT", "/v1/values/queue", "42", set("42")),
@@ -34,7 +44,12 @@ fn each_path_has_its_meaning_and_its_refusals() {
         ("PUT", "/v1/values/queue", &long, Err(413)),
         ("PUT", "/v1/values/a/b", "1", Err(400)),
         ("PUT", "/v1/values/", "1", Err(404)),
-        ("DELETE", "/v1/values/queue", "", Ok(Wish::Unset("queue".into()))),
+        (
+            "DELETE",
+            "/v1/values/queue",
+            "",
+            Ok(Wish::Unset("queue".into())),
+        ),
         ("GET", "/v1/values/queue", "", Err(405)),
         ("GET", "/", "", Err(404)),
         ("GET", "/v1/self/../device", "", Err(404)),
@@ -62,7 +77,8 @@ fn what_an_app_keeps_survives_and_goes_with_the_app() {
     let nobody = |_: Asked| async {};
     let (found, errors) = api.serve(&executor, grants(&["a", "b"]), nobody);
     assert_eq!((found.len(), errors), (2, vec![]));
-    api.keep(&app("a"), |kept| kept.hold = Some("busy".into())).unwrap();
+    api.keep(&app("a"), |kept| kept.hold = Some("busy".into()))
+        .unwrap();
     assert_eq!(api.held(&app("a")).as_deref(), Some("busy"));
     assert_eq!(api.held(&app("b")), None);
     // Another agent.

@@ -75,7 +75,10 @@ impl<M: Machine> Engine<M> {
             return Err(Problem::new(403, text));
         }
         let unkept = |error: std::io::Error| {
-            Problem::new(503, format!("the agent cannot keep that: {error}; try again"))
+            Problem::new(
+                503,
+                format!("the agent cannot keep that: {error}; try again"),
+            )
         };
         let now = self.setup.clock.now();
         let done = || Answer::ok(json!({}));
@@ -103,7 +106,8 @@ impl<M: Machine> Engine<M> {
                 (Answer::ok(body), None)
             }
             Wish::Hold(reason) => {
-                api.keep(app, |kept| kept.hold = Some(reason)).map_err(unkept)?;
+                api.keep(app, |kept| kept.hold = Some(reason))
+                    .map_err(unkept)?;
                 let (app, held) = (app.clone(), api.held(app));
                 (done(), Some(Event::Hold { app, held }))
             }

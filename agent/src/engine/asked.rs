@@ -155,6 +155,7 @@ impl<M: Machine> Engine<M> {
                     "namespace": app.app.namespace.as_str(),
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
+                    "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
                     "proved": self.core.is_proved(&app.app),
                     "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),

@@ -128,7 +128,12 @@ mod tests {
         let back = json!({"to": "new", "state": "rolled_back", "message": "container c ended with code 3"});
         let devices = [
             device("a", "online", "new", null.clone()),
-            device("b", "online", "new", json!({"to": "new", "state": "trial", "message": null})),
+            device(
+                "b",
+                "online",
+                "new",
+                json!({"to": "new", "state": "trial", "message": null}),
+            ),
             device("c", "online", "old", back),
             device("d", "offline", "old", null),
         ];

@@ -1,6 +1,7 @@
 //! A document to an object: its kind, its name, its placement.
 
 use super::decode::{Decoder, Fields, Path, closest};
+use super::network;
 use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
@@ -35,7 +36,8 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         None => None,
     };
     fields.finish(d, &path, Place::Object);
-    let (app, (placement, depends_on, policy, pod, pod_at)) = (app?, spec?);
+    let (app, spec) = (app?, spec?);
+    let (placement, depends_on, pod, pod_at) = (spec.placement, spec.depends_on, spec.pod, spec.at);
     let depends_on = in_namespace(d, depends_on, &app, &path.field("spec"));
     let encoded = encode(&pod).len();
     if encoded > MAX_POD_BYTES {
@@ -53,7 +55,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
-            ..policy
+            ..spec.policy
         },
         pod,
     };
@@ -144,8 +146,14 @@ fn other_kind_remedy(kind: &str) -> &'static str {
             "write an App (apiVersion: skerry/v1) with restartPolicy: OnFailure; jobs come in a later release"
         }
         "ConfigMap" | "Secret" => "write values under env of the App; they come in a later release",
-        "Service" | "Ingress" | "NetworkPolicy" => {
-            "remove it: with the host network, an app is reached at its device's address"
+        "Service" => {
+            "write spec.services in the App that is behind it: [{ name: web, ports: [{ port: 80 }] }], with network: bridge in spec.template.spec"
+        }
+        "NetworkPolicy" => {
+            "write spec.egress in the App: { rules: [{ to: [{ ipBlock: { cidr: 10.0.0.0/8 } }] }] }, with network: bridge in spec.template.spec"
+        }
+        "Ingress" => {
+            "remove it: an app is reached at its device's address, by hostPort or with the host network"
         }
         "PersistentVolumeClaim" | "PersistentVolume" | "StorageClass" => {
             "remove it: a volume with persistentVolumeClaim is made on the device when an app names it"
@@ -173,13 +181,16 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
     })
 }
 
-type Spec = (
-    Selector,
-    Vec<Depends>,
-    AppPolicy,
-    skerry_wire::PodSpec<String>,
-    Position,
-);
+/// What is under `spec`.
+struct Spec {
+    placement: Selector,
+    depends_on: Vec<Depends>,
+    /// All but the dependencies.
+    policy: AppPolicy,
+    pod: skerry_wire::PodSpec<String>,
+    /// Where the pod is written.
+    at: Position,
+}
 
 fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     let mut fields = d.mapping(node, path)?;
@@ -192,6 +203,8 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
         None => Vec::new(),
     };
     let policy = update::policy(d, &mut fields, path);
+    let services = fields.take("services");
+    let egress = fields.take("egress");
     let remedy = "write template: { spec: { containers: [...] } }";
     let pod = match fields.require(d, path, "template", remedy) {
         Some(node) => template(d, node, &path.field("template")),
@@ -199,7 +212,18 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    Some((placement?, depends_on, policy, pod, at))
+    let policy = AppPolicy {
+        services: network::services(d, services, &path.field("services"), &pod),
+        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        ..policy
+    };
+    Some(Spec {
+        placement: placement?,
+        depends_on,
+        policy,
+        pod,
+        at,
+    })
 }
 
 /// A dependency as it is written: the namespace may be left out.

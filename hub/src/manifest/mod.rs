@@ -13,6 +13,9 @@ mod decode;
 mod error;
 mod expand;
 mod image;
+mod network;
+#[cfg(test)]
+mod network_tests;
 mod pod;
 mod probe;
 mod quantity;

@@ -2,9 +2,9 @@
 //! written is read again, and no text makes the reader panic or run away.
 
 use super::*;
-use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
     AppPolicy, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
@@ -252,7 +252,6 @@ app.yaml:4:9: metadata.name: app 'Web' may only use a-z, 0-9 and '-', and must s
 app.yaml:5:3: metadata.labels: is not supported: remove it: apps have no labels yet, devices do (skerry label device NAME key=value)
 app.yaml:7:3: spec.replicas: is not supported: remove it: an app runs once on every device that spec.placement matches
 app.yaml:8:26: spec.placement.selector: in selector 'site=(': '(' is not a label value: use up to 63 letters, digits, '-', '_' and '.': write it as in \"site=berlin,role in (gateway,kiosk),!retired\"
-app.yaml:11:20: spec.template.spec.hostNetwork: is not supported: apps have no network of their own yet: write true: the app uses the device's network
 app.yaml:12:22: spec.template.spec.restartPolicy: there is no restart policy 'unless-stopped': write Always
 app.yaml:14:9: spec.template.spec.containers[0].image: is missing: name an image, as in nginx:1.27
 app.yaml:15:9: spec.template.spec.containers[0].imagee: unknown field: did you mean 'image'?
@@ -372,8 +371,8 @@ fn traps_of_yaml_are_named() {
             "declare it in spec.template.spec.volumes",
         ),
         (
-            "        ports: [{containerPort: 80}]",
-            "the ports that the app opens are the device's",
+            "        ports: [{containerPort: 80, hostPort: 80}]",
+            "write network: bridge, so that this port leads to the app",
         ),
         (
             "        logging: {persist: true, maxBytes: 1}",
@@ -535,7 +534,7 @@ fn other_kinds_name_what_to_write() {
         ),
         (
             "apiVersion: v1\nkind: Service",
-            "reached at its device's address",
+            "write spec.services in the App",
         ),
         ("apiVersion: skerry/v2\nkind: App", "upgrade the hub"),
         (
@@ -638,17 +637,29 @@ fn what_kubernetes_says_of_an_update_is_understood_and_mistakes_are_told() {
     assert_eq!(update.min_ready_secs, 5);
     assert_eq!(update.progress_deadline_secs, Some(60));
     assert_eq!(update.hold_limit_secs, 90);
-    assert_eq!(read.policy.grants, [Grant::HoldUpdates, Grant::ReportValues]);
+    assert_eq!(
+        read.policy.grants,
+        [Grant::HoldUpdates, Grant::ReportValues]
+    );
     for (fields, said) in [
         ("  strategy: {type: hand-over}\n", "write StartThenStop"),
         ("  strategy: {type: Blue}\n", "there is no strategy 'Blue'"),
-        ("  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1}}\n", "one new pod starts beside"),
+        (
+            "  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1}}\n",
+            "one new pod starts beside",
+        ),
         ("  strategy: Recreate\n", "expects fields"),
         ("  hold: {limitSeconds: 60}\n", "deviceAPI: [HoldUpdates]"),
-        ("  deviceAPI: [Everything]\n", "ReadDevice, HoldUpdates or ReportValues"),
+        (
+            "  deviceAPI: [Everything]\n",
+            "ReadDevice, HoldUpdates or ReportValues",
+        ),
         ("  deviceAPI: [ReadDevice, ReadDevice]\n", "there twice"),
         ("  confirmSeconds: 1\n", "from 10"),
-        ("  confirmSeconds: 20\n  minReadySeconds: 30\n", "write more than 30"),
+        (
+            "  confirmSeconds: 20\n  minReadySeconds: 30\n",
+            "write more than 30",
+        ),
         ("  rollout: {}\n", "come in a later release"),
     ] {
         match parse("app.yaml", &with(fields)) {
@@ -954,10 +965,7 @@ fn changes() -> impl Strategy<Value = AppPolicy> {
         policy::Strategy::Recreate,
         policy::Strategy::StartThenStop,
     ]);
-    let grants = prop::sample::subsequence(
-        vec![Grant::ReadDevice, Grant::ReportValues],
-        0..=2,
-    );
+    let grants = prop::sample::subsequence(vec![Grant::ReadDevice, Grant::ReportValues], 0..=2);
     let secs = (0u32..600, 600u32..604_800, 600u32..604_800, 0u32..604_800);
     (strategy, secs, grants, any::<[bool; 2]>()).prop_map(
         |(strategy, (ready, deadline, confirm, hold), mut grants, [late, confirms])| {

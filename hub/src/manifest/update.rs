@@ -146,7 +146,12 @@ fn grants(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<Grant> {
         };
         match GRANTS.iter().find(|(name, _)| *name == text) {
             Some((_, grant)) if all.contains(grant) => {
-                d.error(item.at, &path, format!("{text} is there twice"), "remove one");
+                d.error(
+                    item.at,
+                    &path,
+                    format!("{text} is there twice"),
+                    "remove one",
+                );
             }
             Some((_, grant)) => all.push(*grant),
             None => {

@@ -790,6 +790,7 @@ impl World {
             }
             Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
+            | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
             | Effect::StreamCredit { .. }

@@ -153,9 +153,8 @@ impl Keeper {
                 continue;
             }
             let others = seen.entry((&one.app, &one.container)).or_default();
-            let beside = |other: &&Container| {
-                one.revision != other.revision && (one.beside || other.beside)
-            };
+            let beside =
+                |other: &&Container| one.revision != other.revision && (one.beside || other.beside);
             let lawful = others.len() < 2 && others.iter().all(beside);
             others.push(one);
             if !lawful {

@@ -12,7 +12,10 @@ pub(in crate::cli) fn app_is_ready(app: &DeviceApp) -> bool {
         && app.revision.is_some()
         && app.revision == app.running_revision
         && !app.containers.is_empty()
-        && app.update.as_ref().is_none_or(|u| u.state == AppUpdateState::Done)
+        && app
+            .update
+            .as_ref()
+            .is_none_or(|u| u.state == AppUpdateState::Done)
         && app.containers.iter().all(|c| c.ready)
 }
 
@@ -33,7 +36,9 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
         head.insert(0, "NAMESPACE");
     }
     if show.wide() {
-        head.extend(["BLOCKED", "SELECTOR", "IMAGES"]);
+        head.extend([
+            "BLOCKED", "SELECTOR", "IMAGES", "NETWORK", "PORTS", "SERVICES",
+        ]);
     }
     let mut table = Table::new(&head);
     for app in apps {
@@ -70,6 +75,9 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
                 counts.blocked.to_string().into(),
                 selector.into(),
                 images.join(",").into(),
+                app.network.as_str().into(),
+                app.ports.join(" ").into(),
+                app.services.join(" ").into(),
             ]);
         }
         table.row(row);
