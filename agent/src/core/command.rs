@@ -39,6 +39,10 @@ impl Core {
             }
             CommandBody::Logs(request) => self.logs(request),
             CommandBody::Exec(request) => self.exec(request),
+            CommandBody::Volume(request) => {
+                let reason = "this agent cannot look into volumes: update it";
+                self.refuse_stream(request.stream, reason.into());
+            }
             CommandBody::Usage { request } => {
                 let containers = self.running();
                 self.effects.push(Effect::ReadUsage {

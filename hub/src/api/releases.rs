@@ -286,7 +286,7 @@ async fn answer(
     let id = match state.hub.ask(event).await? {
         Answer::Rollout(id) => id,
         Answer::Done
-        | Answer::Applied(_)
+        | Answer::Applied(..)
         | Answer::Stream(_)
         | Answer::Usage(_)
         | Answer::Doctor(_) => 0,

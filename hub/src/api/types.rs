@@ -603,6 +603,56 @@ pub enum Action {
     Absent,
 }
 
+/// A config or secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// `Config` or `Secret`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// A secret's type.
+    #[serde(rename = "type")]
+    pub secret_type: Option<String>,
+    /// It may be deleted, but not changed.
+    pub immutable: bool,
+    /// Its files, without what is in them.
+    pub files: Vec<ConfigFile>,
+    /// Apps that name it, as `NAMESPACE/NAME`; empty in a list.
+    pub apps: Vec<String>,
+    /// When it was last changed.
+    pub changed_ms: u64,
+    /// The manifest as JSON, a secret's values as stars; absent in a list.
+    pub manifest: Option<serde_json::Value>,
+}
+
+/// A file of a config or secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A named volume of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The namespace of the apps that share it.
+    pub namespace: String,
+    /// Its name: the apps' `claimName`.
+    pub name: String,
+    /// Bytes on the disk that its files take.
+    pub used_bytes: u64,
+    /// Files and directories in it.
+    pub entries: u64,
+    /// Most bytes that it may have, where the file system limits it.
+    pub limit_bytes: Option<u64>,
+    /// Apps of the device that use it.
+    pub apps: Vec<String>,
+}
+
 /// One thing of `POST /v1/diff`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {

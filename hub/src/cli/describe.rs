@@ -3,6 +3,7 @@
 
 use super::args::{DescribeArgs, Resource};
 use super::client::{Client, with_query};
+use super::config;
 use super::error::CliError;
 use super::get::{
     app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices,
@@ -12,6 +13,7 @@ use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
 use crate::api::types::{App, ContainerState, Device, DeviceApp, Event, Vitals};
+use skerry_wire::ConfigKind;
 
 /// Events shown at the end.
 const EVENTS: u32 = 20;
@@ -33,9 +35,15 @@ pub(super) fn describe(
         let text = match resource {
             Resource::Devices => device(out, client, name)?,
             Resource::Apps => app(out, client, &args.namespace.namespace, name)?,
+            Resource::Configs => {
+                config::describe(client, ConfigKind::Config, &args.namespace.namespace, name)?
+            }
+            Resource::Secrets => {
+                config::describe(client, ConfigKind::Secret, &args.namespace.namespace, name)?
+            }
             Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
                 return Err(CliError::Usage(
-                    "devices and apps can be described; use 'skerry get' for the others".into(),
+                    "devices, apps, configs and secrets can be described; use 'skerry get' for the others".into(),
                 ));
             }
         };
@@ -48,12 +56,12 @@ pub(super) fn describe(
 }
 
 /// Lines of `name: value`, values aligned.
-struct Facts {
-    text: String,
+pub(super) struct Facts {
+    pub text: String,
 }
 
 impl Facts {
-    fn line(&mut self, name: &str, value: impl AsRef<str>) {
+    pub fn line(&mut self, name: &str, value: impl AsRef<str>) {
         let value = match value.as_ref() {
             "" => "-",
             value => value,
@@ -63,7 +71,7 @@ impl Facts {
     }
 }
 
-fn moment(ms: Option<u64>) -> String {
+pub(super) fn moment(ms: Option<u64>) -> String {
     match ms {
         Some(ms) => format!(
             "{} UTC ({} ago)",

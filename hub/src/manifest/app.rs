@@ -2,11 +2,11 @@
 
 use super::decode::{Decoder, Fields, Path, closest};
 use super::network;
-use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use super::update;
 use super::{MAX_POD_BYTES, Object};
+use super::{config, pod};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
@@ -22,6 +22,9 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     let before = d.count();
     let path = Path::Root;
     let mut fields = d.mapping(document, &path)?;
+    if let Some(kind) = config::kind(&fields) {
+        return config::object(d, fields, kind);
+    }
     if !is_app(d, &path, &mut fields) {
         // The rest is written in another language: its fields would only be
         // taken for errors of ours.
@@ -124,9 +127,9 @@ fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) 
     }
     let shown: String = kind.chars().take(80).collect();
     let remedy = match kind {
-        "Config" | "Secret" => "write values under env; this kind comes in a later release",
         "Job" => "write an App with restartPolicy: OnFailure; this kind comes in a later release",
         _ if closest(kind, &["App"]).is_some() => "write kind: App",
+        _ if closest(kind, &["Config", "Secret"]).is_some() => "write kind: Config or kind: Secret",
         _ => other_kind_remedy(kind),
     };
     d.error(at, path, format!("there is no kind '{shown}'"), remedy);
@@ -145,7 +148,8 @@ fn other_kind_remedy(kind: &str) -> &'static str {
         "Job" | "CronJob" => {
             "write an App (apiVersion: skerry/v1) with restartPolicy: OnFailure; jobs come in a later release"
         }
-        "ConfigMap" | "Secret" => "write values under env of the App; they come in a later release",
+        "Config" => "write apiVersion: skerry/v1",
+        "ConfigMap" | "Secret" => "write apiVersion: skerry/v1, or v1 as in Kubernetes",
         "Service" => {
             "write spec.services in the App that is behind it: [{ name: web, ports: [{ port: 80 }] }], with network: bridge in spec.template.spec"
         }

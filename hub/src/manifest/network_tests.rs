@@ -50,7 +50,9 @@ spec:
 
 fn one(text: &str) -> App {
     let mut objects = parse("app.yaml", text).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let Object::App(app) = objects.remove(0);
+    let Object::App(app) = objects.remove(0) else {
+        panic!("not an app")
+    };
     app
 }
 

@@ -7,7 +7,7 @@ use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
-    AppPolicy, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
+    AppPolicy, AppRef, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
     VolumeMount, VolumeSource,
 };
 use std::collections::BTreeSet;
@@ -64,7 +64,9 @@ fn one(text: &str) -> App {
     match parse("app.yaml", text) {
         Ok(mut objects) => {
             assert_eq!(objects.len(), 1);
-            let Object::App(app) = objects.remove(0);
+            let Object::App(app) = objects.remove(0) else {
+                panic!("not an app")
+            };
             app
         }
         Err(errors) => panic!("{}", shown(&errors)),
