@@ -149,6 +149,7 @@ impl Core {
         container: Option<&ContainerName>,
     ) -> Result<(&Assignment, usize), String> {
         let assigned = self.assignments().iter().find(|a| a.app == *app);
+        let assigned = assigned.map(|a| self.works.newest_pod(app).unwrap_or(a));
         let assignment = match (assigned, self.previous().get(app)) {
             (Some(_), Some(previous)) => previous,
             (Some(assignment), None) => assignment,

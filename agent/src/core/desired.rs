@@ -52,6 +52,7 @@ impl Core {
             assignments,
             updates,
         });
+        self.works.desired_changed();
         let needed = self.images();
         let steps = self
             .fetcher

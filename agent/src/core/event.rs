@@ -4,6 +4,7 @@ use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
+use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
@@ -163,6 +164,11 @@ pub enum Event {
     },
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
+    /// Whether the wall clock can be believed, or it was set: CronJobs go by it.
+    Clock {
+        /// Something vouches for it.
+        trusted: bool,
+    },
     /// The machine's facts changed.
     Facts(Box<Facts>),
     /// Something of an update.
@@ -440,6 +446,8 @@ pub struct Records {
     pub revoked: bool,
     /// The newest order of each subject that was begun.
     pub updates: BTreeMap<Subject, UpdateRecord>,
+    /// How far jobs are.
+    pub works: BTreeMap<AppRef, WorkRecord>,
 }
 
 /// A desired state as it was received.
@@ -476,6 +484,8 @@ pub enum Change {
         /// The certificate that must be in its chain.
         tls_pin: Option<[u8; 32]>,
     },
+    /// How far a job is; `None` takes it away.
+    Work(AppRef, Option<WorkRecord>),
 }
 
 impl Records {
@@ -509,6 +519,12 @@ impl Records {
             }
             // Part of the identity, which is no record of the core's.
             Change::Line { .. } => {}
+            Change::Work(app, Some(record)) => {
+                self.works.insert(app, record);
+            }
+            Change::Work(app, None) => {
+                self.works.remove(&app);
+            }
         }
     }
 }

@@ -23,6 +23,8 @@ pub mod plan;
 pub mod report;
 pub mod streams;
 pub mod update;
+pub mod work;
+pub mod work_cron;
 
 mod command;
 mod desired;

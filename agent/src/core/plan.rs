@@ -18,7 +18,9 @@ use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_poli
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
+use super::work::Runs;
 use crate::runtime::{ContainerId, Status};
+use skerry_wire::policy::Work;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +43,8 @@ pub struct Wanted<'a> {
     pub assignments: Option<&'a [Assignment]>,
     /// Revisions that run until their app's new images are here.
     pub previous: &'a BTreeMap<AppRef, Assignment>,
+    /// Pods of jobs.
+    pub runs: &'a Runs,
 }
 
 /// What to do, in this order, and when to look again.
@@ -139,6 +143,8 @@ struct Pod<'a> {
     assignment: &'a Assignment,
     /// Of its containers, in the order of their indices.
     names: Vec<InstanceName>,
+    /// Nothing of it starts any more, and what runs is stopped.
+    ends: bool,
 }
 
 impl<'a> Pod<'a> {
@@ -150,6 +156,7 @@ impl<'a> Pod<'a> {
         Self {
             assignment,
             names: containers.map(name).collect(),
+            ends: false,
         }
     }
 }
@@ -162,6 +169,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     containers: &'a BTreeMap<ContainerId, Status>,
     ledger: &'a Ledger,
+    complete: &'a BTreeSet<AppRef>,
     /// Entries of the same revision of an app.
     pods: BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>,
     plan: Plan,
@@ -177,6 +185,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         observed,
         containers,
         ledger,
+        complete: &wanted.runs.complete,
         pods: BTreeMap::new(),
         plan: Plan::default(),
     };
@@ -187,7 +196,12 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .or_default();
         pod.push((name, entry));
     }
-    let pods = planner.pods_wanted(assignments, wanted.previous);
+    let mut pods = planner.pods_wanted(assignments, wanted.previous);
+    pods.extend(wanted.runs.pods.iter().map(|run| Pod {
+        ends: run.ends,
+        ..Pod::of(&run.assignment)
+    }));
+    let pods = pods;
     let targets: Targets<'_> = pods
         .iter()
         .flat_map(|pod| {
@@ -233,7 +247,12 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         }
         let Assignment { app, revision, .. } = pod.assignment;
         let others = revisions.get(app).into_iter().flatten();
-        let alone = others.into_iter().all(|other| other == revision);
+        // Runs of one job may go on beside each other.
+        let beside = |other: &RevisionId| {
+            let mut runs = wanted.runs.pods.iter().map(|run| &run.assignment);
+            runs.any(|run| run.app == *app && run.revision == *other)
+        };
+        let alone = others.into_iter().all(|o| o == revision || beside(o));
         planner.keep_pod(pod, alone && !strays_run, &running, &mut creating);
     }
     planner.plan
@@ -270,6 +289,12 @@ impl<'a> Planner<'a> {
         let mut pods = Vec::new();
         for assignment in assignments {
             self.fetch(assignment);
+            if assignment.policy.work != Work::Service {
+                if all_previous.contains_key(&assignment.app) {
+                    self.drop_previous(&assignment.app);
+                }
+                continue;
+            }
             let target = match all_previous.get(&assignment.app) {
                 Some(previous) if previous.revision == assignment.revision => {
                     self.drop_previous(&assignment.app);
@@ -518,8 +543,16 @@ impl<'a> Planner<'a> {
         let order = self.order(pod);
         // Only its beginning waits: what runs is not touched by what another
         // app does later.
-        let waits = !order.begun && unmet(pod.assignment, running, self.observed, ledger).is_some();
-        let free = free && !waits;
+        let waits = !order.begun
+            && unmet(
+                pod.assignment,
+                running,
+                self.complete,
+                self.observed,
+                ledger,
+            )
+            .is_some();
+        let free = free && !waits && !pod.ends;
         for (index, name) in pod.names.iter().enumerate() {
             let role = pod.assignment.pod.role(index);
             let container = pod.assignment.pod.container(index);
@@ -529,13 +562,14 @@ impl<'a> Planner<'a> {
                 Some(entry) => entry.clone(),
                 None => new_entry(pod.assignment, index),
             };
+            let ends = pod.ends && self.is_next_to_stop(&entry);
             let kept = Kept {
                 name,
                 entry,
                 assignment: pod.assignment,
                 index,
                 may_create,
-                finished: order.finished && role == Role::Sidecar,
+                finished: ends || order.finished && role == Role::Sidecar,
             };
             self.keep(kept, creating);
         }

@@ -51,7 +51,9 @@ impl Paper {
     }
 
     fn plan(&self) -> Plan {
+        let runs = Runs::default();
         let wanted = Wanted {
+            runs: &runs,
             assignments: self.desired.as_deref(),
             previous: &self.previous,
         };

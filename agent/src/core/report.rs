@@ -2,14 +2,17 @@
 //! again until the hub has it.
 
 use super::dependency::{Running, unmet};
+use super::event::Now;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::plan::Ledger;
+use super::work::Works;
 use crate::runtime::Status;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::policy::Work;
+use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, JobStatus, Report};
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
 };
@@ -179,20 +182,35 @@ pub fn apps(
     previous: &BTreeMap<AppRef, Assignment>,
     observed: &Observed,
     ledger: &Ledger,
+    (now, works): (Now, &Works),
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
-    let running: Running<'_> = assignments
+    let runs = works.runs();
+    let pods = runs
+        .pods
         .iter()
+        .map(|run| (&run.assignment.app, &run.assignment));
+    let services = assignments
+        .iter()
+        .filter(|a| a.policy.work == Work::Service);
+    let running: Running<'_> = services
         .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
+        .chain(pods)
         .collect();
     for assignment in assignments {
+        if let Some(job) = works.status(now, assignment) {
+            all.push(job_status(
+                now_ms, assignment, job, &running, observed, ledger, works,
+            ));
+            continue;
+        }
         let held = previous.get(&assignment.app).map(|p| p.revision);
         let held = held.filter(|revision| *revision != assignment.revision);
         let leaving = ledger
             .values()
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
-        let waits_for = unmet(assignment, &running, observed, ledger);
+        let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
         let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         all.push(AppStatus::new(
@@ -224,6 +242,43 @@ pub fn apps(
             .map(|((app, revision), containers)| AppStatus::new(app.clone(), revision, containers)),
     );
     all
+}
+
+/// A job: the containers are those of its newest pod.
+fn job_status(
+    now_ms: u64,
+    assignment: &Assignment,
+    job: JobStatus,
+    running: &Running<'_>,
+    observed: &Observed,
+    ledger: &Ledger,
+    works: &Works,
+) -> AppStatus {
+    let mut runs = works.runs().pods.iter().rev();
+    let newest = runs.find(|run| run.assignment.app == assignment.app);
+    let containers = newest.map_or(Vec::new(), |run| {
+        let complete = &works.runs().complete;
+        let waits_for = unmet(&run.assignment, running, complete, observed, ledger);
+        let waits_for = waits_for.filter(|_| !run.ends);
+        let pod = PodView::of(&run.assignment, waits_for, observed, ledger);
+        let mut all: Vec<ContainerStatus> = (0..pod.names.len())
+            .map(|index| pod.status(now_ms, index, None))
+            .collect();
+        for container in &mut all {
+            let rests = !matches!(
+                container.state,
+                ContainerState::Running { .. } | ContainerState::Stopping
+            );
+            if run.ends && rests {
+                container.state = ContainerState::Ended;
+            }
+        }
+        all
+    });
+    AppStatus {
+        job: Some(job),
+        ..AppStatus::new(assignment.app.clone(), assignment.revision, containers)
+    }
 }
 
 /// A pod that is assigned, as it is told of.

@@ -126,12 +126,13 @@ impl<M: Machine> Engine<M> {
             .apps
             .iter()
             .map(|app| {
+                let revision = self.core.named_revision(&app.app, app.revision);
                 let containers: Vec<_> = app
                     .containers
                     .iter()
                     .map(|c| {
                         let instance =
-                            crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
+                            crate::core::name::InstanceName::new(&app.app, revision, &c.name);
                         let entry = self.core.ledger().get(&instance);
                         let id = entry.map(|e| instance.incarnation(e.incarnation));
                         let containers = self.core.observed().containers.as_ref();

@@ -36,6 +36,8 @@ pub(super) struct Unsaved {
 fn may_wait(change: &Change, has_line: bool) -> bool {
     match change {
         Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
+        // What is lost of it is done once more: less harm than apps that wait.
+        Change::Work(..) => true,
         Change::Starts(_) => !has_line,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
@@ -51,6 +53,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
         (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
+        (Change::Work(a, _), Change::Work(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),
     }
 }

@@ -2,6 +2,7 @@
 //! their order. Decides nothing.
 
 mod asked;
+mod clock_watch;
 mod commit;
 mod effects;
 mod pause;

@@ -1,5 +1,6 @@
 //! The loop itself: its events, and how they reach the core.
 
+use super::clock_watch::ClockWatch;
 use super::commit::Unsaved;
 use super::pause::Pause;
 use crate::clock::Clock;
@@ -28,6 +29,9 @@ use std::time::Duration;
 const OUTCOMES: usize = 64;
 /// Milliseconds between two looks at the machine's lasting troubles.
 const LOOK_AGAIN_MS: u64 = 10 * 60 * 1_000;
+/// Milliseconds between two looks at what vouches for the wall clock: while
+/// nothing does, CronJobs wait.
+const CLOCK_AGAIN_MS: u64 = 60 * 1_000;
 
 /// Why the engine cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +104,7 @@ pub(super) enum Turn {
     Wake,
     Save,
     Look,
+    Clock,
     Watchdog,
 }
 
@@ -119,6 +124,10 @@ pub struct Engine<M: Machine> {
     /// When to look at the machine's lasting troubles, in milliseconds since
     /// boot.
     pub(super) look_at_ms: u64,
+    /// Notices that the wall clock is set; `None` where the kernel cannot.
+    clock_watch: Option<ClockWatch>,
+    /// When to see next whether it can be believed.
+    clock_at_ms: u64,
     /// Hands on what the machine tells; ends with the engine.
     pub(super) watch: Option<smol::Task<()>>,
     pub(super) line: Option<Line>,
@@ -166,6 +175,8 @@ impl<M: Machine> Engine<M> {
             epoch: 0,
             pause: Pause::default(),
             look_at_ms: now.boot_ms,
+            clock_watch: ClockWatch::new().ok(),
+            clock_at_ms: now.boot_ms,
             watch: None,
             line: None,
             trial_line: None,
@@ -237,6 +248,7 @@ impl<M: Machine> Engine<M> {
                     self.call().await;
                 }
                 Turn::Look => self.look(),
+                Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
             }
         }
@@ -274,6 +286,7 @@ impl<M: Machine> Engine<M> {
             self.core.wake_at().map(|at_ms| (at_ms, Turn::Wake)),
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
+            Some((self.clock_at_ms, Turn::Clock)),
         ];
         let wake = async {
             let first = timers.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms);
@@ -281,6 +294,15 @@ impl<M: Machine> Engine<M> {
             let now_ms = self.setup.clock.now().boot_ms;
             Timer::after(Duration::from_millis(at_ms.saturating_sub(now_ms))).await;
             turn
+        };
+        let clock = async {
+            match &self.clock_watch {
+                Some(watch) => {
+                    watch.set().await;
+                    Turn::Clock
+                }
+                None => future::pending().await,
+            }
         };
         let watchdog = async {
             match beat {
@@ -292,7 +314,21 @@ impl<M: Machine> Engine<M> {
             }
         };
         let calm = future::or(future::or(watchdog, ask), future::or(wake, output));
+        let calm = future::or(clock, calm);
         future::or(future::or(turn, link), calm).await
+    }
+
+    /// The clock was set, or it is time to see what it is worth.
+    async fn look_at_clock(&mut self) {
+        let now_ms = self.setup.clock.now().boot_ms;
+        let trusted = self.setup.clock.is_trusted();
+        let again_ms = if trusted {
+            LOOK_AGAIN_MS
+        } else {
+            CLOCK_AGAIN_MS
+        };
+        self.clock_at_ms = now_ms.saturating_add(again_ms);
+        self.step(Event::Clock { trusted }).await;
     }
 
     async fn step(&mut self, event: Event) {
