@@ -1,6 +1,7 @@
 //! The agent's life: opens the store, becomes a device if it is none yet, then
 //! runs the engine; and what `reset` takes away.
 
+use crate::apart::{Ended, run_apart};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{self, Answer, Ask, Request};
@@ -10,6 +11,7 @@ use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, Places, RealMachine, chain};
+use crate::network::Pool;
 use crate::notify;
 use crate::pages;
 use crate::runtime::{RuntimeConfig, Status};
@@ -41,7 +43,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// as seldom as the machine is looked at anyway.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// What the child that opens the store says when another process holds it.
-pub const PROBE_LOCKED: u8 = 3;
+const PROBE_LOCKED: u8 = 3;
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,9 @@ pub enum AgentError {
     /// The image store.
     #[error("the image store cannot be used")]
     Images(#[source] Box<crate::image::StoreError>),
+    /// The pool of addresses.
+    #[error(transparent)]
+    Pool(crate::network::lease::PoolError),
     /// The control socket.
     #[error("the control socket in {} cannot be made", dir.display())]
     Control {
@@ -94,27 +99,42 @@ pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
     StoreDir::open(&config.data_dir, probe_with(exe))
 }
 
-/// Opens a store in another process.
+/// Opens a store in another process: a copy of this one as long as it has no
+/// further threads, as at the start.
 fn probe_with(exe: &Path) -> impl Fn(&Path) -> Result<(), StoreError> + '_ {
     move |path| {
-        let output = Command::new(exe)
-            .arg("probe-store")
-            .arg(path)
-            .stdin(Stdio::null())
-            .output();
-        let output = match output {
-            Ok(output) => output,
-            // Not the store's fault: open it without looking.
-            Err(_) => return Ok(()),
-        };
-        match output.status.code() {
+        let ended = run_apart(|| probe(path)).or_else(|_| {
+            let output = Command::new(exe)
+                .arg("probe-store")
+                .arg(path)
+                .stdin(Stdio::null())
+                .output()?;
+            Ok::<_, std::io::Error>(Ended {
+                code: output.status.code(),
+                text: String::from_utf8_lossy(&output.stderr).into_owned(),
+            })
+        });
+        // No other process is not the store's fault: open it without looking.
+        let Ok(ended) = ended else { return Ok(()) };
+        match ended.code {
             Some(0) => Ok(()),
             Some(code) if code == i32::from(PROBE_LOCKED) => Err(StoreError::Locked),
             Some(_) | None => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                let last = text.lines().next_back().unwrap_or("it crashed");
+                let last = ended.text.lines().next_back().unwrap_or("it crashed");
                 Err(StoreError::Damaged(last.to_string()))
             }
+        }
+    }
+}
+
+/// Opens a store where a crash does no harm: the exit code of that process.
+pub fn probe(path: &Path) -> u8 {
+    match store::probe(path) {
+        Ok(()) => 0,
+        Err(StoreError::Locked) => PROBE_LOCKED,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            1
         }
     }
 }
@@ -211,28 +231,18 @@ impl Agent {
         loop {
             // The engine beats for itself; waiting for a token is life, too.
             let beat = self.executor.spawn(notify::beat());
-            let starts = match store.store.count_start() {
-                Ok(starts) => starts,
-                Err(error) => {
-                    let text = chain(&error);
-                    tracing::error!(
-                        "{text}: is the disk full? Apps start; the hub is not called before it takes something"
-                    );
-                    let (again, opened) = store.reopen();
-                    opened?;
-                    store = again;
-                    store.store.records()?.starts.saturating_add(1)
-                }
-            };
             let record = match (store.store.identity()?, &asked) {
                 (Some(record), None) if !self.has_another_token(&record) => record,
                 _ => self.new_identity(&store, &mut asked).await?,
             };
-            let record = match &record.standing {
-                Standing::Joined { .. } => record,
+            let (record, starts) = match &record.standing {
+                // The engine brings it to the disk before it calls the hub: apps
+                // need not wait for that.
+                Standing::Joined { .. } => (record, store.store.starts()?.saturating_add(1)),
                 Standing::Joining { .. } => {
+                    let starts = store.store.count_start()?;
                     match self.join(&store, record, starts, &mut asked).await? {
-                        Some(record) => record,
+                        Some(record) => (record, starts),
                         None => continue,
                     }
                 }
@@ -353,6 +363,7 @@ impl Agent {
                 (None, _) => {
                     *asked = None;
                     tracing::info!("not joined yet: skerry-agent join TOKEN");
+                    notify::phase(notify::NO_APP);
                     notify::ready();
                     *asked = self.wait_for_join().await;
                     continue;
@@ -452,6 +463,7 @@ impl Agent {
                 crate::engine::shown_broker(&record.broker)
             ),
         );
+        notify::phase(notify::NO_APP);
         notify::ready();
         let mut state = "asking the hub".to_string();
         enum Turn {
@@ -614,7 +626,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };
-    RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
+    let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
+    RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Which ends are forgotten, too.
@@ -643,6 +656,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
         while !running.is_empty() {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
+                crate::machine::MachineEvent::Network { .. } => {}
                 crate::machine::MachineEvent::Lost => return,
             }
         }
@@ -674,7 +688,8 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
+    let run =
+        ["containers", "logs", "names", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -685,10 +700,24 @@ fn remove_files(config: &Config) {
     }
 }
 
+/// What a device is called that has not joined.
+const NAMELESS: &str = "device";
+
+/// The device's name, which its interfaces are named after.
+fn known_name(store: &StoreDir) -> String {
+    match store.store.identity() {
+        Ok(Some(IdentityRecord {
+            standing: Standing::Joined { device, .. },
+            ..
+        })) => device.to_string(),
+        _ => NAMELESS.into(),
+    }
+}
+
 /// `reset` without a running agent.
 pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
     let store = open_store(config, exe).map_err(|e| chain(&e))?;
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    let machine = real_machine(config, exe, &known_name(&store)).map_err(|e| chain(&e))?;
     let result = smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::All)));
     store.erase().map_err(|e| chain(&e))?;
     remove_files(config);
@@ -699,7 +728,9 @@ pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
 /// soon: ends every container and the runtime. What is stored stays, and the
 /// next agent starts the apps again, as after a power cut.
 pub fn stop_alone(config: &Config, exe: &Path) -> Result<(), String> {
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    // A store that cannot be read keeps nothing from being stopped.
+    let name = open_store(config, exe).map_or_else(|_| NAMELESS.into(), |s| known_name(&s));
+    let machine = real_machine(config, exe, &name).map_err(|e| chain(&e))?;
     smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::Stopped)))
 }
 

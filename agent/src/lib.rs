@@ -1,6 +1,7 @@
 //! The Skerry agent: runs containers on one device.
 
 pub mod agent;
+pub mod apart;
 pub mod clock;
 pub mod config;
 pub mod control;

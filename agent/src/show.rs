@@ -59,6 +59,7 @@ pub fn containers(status: &Value) -> String {
         "PID",
         "RESTARTS",
         "LAST EXIT",
+        "ADDRESS",
         "STATE",
     ];
     let mut rows = vec![header.map(String::from).to_vec()];
@@ -75,6 +76,7 @@ pub fn containers(status: &Value) -> String {
                 word(&container["pid"]),
                 word(&container["restarts"]),
                 word(&container["lastExit"]),
+                word(&app["address"]),
                 state(&container["state"]),
             ]);
         }

@@ -342,9 +342,20 @@ impl Store {
         })
     }
 
+    /// How many starts of the agent were counted.
+    pub fn starts(&self) -> Result<u32, StoreError> {
+        let read_only = self.database()?.begin_read().map_err(database("reading"))?;
+        let Some(meta) = table(read_only.open_table(META))? else {
+            return Ok(0);
+        };
+        let found = meta.get(STARTS).map_err(database("reading"))?;
+        let starts = found.map(|bytes| read("count of starts", bytes.value()));
+        Ok(starts.transpose()?.unwrap_or_default())
+    }
+
     /// Counts a start of the agent and returns the new count.
     pub fn count_start(&self) -> Result<u32, StoreError> {
-        let starts = self.records()?.starts.saturating_add(1);
+        let starts = self.starts()?.saturating_add(1);
         self.commit(&[Change::Starts(starts)])?;
         Ok(starts)
     }

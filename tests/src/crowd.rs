@@ -384,6 +384,7 @@ impl Machine {
             | Effect::SendReport(_)
             | Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
+            | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::WriteBlob { .. }
             | Effect::FinishBlob { .. }

@@ -3,6 +3,7 @@
 use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
+use super::network::PodShape;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
@@ -14,10 +15,11 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
-    Timestamp, encode,
+    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, RevisionId,
+    Seq, StreamId, Timestamp, encode,
 };
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// When something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +173,13 @@ pub enum Event {
     },
     /// The machine's facts changed.
     Facts(Box<Facts>),
+    /// How the network of pods stands now.
+    Network {
+        /// Where pods on bridges are.
+        addresses: Vec<(AppRef, RevisionId, IpAddr)>,
+        /// What is not as it has to be, in words.
+        troubles: Vec<String>,
+    },
     /// Something of an update.
     Update(UpdateEvent),
     /// The shell has something to tell the operator: CamelCase reason and a
@@ -356,6 +365,8 @@ pub enum Effect {
         /// Milliseconds that this clock is ahead of the hub's.
         ahead_ms: i64,
     },
+    /// All pods on bridges shall be so from now on. A later one replaces it.
+    ShapeNetwork(Vec<PodShape>),
     /// Something for an update.
     Update(UpdateEffect),
     /// The device was shut out: close the line and stay away.

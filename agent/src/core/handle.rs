@@ -8,6 +8,7 @@ use super::inbox::{Inbox, Said};
 use super::journal::Journal;
 use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
+use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
 use super::report::{Pace, Urgency};
@@ -94,6 +95,8 @@ pub struct Core {
     /// Records to be committed before what follows.
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
+    /// How pods on bridges were said to be.
+    pub(super) shapes: Vec<PodShape>,
 }
 
 /// How the line stands.
@@ -155,6 +158,7 @@ impl Core {
             diagnosing: BTreeSet::new(),
             changes: Vec::new(),
             effects: Vec::new(),
+            shapes: Vec::new(),
             facts: start.facts,
             identity,
         };
@@ -232,6 +236,7 @@ impl Core {
             | Event::StreamEnded { .. }
             | Event::Usage { .. }
             | Event::Conditions(_)
+            | Event::Network { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -356,6 +361,10 @@ impl Core {
                     self.pace.changed(now_ms, Urgency::Soon);
                 }
             }
+            Event::Network {
+                addresses,
+                troubles,
+            } => self.network(now, addresses, troubles),
             Event::Update(event) => self.update_event(now, event),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
@@ -363,6 +372,7 @@ impl Core {
         self.step_updates(now);
         if replan {
             self.settle(now);
+            self.shape_network();
         } else {
             self.commit();
             self.report_when_due(now);

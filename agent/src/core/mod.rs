@@ -29,6 +29,7 @@ pub mod work_cron;
 mod command;
 mod desired;
 mod handle;
+mod network;
 mod outcome;
 mod probes;
 mod settle;
@@ -39,3 +40,4 @@ pub use event::{
     Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
+pub use network::PodShape;

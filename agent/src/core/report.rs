@@ -213,11 +213,16 @@ pub fn apps(
         let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
         let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
-        all.push(AppStatus::new(
+        let mut status = AppStatus::new(
             assignment.app.clone(),
             assignment.revision,
             containers.collect(),
-        ));
+        );
+        let address = |revision| observed.addresses.get(&(assignment.app.clone(), revision));
+        // Until it has one, it is reached at that of what it replaces.
+        let at = address(assignment.revision).or_else(|| older.and_then(address));
+        status.address = at.copied();
+        all.push(status);
     }
     let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
     let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
@@ -275,7 +280,9 @@ fn job_status(
         }
         all
     });
+    let pod = newest.map(|run| (assignment.app.clone(), run.assignment.revision));
     AppStatus {
+        address: pod.and_then(|pod| observed.addresses.get(&pod).copied()),
         job: Some(job),
         ..AppStatus::new(assignment.app.clone(), assignment.revision, containers)
     }

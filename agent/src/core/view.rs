@@ -82,6 +82,7 @@ impl Core {
     /// The machine's lasting troubles, and what holds jobs up.
     fn all_conditions(&self) -> Vec<Condition> {
         let mut all = self.conditions.clone();
+        all.extend(self.network_condition());
         if self.works.waits_for_clock(self.assignments()) {
             all.push(Condition {
                 kind: "ClockNotTrusted".into(),

@@ -155,6 +155,7 @@ impl<M: Machine> Engine<M> {
                     "namespace": app.app.namespace.as_str(),
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
+                    "address": app.address.map(|a| a.to_string()),
                     "containers": containers,
                 })
             })

@@ -33,12 +33,13 @@ pub(super) struct Unsaved {
 /// at the next start is found out again: the ledger from what the runtime
 /// lists, the boot from the kernel, and an app whose images are all here does
 /// not need its previous revision. The count of starts is for messages only.
-fn may_wait(change: &Change, has_line: bool) -> bool {
+pub(super) fn may_wait(change: &Change) -> bool {
     match change {
         Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
         // What is lost of it is done once more: less harm than apps that wait.
         Change::Work(..) => true,
-        Change::Starts(_) => !has_line,
+        // There is no line before it is on the disk.
+        Change::Starts(_) => true,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
         | Change::Revoked
@@ -60,7 +61,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
 
 impl Unsaved {
     /// Adds newer changes: those of the same records give way.
-    fn add(&mut self, changes: Vec<Change>) {
+    pub(super) fn add(&mut self, changes: Vec<Change>) {
         self.changes
             .retain(|old| !changes.iter().any(|new| same_record(old, new)));
         self.changes.extend(changes);
@@ -125,7 +126,7 @@ impl<M: Machine> Engine<M> {
             };
             let text = crate::machine::chain(&error);
             tracing::error!("{text}: is the disk full?");
-            let can_wait = changes.iter().all(|c| may_wait(c, self.line.is_some()));
+            let can_wait = changes.iter().all(may_wait);
             self.unsaved.changes = changes;
             // redb takes no more after a failed write: open it anew.
             let (store, reopened) = smol::unblock(move || store.reopen()).await;
@@ -177,10 +178,7 @@ mod tests {
             unsaved.add(vec![entry(n), Change::Boot(n.to_string(), 1)]);
         }
         assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into(), 1)]);
-        assert!(
-            unsaved.changes.iter().all(|c| may_wait(c, true)),
-            "apps start at boot"
-        );
+        assert!(unsaved.changes.iter().all(may_wait), "apps start at boot");
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<M: Machine> Engine<M> {
                 }
             }
             Effect::Create(create) => {
+                self.has_created = true;
                 tracing::info!("starting {} of {}", create.id, create.assignment.app);
                 self.act(async move {
                     let id = create.id.clone();
@@ -211,6 +212,7 @@ impl<M: Machine> Engine<M> {
                     Event::Diagnosed { request, findings }
                 });
             }
+            Effect::ShapeNetwork(pods) => machine.shape_network(pods),
             Effect::Update(effect) => self.update(effect).await,
             Effect::StopCalling => {
                 tracing::warn!(

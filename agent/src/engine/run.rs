@@ -1,12 +1,12 @@
 //! The loop itself: its events, and how they reach the core.
 
 use super::clock_watch::ClockWatch;
-use super::commit::Unsaved;
+use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
-use crate::core::{Change, Core, Event, Identity, Start};
+use crate::core::{Change, Core, Effect, Event, Identity, Start};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -27,6 +27,11 @@ use std::time::Duration;
 
 /// Outcomes that wait for the loop.
 const OUTCOMES: usize = 64;
+/// Milliseconds before the first look at the machine's lasting troubles: while
+/// apps start, the processor is theirs.
+const FIRST_LOOK_MS: u64 = 3_000;
+/// Milliseconds that the hub waits at most for a runtime that does not answer.
+const CALL_WITHIN_MS: u64 = 3_000;
 /// Milliseconds between two looks at the machine's lasting troubles.
 const LOOK_AGAIN_MS: u64 = 10 * 60 * 1_000;
 /// Milliseconds between two looks at what vouches for the wall clock: while
@@ -128,6 +133,9 @@ pub struct Engine<M: Machine> {
     clock_watch: Option<ClockWatch>,
     /// When to see next whether it can be believed.
     clock_at_ms: u64,
+    /// When the hub is called first, if the runtime has not been heard of
+    /// before: apps begin to start before anything that needs the network.
+    pub(super) call_by_ms: Option<u64>,
     /// Hands on what the machine tells; ends with the engine.
     pub(super) watch: Option<smol::Task<()>>,
     pub(super) line: Option<Line>,
@@ -143,6 +151,8 @@ pub struct Engine<M: Machine> {
     pub(super) outputs_in: Sender<StreamOutput>,
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
     pub(super) ready: bool,
+    /// Whether an app was begun to be started.
+    pub(super) has_created: bool,
 }
 
 impl<M: Machine> Engine<M> {
@@ -174,9 +184,10 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             pause: Pause::default(),
-            look_at_ms: now.boot_ms,
             clock_watch: ClockWatch::new().ok(),
             clock_at_ms: now.boot_ms,
+            look_at_ms: now.boot_ms.saturating_add(FIRST_LOOK_MS),
+            call_by_ms: Some(now.boot_ms.saturating_add(CALL_WITHIN_MS)),
             watch: None,
             line: None,
             trial_line: None,
@@ -188,12 +199,21 @@ impl<M: Machine> Engine<M> {
             outputs_in,
             streams: BTreeMap::new(),
             ready: false,
+            has_created: false,
         };
         engine.list(Duration::ZERO);
         if uncounted {
-            engine.commit(vec![Change::Starts(starts)]).await;
+            engine.unsaved.add(vec![Change::Starts(starts)]);
         }
-        engine.carry_out(effects).await;
+        for effect in effects {
+            match effect {
+                // What may wait goes to the disk with the first app's start.
+                Effect::Commit(changes) if changes.iter().all(may_wait) => {
+                    engine.unsaved.add(changes);
+                }
+                effect => engine.effect(effect).await,
+            }
+        }
         Ok(engine)
     }
 
@@ -209,7 +229,6 @@ impl<M: Machine> Engine<M> {
                 "the hub shut this device out: apps keep running, the hub is not called"
             );
         }
-        self.call().await;
         let mut beat = notify::interval().map(Timer::interval);
         loop {
             if let Some(ending) = self.ending.take() {
@@ -243,10 +262,7 @@ impl<M: Machine> Engine<M> {
                     }
                 }
                 Turn::Wake => self.step(Event::Wake).await,
-                Turn::Save => {
-                    self.commit(Vec::new()).await;
-                    self.call().await;
-                }
+                Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
                 Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
@@ -285,6 +301,7 @@ impl<M: Machine> Engine<M> {
         let timers = [
             self.core.wake_at().map(|at_ms| (at_ms, Turn::Wake)),
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
+            self.call_by_ms.map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
             Some((self.clock_at_ms, Turn::Clock)),
         ];
@@ -385,7 +402,13 @@ impl<M: Machine> Engine<M> {
                 });
                 self.watch = Some(watch);
                 self.step(Event::Listed(containers)).await;
+                if self.call_by_ms.is_some() {
+                    self.save_and_call().await;
+                }
                 if !self.ready {
+                    if !self.has_created {
+                        notify::phase(notify::NO_APP);
+                    }
                     self.ready = true;
                     notify::ready();
                     tracing::info!("ready");
@@ -403,6 +426,16 @@ impl<M: Machine> Engine<M> {
     async fn machine_event(&mut self, event: MachineEvent) {
         match event {
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
+            MachineEvent::Network {
+                addresses,
+                troubles,
+            } => {
+                let event = Event::Network {
+                    addresses,
+                    troubles,
+                };
+                self.step(event).await;
+            }
             MachineEvent::Lost => {
                 tracing::warn!("the keeper of the containers is gone; starting another");
                 let reason = "the keeper of the containers ended".to_string();
@@ -414,6 +447,14 @@ impl<M: Machine> Engine<M> {
     }
 
     // --- events of the line
+
+    /// Brings to the disk what waits for it, the count of starts among it, and
+    /// sets the line up.
+    async fn save_and_call(&mut self) {
+        self.call_by_ms = None;
+        self.commit(Vec::new()).await;
+        self.call().await;
+    }
 
     /// Sets the line up, if there shall be one. Its numbers come from the
     /// count of starts, so that must be on the disk. Trouble with the line

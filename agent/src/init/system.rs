@@ -8,6 +8,7 @@ use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
 use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, mailbox, modules, say, slots};
 use crate::clock::Clock;
+use crate::notify;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -29,13 +30,11 @@ const FEED_MS: u64 = 5_000;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A system on trial whose agent dies so often is given up.
 const MAX_TRIAL_DEATHS: u32 = 5;
-/// What the agent says when its first container runs (machine/real.rs).
-const FIRST_APP: &str = "first container running";
 /// Wishes for drivers that one process looks up.
 const MODALIASES_AT_ONCE: usize = 64;
-/// Drivers are looked for when the first app runs, and no later than this:
-/// looking takes a processor that the agent wants.
-const DEVICES_MS: u64 = 1_000;
+/// Drivers are looked for when the agent has started its first app or has none
+/// to start, and no later than this: looking takes a processor that it wants.
+const DEVICES_MS: u64 = 5_000;
 /// When it is said what memory we take, after the agent is ready.
 const MEMORY_MS: u64 = 30_000;
 
@@ -181,7 +180,6 @@ impl Init {
     fn start(card: &Card, slot: u32) -> io::Result<Self> {
         mount_system()?;
         let clock = Clock::machine();
-        let now_ms = clock.now().boot_ms;
         // From here on they wait for the loop to read them.
         let wanted: SigSet = [
             Signal::SIGCHLD,
@@ -215,9 +213,12 @@ impl Init {
             Path::new(RUN_DIR).join("hosts"),
             format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {host_name}\n"),
         )?;
+        // Apps first: the network and its drivers come when they run.
+        let now_ms = clock.now().boot_ms;
         let mut child = Child::new(config, now_ms)?;
-        // Apps first: the network and its drivers come while the agent starts.
         child.wake(now_ms);
+        // What the first container makes the kernel ask for.
+        load_modules(&["overlay".to_string()]);
         Ok(Self {
             net: Net::start(&host_name),
             clock,
@@ -315,7 +316,8 @@ impl Init {
             match notice {
                 Notice::Phase(phase) => {
                     say::news(&phase);
-                    if phase == FIRST_APP && self.devices_ms.is_some() {
+                    let is_over = [notify::FIRST_APP, notify::NO_APP].contains(&phase.as_str());
+                    if is_over && self.devices_ms.is_some() {
                         self.look_at_devices();
                     }
                 }

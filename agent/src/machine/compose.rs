@@ -1,5 +1,6 @@
 //! From an assignment and an image to what the runtime runs.
 
+use super::network::Place;
 use crate::core::CreateContainer;
 use crate::image::UnpackedImage;
 use crate::runtime::{
@@ -39,6 +40,12 @@ impl Places {
     pub fn scratch(&self, app: &AppRef, revision: &str) -> PathBuf {
         let app = &Digest::of(app.to_string().as_bytes()).hex()[..16];
         self.run_dir.join("scratch").join(app).join(revision)
+    }
+
+    /// The host name that a container sees.
+    pub fn hostname<'a>(&'a self, create: &'a CreateContainer) -> &'a str {
+        let own = create.assignment.pod.hostname.as_deref();
+        own.unwrap_or(&self.device)
     }
 
     fn may_mount(&self, path: &Path) -> bool {
@@ -160,13 +167,7 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
     let pod = &create.assignment.pod;
     let own_network = match pod.network {
         PodNetwork::Host => false,
-        PodNetwork::None => true,
-        PodNetwork::Bridge => {
-            return Err(
-                "this agent has no bridge networks: use 'hostNetwork: true', or 'network: none'"
-                    .into(),
-            );
-        }
+        PodNetwork::None | PodNetwork::Bridge => true,
     };
     let several = pod.all_containers().nth(1).is_some() && !pod.host_ipc;
     let share_pid = pod.share_process_namespace;
@@ -325,6 +326,7 @@ pub fn compose(
     create: &CreateContainer,
     image: &UnpackedImage,
     places: &Places,
+    place: &Place,
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
     let container = create.spec();
@@ -344,6 +346,7 @@ pub fn compose(
             read_only: mount.read_only,
         });
     }
+    mounts.extend(place.files.iter().cloned());
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
     let config = &image.config;
@@ -417,10 +420,7 @@ pub fn compose(
                 .collect(),
             io_weight: limits.io_weight,
         },
-        hostname: pod
-            .hostname
-            .clone()
-            .unwrap_or_else(|| places.device.clone()),
+        hostname: places.hostname(create).to_owned(),
         read_only_root: container.read_only_root,
         security: security(create, places)?,
         network: match sandbox.as_ref().is_some_and(|one| one.own_network) {

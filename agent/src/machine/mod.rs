@@ -5,6 +5,7 @@
 mod compose;
 mod exec;
 mod logs;
+mod network;
 mod pretended;
 mod probe;
 mod real;
@@ -17,7 +18,7 @@ pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus};
+use crate::core::{CreateContainer, ImageStatus, PodShape};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
@@ -25,8 +26,9 @@ use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
+use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId};
 use std::future::Future;
+use std::net::IpAddr;
 
 /// What the machine tells without being asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +37,13 @@ pub enum MachineEvent {
     Exited(ContainerId, Exit),
     /// The runtime is gone: list anew.
     Lost,
+    /// How the network of pods stands now.
+    Network {
+        /// Where pods on bridges are.
+        addresses: Vec<(AppRef, RevisionId, IpAddr)>,
+        /// What is not as it has to be, in words.
+        troubles: Vec<String>,
+    },
 }
 
 /// The machine. Failures are words for the operator.
@@ -94,6 +103,8 @@ pub trait Machine: 'static {
     fn probe(&self, question: Question) -> impl Future<Output = Answer>;
     /// Does what is to be done around a start or stop.
     fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
+    /// How pods on bridges shall be from now on. Takes no time.
+    fn shape_network(&self, pods: Vec<PodShape>);
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,

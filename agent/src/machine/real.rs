@@ -1,13 +1,15 @@
 //! The real machine: the runtime's keeper and the image store.
 
 use super::compose::{Places, compose, sandbox, sandbox_id};
+use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, MissingBlob};
+use crate::core::{CreateContainer, ImageStatus, MissingBlob, PodShape};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
+use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
@@ -17,7 +19,6 @@ use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +47,7 @@ pub struct RealMachine {
     places: Places,
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
+    network: MachineNetwork,
     /// How containers are told to stop: their image may want another signal.
     signals: StopSignals,
     /// Blobs that were found missing, and their bytes.
@@ -58,25 +60,24 @@ pub struct RealMachine {
 
 impl RealMachine {
     /// Opens the image store. The runtime is reached by [`Machine::list`].
-    pub fn new(config: RuntimeConfig, places: Places) -> Result<Self, image::StoreError> {
+    pub fn new(
+        config: RuntimeConfig,
+        places: Places,
+        pool: Pool,
+    ) -> Result<Self, image::StoreError> {
         let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
         let signals = StopSignals::in_run_dir(&places.run_dir);
         Ok(Self {
             config,
-            places,
             connected: RefCell::new(None),
             images: Arc::new(images),
+            network: MachineNetwork::new(&places.run_dir, pool),
+            places,
             signals,
             needs: RefCell::new(BTreeMap::new()),
             writers: RefCell::new(BTreeMap::new()),
             started: Cell::new(false),
         })
-    }
-
-    /// Where a container is reached: with the host's network, at the host's
-    /// own loopback.
-    fn address(&self, _: &ContainerId) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
     }
 
     fn runtime(&self) -> Result<Runtime, String> {
@@ -152,6 +153,7 @@ impl Machine for RealMachine {
         let runtime = runtime.map_err(|e| chain(&e))?;
         let events = runtime.events();
         let states = runtime.list().await.map_err(|e| chain(&e))?;
+        self.network.resume(&runtime).await;
         *self.connected.borrow_mut() = Some((runtime, events));
         Ok(states.into_iter().map(|s| (s.id, s.status)).collect())
     }
@@ -162,13 +164,16 @@ impl Machine for RealMachine {
             .borrow()
             .as_ref()
             .map(|(_, events)| events.clone());
-        match events {
-            None => MachineEvent::Lost,
-            Some(events) => match events.next().await {
+        let Some(events) = events else {
+            return MachineEvent::Lost;
+        };
+        let of_runtime = async {
+            match events.next().await {
                 RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
                 RuntimeEvent::KeeperLost => MachineEvent::Lost,
-            },
-        }
+            }
+        };
+        smol::future::or(of_runtime, self.network.next_event()).await
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
@@ -188,17 +193,21 @@ impl Machine for RealMachine {
         let id = create.id.clone();
         let places = self.places.clone();
         let shared = sandbox(&create)?;
-        let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
-        if let Some(shared) = shared {
+        let sandbox = match shared {
             // Found, if another container of the pod has been here before.
-            runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?;
-        }
+            Some(shared) => Some(runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?),
+            None => None,
+        };
+        let hostname = places.hostname(&create);
+        let place = self.network.place(&create, sandbox.as_ref(), hostname);
+        let place = place.await?;
+        let spec = smol::unblock(move || compose(&create, &image, &places, &place)).await?;
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal)?;
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
-                    crate::notify::phase("first container running");
+                    crate::notify::phase(crate::notify::FIRST_APP);
                 }
                 Ok(started.pid)
             }
@@ -239,6 +248,8 @@ impl Machine for RealMachine {
     }
 
     async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
+        // First, so that it is off its network before its namespace goes.
+        let detached = self.network.detach(app, revision).await;
         let shared = sandbox_id(app, revision);
         self.runtime()?
             .remove_sandbox(&shared)
@@ -255,7 +266,8 @@ impl Machine for RealMachine {
                 Ok(())
             }
         })
-        .await
+        .await?;
+        detached
     }
 
     async fn prepare_image(&self, image: ImageRef) -> Result<ImageStatus, String> {
@@ -324,9 +336,9 @@ impl Machine for RealMachine {
                     Ok(runtime) => probe::exec(&runtime, id, command).await,
                     Err(why) => probe::Outcome::Untried(why),
                 },
-                Check::Http(request) => probe::http(request, self.address(id)).await,
+                Check::Http(request) => probe::http(request, self.network.address(id).await).await,
                 Check::Tcp { host, port } => {
-                    probe::tcp(host.as_deref(), self.address(id), *port).await
+                    probe::tcp(host.as_deref(), self.network.address(id).await, *port).await
                 }
             }
         };
@@ -337,7 +349,7 @@ impl Machine for RealMachine {
         let outcome = match hook {
             Hook::Exec { command } => probe::exec(&self.runtime()?, id, &command).await,
             Hook::Http(request) => {
-                let asks = probe::http(&request, self.address(id));
+                let asks = probe::http(&request, self.network.address(id).await);
                 probe::within(HOOK_HTTP, asks).await
             }
             Hook::Sleep { seconds } => {
@@ -349,6 +361,10 @@ impl Machine for RealMachine {
             probe::Outcome::Good => Ok(()),
             probe::Outcome::Bad(why) | probe::Outcome::Untried(why) => Err(why),
         }
+    }
+
+    fn shape_network(&self, pods: Vec<PodShape>) {
+        self.network.shape(pods);
     }
 
     async fn usage(
@@ -393,10 +409,11 @@ impl Machine for RealMachine {
     }
 
     async fn shut_down(&self) -> Result<(), String> {
+        let cleared = self.network.clear().await;
         let connected = self.connected.borrow_mut().take();
-        match connected {
-            Some((runtime, _)) => runtime.shutdown().await.map_err(|e| chain(&e)),
-            None => Ok(()),
+        if let Some((runtime, _)) = connected {
+            runtime.shutdown().await.map_err(|e| chain(&e))?;
         }
+        cleared
     }
 }

@@ -347,7 +347,23 @@ impl Runtime {
     pub async fn make_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, RuntimeError> {
         spec.validate()?;
         let request = Request::MakeSandbox(spec);
-        let pending = self.link.request(&request, &[]).await?;
+        self.sandbox(&request).await
+    }
+
+    /// A sandbox that is there; `None` if it is not.
+    pub async fn find_sandbox(&self, id: &ContainerId) -> Result<Option<Sandbox>, RuntimeError> {
+        let request = Request::FindSandbox { id: id.clone() };
+        match self.sandbox(&request).await {
+            Err(RuntimeError::Refused {
+                kind: FailureKind::NotFound,
+                ..
+            }) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    async fn sandbox(&self, request: &Request) -> Result<Sandbox, RuntimeError> {
+        let pending = self.link.request(request, &[]).await?;
         match pending.answer().await? {
             (Response::Sandbox { new }, mut fds) => Ok(Sandbox {
                 new,

@@ -398,6 +398,10 @@ pub struct DeviceApp {
     pub problem: Option<Problem>,
     /// As reported.
     pub containers: Vec<Container>,
+    /// Its address on the device's bridge, as reported; absent on the device's
+    /// own network.
+    #[serde(default)]
+    pub address: Option<String>,
 }
 
 /// Why something is not as declared.
@@ -613,6 +617,16 @@ pub struct App {
     pub changed_ms: u64,
     /// The manifest as JSON, in canonical form.
     pub manifest: serde_json::Value,
+    /// The network it lives in: `host`, `bridge` or `none`.
+    #[serde(default)]
+    pub network: String,
+    /// Ports of its devices that lead to it, as `8080->80/tcp` or
+    /// `10.0.0.1:8080->80/tcp`.
+    #[serde(default)]
+    pub ports: Vec<String>,
+    /// Services that it is behind, as `web` or `web:80->8080/tcp,81/udp`.
+    #[serde(default)]
+    pub services: Vec<String>,
 }
 
 /// How an app fares.

@@ -4,6 +4,8 @@ use super::types;
 use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, TokenRecord};
 use crate::model;
 use skerry_wire::finding::{Finding, Verdict};
+use skerry_wire::pod::{Network, Protocol};
+use skerry_wire::policy::Service;
 use skerry_wire::report::{self, Report};
 use skerry_wire::{AppRef, RevisionId, Role};
 use std::collections::BTreeMap;
@@ -36,6 +38,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         running_revision: None,
         problem: None,
         containers: Vec::new(),
+        address: None,
     };
     for assignment in assigned {
         let app = apps
@@ -58,6 +61,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
             .or_insert_with(|| empty(&status.app));
         app.running_revision = Some(status.revision.to_string());
         app.containers = status.containers.iter().map(container).collect();
+        app.address = status.address.map(|address| address.to_string());
     }
     types::Device {
         name: record.device.to_string(),
@@ -228,6 +232,49 @@ pub fn app(record: &AppRecord, counts: types::AppCounts) -> types::App {
         devices: counts,
         changed_ms: record.changed.0,
         manifest: crate::manifest::to_json(&record.app),
+        network: match record.app.pod.network {
+            Network::Host => "host".into(),
+            Network::Bridge => "bridge".into(),
+            Network::None => "none".into(),
+        },
+        ports: published(&record.app),
+        services: record.app.policy.services.iter().map(service).collect(),
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+/// As Docker shows them.
+fn published(app: &model::App) -> Vec<String> {
+    let ports = app.pod.all_containers().flat_map(|c| &c.ports);
+    let published = ports.filter_map(|port| {
+        let host = match (port.host_ip, port.host_port?) {
+            (Some(ip), number) => std::net::SocketAddr::new(ip, number).to_string(),
+            (None, number) => number.to_string(),
+        };
+        let inside = port.container_port;
+        Some(format!("{host}->{inside}/{}", protocol(port.protocol)))
+    });
+    published.collect()
+}
+
+fn service(service: &Service) -> String {
+    let ports = service.ports.iter().map(|port| {
+        let protocol = protocol(port.protocol);
+        match port.port == port.target_port {
+            true => format!("{}/{protocol}", port.port),
+            false => format!("{}->{}/{protocol}", port.port, port.target_port),
+        }
+    });
+    let ports: Vec<String> = ports.collect();
+    match ports.is_empty() {
+        true => service.name.to_string(),
+        false => format!("{}:{}", service.name, ports.join(",")),
     }
 }
 

@@ -147,6 +147,7 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         "STATE",
         "RESTARTS",
         "REVISION",
+        "ADDRESS",
         "DETAIL",
     ]);
     for app in &device.apps {
@@ -212,6 +213,7 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             Cell::new(state, style),
             "".into(),
             revision.clone().into(),
+            "".into(),
             detail.into(),
         ]);
     }
@@ -223,6 +225,7 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             Cell::new(state, style),
             container.restarts.to_string().into(),
             revision.clone().into(),
+            app.address.as_deref().unwrap_or_default().into(),
             container_detail(app, container).into(),
         ]);
     }
@@ -321,6 +324,13 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
             counts.desired, counts.updated, counts.ready, counts.blocked
         ),
     );
+    facts.line("Network", &app.network);
+    if !app.ports.is_empty() {
+        facts.line("Ports", app.ports.join(", "));
+    }
+    if !app.services.is_empty() {
+        facts.line("Services", app.services.join(", "));
+    }
     let mut text = facts.text;
     text.push_str("\nImages:\n");
     for image in &app.images {
@@ -334,6 +344,7 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         "STATE",
         "RESTARTS",
         "REVISION",
+        "ADDRESS",
         "DETAIL",
     ]);
     // Those that need a look come first.
@@ -379,7 +390,7 @@ mod tests {
             "last_seen_ms": null, "joined_ms": 0,
             "apps": [
               {"namespace": "default", "name": "web", "revision": "bbbbbbbbbbbbbbbb", "running_revision": "aaaaaaaaaaaaaaaa",
-               "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
+               "address": "10.209.8.17", "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
                  "role": "main", "started": false, "ready": false,
                  "restarts": 3, "last_exit": {"kind": "code", "code": 1}}]},
               {"namespace": "default", "name": "cam", "revision": null, "running_revision": null,
@@ -414,9 +425,9 @@ Conditions:
   MemoryCgroupOff   yes   Kernel   memory limits do not hold: add cgroup_enable=memory to cmdline.txt
 
 Apps:
-  APP           CONTAINER   STATE                RESTARTS   REVISION                       DETAIL
-  default/web   web         back-off 10s         3          aaaaaaaaaaaa -> bbbbbbbbbbbb   last ended with code 1
-  default/cam   -           NoImageForPlatform   -          -                              cam:1 has no linux/arm64
+  APP           CONTAINER   STATE                RESTARTS   REVISION                       ADDRESS       DETAIL
+  default/web   web         back-off 10s         3          aaaaaaaaaaaa -> bbbbbbbbbbbb   10.209.8.17   last ended with code 1
+  default/cam   -           NoImageForPlatform   -          -                              -             cam:1 has no linux/arm64
 
 Events:
   none

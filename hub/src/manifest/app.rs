@@ -1,6 +1,7 @@
 //! A document to an object: its kind, its name, its placement.
 
 use super::decode::{Decoder, Fields, Path, closest};
+use super::network;
 use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
@@ -8,6 +9,7 @@ use super::{MAX_POD_BYTES, Object};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
+use skerry_wire::policy::{Egress, Service};
 use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
@@ -34,7 +36,8 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         None => None,
     };
     fields.finish(d, &path, Place::Object);
-    let (app, (placement, depends_on, pod, pod_at)) = (app?, spec?);
+    let (app, spec) = (app?, spec?);
+    let (placement, depends_on, pod, pod_at) = (spec.placement, spec.depends_on, spec.pod, spec.at);
     let depends_on = in_namespace(d, depends_on, &app, &path.field("spec"));
     let encoded = encode(&pod).len();
     if encoded > MAX_POD_BYTES {
@@ -52,6 +55,8 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
+            services: spec.services,
+            egress: spec.egress,
             ..AppPolicy::default()
         },
         pod,
@@ -143,8 +148,14 @@ fn other_kind_remedy(kind: &str) -> &'static str {
             "write an App (apiVersion: skerry/v1) with restartPolicy: OnFailure; jobs come in a later release"
         }
         "ConfigMap" | "Secret" => "write values under env of the App; they come in a later release",
-        "Service" | "Ingress" | "NetworkPolicy" => {
-            "remove it: with the host network, an app is reached at its device's address"
+        "Service" => {
+            "write spec.services in the App that is behind it: [{ name: web, ports: [{ port: 80 }] }], with network: bridge in spec.template.spec"
+        }
+        "NetworkPolicy" => {
+            "write spec.egress in the App: { rules: [{ to: [{ ipBlock: { cidr: 10.0.0.0/8 } }] }] }, with network: bridge in spec.template.spec"
+        }
+        "Ingress" => {
+            "remove it: an app is reached at its device's address, by hostPort or with the host network"
         }
         "PersistentVolumeClaim" | "PersistentVolume" | "StorageClass" => {
             "remove it: a volume with persistentVolumeClaim is made on the device when an app names it"
@@ -172,12 +183,16 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
     })
 }
 
-type Spec = (
-    Selector,
-    Vec<Depends>,
-    skerry_wire::PodSpec<String>,
-    Position,
-);
+/// What is under `spec`.
+struct Spec {
+    placement: Selector,
+    depends_on: Vec<Depends>,
+    services: Vec<Service>,
+    egress: Option<Egress>,
+    pod: skerry_wire::PodSpec<String>,
+    /// Where the pod is written.
+    at: Position,
+}
 
 fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     let mut fields = d.mapping(node, path)?;
@@ -189,6 +204,8 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
         Some(node) => depends_on(d, node, &path.field("dependsOn")),
         None => Vec::new(),
     };
+    let services = fields.take("services");
+    let egress = fields.take("egress");
     let remedy = "write template: { spec: { containers: [...] } }";
     let pod = match fields.require(d, path, "template", remedy) {
         Some(node) => template(d, node, &path.field("template")),
@@ -196,7 +213,16 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    Some((placement?, depends_on, pod, at))
+    let services = network::services(d, services, &path.field("services"), &pod);
+    let egress = network::egress(d, egress, &path.field("egress"), &pod);
+    Some(Spec {
+        placement: placement?,
+        depends_on,
+        services,
+        egress,
+        pod,
+        at,
+    })
 }
 
 /// A dependency as it is written: the namespace may be left out.

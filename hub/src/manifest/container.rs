@@ -3,12 +3,14 @@
 use super::decode::{Decoder, Fields, Path, closest};
 use super::expand;
 use super::image;
+use super::network;
 use super::pod::{DeclaredVolume, MAX_VOLUMES, User, absolute_path};
 use super::probe::{self, Kind, Lifecycle};
 use super::quantity;
 use super::scalar::{Meaning, meaning};
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use skerry_wire::pod::Port;
 use skerry_wire::probe::Probe;
 use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
 
@@ -68,8 +70,9 @@ pub(super) fn container(
         &path.field("securityContext"),
         pod_user,
     );
+    let ports = network::ports(d, &mut fields, path);
     let sidecar = is_init && restarts_always(d, &mut fields, path);
-    let watched = Watched::read(d, &mut fields, path);
+    let watched = Watched::read(d, &mut fields, path, &ports);
     if is_init && !sidecar {
         watched.refuse(d, path);
     }
@@ -87,6 +90,7 @@ pub(super) fn container(
         env,
         working_dir,
         user,
+        ports,
         resources,
         volume_mounts,
         read_only_root,
@@ -132,7 +136,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn read(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Self {
+    fn read(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>, ports: &[Port]) -> Self {
         let mut watched = Self::default();
         for (name, kind) in [
             ("startupProbe", Kind::Startup),
@@ -143,7 +147,7 @@ impl Watched {
                 continue;
             };
             watched.named.push((name, node.at));
-            let read = probe::probe(d, node, &path.field(name), kind);
+            let read = probe::probe(d, node, &path.field(name), kind, ports);
             match kind {
                 Kind::Startup => watched.startup = read,
                 Kind::Liveness => watched.liveness = read,
@@ -152,7 +156,7 @@ impl Watched {
         }
         if let Some(node) = fields.take("lifecycle") {
             watched.named.push(("lifecycle", node.at));
-            watched.lifecycle = probe::lifecycle(d, node, &path.field("lifecycle"));
+            watched.lifecycle = probe::lifecycle(d, node, &path.field("lifecycle"), ports);
         }
         watched
     }

@@ -13,6 +13,7 @@ mod decode;
 mod error;
 mod expand;
 mod image;
+mod network;
 mod pod;
 mod probe;
 mod quantity;

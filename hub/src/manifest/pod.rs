@@ -2,6 +2,7 @@
 
 use super::container;
 use super::decode::{Decoder, Path};
+use super::network;
 use super::tree::{Node, Value};
 use super::unsupported::Place;
 use skerry_wire::pod::HostPathKind;
@@ -30,7 +31,9 @@ pub(super) struct User {
 /// The pod; `None` if it has no containers that could be read.
 pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<PodSpec<String>> {
     let mut fields = d.mapping(node, path)?;
-    host_network(d, fields.take("hostNetwork"), &path.field("hostNetwork"));
+    let (network, explicit) = network::network(d, &mut fields, path);
+    let host_aliases = network::host_aliases(d, &mut fields, path);
+    let dns = network::dns(d, &mut fields, path, network);
     let hostname = fields
         .take("hostname")
         .and_then(|node| hostname(d, node, &path.field("hostname")));
@@ -82,6 +85,8 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         None => Some(Vec::new()),
     };
     let containers_node = containers_node?;
+    let before = d.count();
+    let pod_path = path;
     let path = path.field("containers");
     let containers = read(d, containers_node, &path, false)?;
     if let Value::Sequence(items) = &containers_node.value
@@ -89,26 +94,27 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
     {
         d.error(containers_node.at, &path, "is empty", remedy);
     }
-    Some(PodSpec {
+    let pod = PodSpec {
         init_containers: init_containers?,
         volumes: volumes.into_iter().filter_map(|v| v.volume).collect(),
         restart_policy,
         termination_grace_secs: grace? as u32,
         hostname,
+        network,
+        host_aliases,
+        dns,
         ..PodSpec::new(containers)
-    })
-}
-
-fn host_network(d: &mut Decoder<'_>, node: Option<&Node>, path: &Path<'_>) {
-    let Some(node) = node else { return };
-    if d.boolean(node, path) == Some(false) {
-        d.error(
-            node.at,
-            path,
-            "is not supported: apps have no network of their own yet",
-            "write true: the app uses the device's network",
-        );
+    };
+    // Their places are told by number, so all of them have to be there.
+    if d.count() == before {
+        let inits = init_node.map(|node| (node, "initContainers"));
+        let lists: Vec<_> = inits
+            .into_iter()
+            .chain([(containers_node, "containers")])
+            .collect();
+        network::check_ports(d, &pod, explicit, &lists, pod_path);
     }
+    Some(pod)
 }
 
 fn hostname(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {

@@ -46,6 +46,20 @@ pub(super) enum Place {
     Hook,
     /// `httpGet`.
     HttpGet,
+    /// One of a container's `ports`.
+    Port,
+    /// One of `spec.services`.
+    Service,
+    /// One of a service's `ports`.
+    ServicePort,
+    /// `spec.egress`.
+    Egress,
+    /// One of its `rules`.
+    EgressRule,
+    /// One of a rule's `to`.
+    Peer,
+    /// `ipBlock`.
+    IpBlock,
     /// Anything else.
     Other,
 }
@@ -123,10 +137,40 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Pod, "imagePullSecrets") => {
             "remove it: devices get images from the hub (skerry image pull, skerry image import)"
         }
-        (
-            Place::Pod,
-            "dnsPolicy" | "dnsConfig" | "hostAliases" | "subdomain" | "setHostnameAsFQDN",
-        ) => "remove it: with the host network, apps use the device's own names and resolver",
+        (Place::Pod, "subdomain" | "setHostnameAsFQDN") => {
+            "remove it: a pod is found by its app's name, as in web.default.skerry.internal"
+        }
+        (Place::Pod, "ports") => "move it into a container: spec.template.spec.containers[]",
+        (Place::Pod, "services" | "egress") => "move it to spec",
+        (Place::Pod, "networks" | "networkMode" | "network_mode") => {
+            "write network: bridge, host or none"
+        }
+
+        (Place::Port, "port" | "target") => "write containerPort",
+        (Place::Port, "published") => "write hostPort",
+        (Place::Service, "selector" | "type" | "clusterIP" | "sessionAffinity") => {
+            "remove it: behind a service are the ready pods of all apps of the namespace that declare its name"
+        }
+        (Place::ServicePort, "name" | "appProtocol") => {
+            "remove it: a service's ports are told apart by their numbers"
+        }
+        (Place::ServicePort, "nodePort" | "hostPort") => "write hostPort in the container's ports",
+        (Place::ServicePort, "containerPort") => "write targetPort",
+        (Place::Egress, "to" | "ports") => "move it into an item of rules",
+        (Place::Egress, "podSelector" | "policyTypes" | "ingress") => {
+            "remove it: egress is about this app, and it is reached by its ports and services only"
+        }
+        (Place::Egress, "default") => "write policy: Allow or Deny",
+        (Place::Egress, "bytesPerSecond") => "write rate, as in rate: 1Mi",
+        (Place::EgressRule, "action" | "access") => "write policy: Allow or Deny",
+        (Place::EgressRule, "ipBlock" | "cidr") => "write to: [{ ipBlock: { cidr: 10.0.0.0/8 } }]",
+        (Place::Peer, "cidr") => "write ipBlock: { cidr: 10.0.0.0/8 }",
+        (Place::Peer, "podSelector" | "namespaceSelector") => {
+            "name a range of addresses: ipBlock: { cidr: 10.0.0.0/8 }; other namespaces cannot be reached anyway"
+        }
+        (Place::IpBlock, "except") => {
+            "write a rule with policy: Deny for that range before this one"
+        }
         (Place::Pod, "hostPID" | "hostIPC" | "shareProcessNamespace" | "hostUsers") => NOT_YET,
         (Place::Pod, "activeDeadlineSeconds" | "readinessGates" | "enableServiceLinks") => NOT_YET,
         (Place::Pod, "imagePullPolicy") => {
@@ -159,9 +203,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             | "privileged",
         ) => NOT_YET,
 
-        (Place::Container, "ports") => {
-            "remove it: with the host network, the ports that the app opens are the device's"
-        }
         (Place::Container, "envFrom") => {
             "write the variables under env; Config and Secret come in a later release"
         }

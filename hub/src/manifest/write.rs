@@ -4,6 +4,7 @@
 //! later release may change (`hostNetwork`).
 
 use super::expand::escape;
+use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
@@ -11,7 +12,6 @@ use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::pod::Network;
 use skerry_wire::probe::Probe;
 use skerry_wire::{
     ContainerSpec, EnvVar, Namespace, PodSpec, Resources, RestartPolicy, Volume, VolumeMount,
@@ -118,6 +118,7 @@ fn document(app: &App) -> Fields {
         "dependsOn",
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
+    network::write_policy(&app.policy, &mut spec);
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
@@ -143,8 +144,7 @@ fn dependency(dependency: &Dependency, own: &Namespace) -> Out {
 
 fn pod(pod: &PodSpec<String>) -> Fields {
     let mut out = Fields::default();
-    out.bare("hostNetwork", pod.network == Network::Host);
-    out.some_text("hostname", pod.hostname.as_deref());
+    network::write_pod(pod, &mut out);
     match pod.restart_policy {
         RestartPolicy::Always => {}
         RestartPolicy::OnFailure => out.text("restartPolicy", "OnFailure"),
@@ -176,6 +176,7 @@ fn container(container: &ContainerSpec<String>) -> Out {
     out.list("args", words(&container.args).into_iter());
     out.some_text("workingDir", container.working_dir.as_deref());
     out.list("env", env(&container.env));
+    out.list("ports", network::write_ports(&container.ports));
     out.fields("resources", resources(&container.resources));
     out.list("volumeMounts", container.volume_mounts.iter().map(mount));
     out.fields("securityContext", security(container));

@@ -769,6 +769,7 @@ impl World {
             }
             Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
+            | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
             | Effect::StreamCredit { .. }

@@ -22,7 +22,9 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
         head.insert(0, "NAMESPACE");
     }
     if show.wide() {
-        head.extend(["BLOCKED", "SELECTOR", "IMAGES"]);
+        head.extend([
+            "BLOCKED", "SELECTOR", "IMAGES", "NETWORK", "PORTS", "SERVICES",
+        ]);
     }
     let mut table = Table::new(&head);
     for app in apps {
@@ -53,6 +55,9 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
                 counts.blocked.to_string().into(),
                 selector.into(),
                 images.join(",").into(),
+                app.network.as_str().into(),
+                app.ports.join(" ").into(),
+                app.services.join(" ").into(),
             ]);
         }
         table.row(row);
