@@ -5,6 +5,7 @@
 //! `CET-1CEST,M3.5.0,M10.5.0/3` reads: an hour east of UTC; two from the last
 //! Sunday of March at 2 until the last Sunday of October at 3.
 
+use crate::id::Timestamp;
 use std::fmt;
 use std::str::FromStr;
 
@@ -155,6 +156,15 @@ pub(crate) fn civil(day: i64) -> (i64, i64, i64) {
         _ => (year, month + 3),
     };
     (era * 400 + year, month, day)
+}
+
+/// A time as `2027-01-01T02:30:00Z`.
+pub fn utc_text(at: Timestamp) -> String {
+    let secs = i64::try_from(at.0 / 1_000).unwrap_or(i64::MAX);
+    let (year, month, day) = civil(secs.div_euclid(DAY * 60));
+    let of_day = secs.rem_euclid(DAY * 60);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// 0 is Sunday.
@@ -341,6 +351,14 @@ mod tests {
         }
         let all_year: Zone = "XXX3EDT4,0/0,J365/23".parse().unwrap();
         assert_eq!(all_year.stretch(at(2027, 1, 1, 6, 0)).offset, -240);
+    }
+
+    #[test]
+    fn times_are_told_in_utc() {
+        let text = |ms| utc_text(Timestamp(ms));
+        assert_eq!(text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(text(1_830_297_599_999), "2027-12-31T23:59:59Z");
+        text(u64::MAX);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::machine::{Machine, StreamOutput, stream};
 use crate::runtime::Status;
 use serde_json::json;
 use skerry_wire::message::LogsRequest;
+use skerry_wire::report::JobOutcome;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
@@ -155,6 +156,7 @@ impl<M: Machine> Engine<M> {
                     "namespace": app.app.namespace.as_str(),
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
+                    "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "containers": containers,
                 })
@@ -222,6 +224,21 @@ fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value 
         Ended => json!({"kind": "ended"}),
         Stopping => json!({"kind": "stopping"}),
     }
+}
+
+fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
+    let outcome = job.outcome.as_ref().map(|outcome| match outcome {
+        JobOutcome::Complete => "Complete",
+        JobOutcome::Failed { reason } => reason,
+    });
+    json!({
+        "active": job.active,
+        "succeeded": job.succeeded,
+        "failed": job.failed,
+        "outcome": outcome,
+        "lastDueMs": job.last_due.map(|t| t.0),
+        "nextDueMs": job.next_due.map(|t| t.0),
+    })
 }
 
 fn exit_text(exit: &skerry_wire::report::ExitStatus) -> String {

@@ -13,6 +13,7 @@ mod decode;
 mod error;
 mod expand;
 mod image;
+mod job;
 mod network;
 mod pod;
 mod probe;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use error::{ManifestError, summary};
 pub use image::check_reference;
+pub(crate) use job::kind as kind_of;
 pub use write::{to_json, to_yaml};
 
 use crate::model::App;
@@ -48,7 +50,7 @@ pub const MAX_POD_BYTES: usize = 64 * 1024;
 /// One object that a manifest declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
-    /// `kind: App`.
+    /// `kind: App`, `Job` or `CronJob`: what it is, its policy says.
     App(App),
 }
 
@@ -56,9 +58,14 @@ impl Object {
     /// Its kind, as manifests write it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Object::App(_) => "App",
+            Object::App(app) => kind(app),
         }
     }
+}
+
+/// The kind of an app, as manifests write it: `App`, `Job` or `CronJob`.
+pub fn kind(app: &App) -> &'static str {
+    kind_of(&app.policy.work)
 }
 
 /// A text and what it is called in errors.
