@@ -29,6 +29,19 @@ fn status<'a>(device: &'a Value, name: &str) -> Option<&'a Value> {
     Some(&app["job"]).filter(|job| job.is_object())
 }
 
+/// Starts the agent again with this clock, in milliseconds since 1970.
+fn start_at(agent: &mut Agent, clock: u64) {
+    agent.kill();
+    agent.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock.to_string())]);
+    let answers = || {
+        agent
+            .command("status")
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
+    until(PATIENCE, || answers().then_some(())).expect("the agent answers");
+}
+
 fn came_out(device: &Value, name: &str, outcome: &str) -> bool {
     status(device, name).is_some_and(|job| job["outcome"] == outcome)
 }
@@ -53,7 +66,11 @@ spec:
     let copy = job("copy", "  completions: 3", "note, /dev/stdout, one");
     let bad = job("bad", "  backoffLimit: 0", "exit, '3'");
     let long = job("long", "  activeDeadlineSeconds: 2", "sleep");
-    let gone = job("gone", "  ttlSecondsAfterFinished: 1", "note, /dev/stdout, gone");
+    let gone = job(
+        "gone",
+        "  ttlSecondsAfterFinished: 1",
+        "note, /dev/stdout, gone",
+    );
     fs::write(&file, format!("{copy}---\n{after}")).expect("written");
     let said = hub.skerry(&["apply", "-f", &path, "--wait", "--timeout", "120s"]);
     assert!(said.contains("job/copy created"), "{said}");
@@ -61,7 +78,11 @@ spec:
     assert_eq!(status(&device, "copy").expect("a job")["succeeded"], 3);
     assert_eq!(one.container_processes().len(), 1, "the one that waited");
     let log = hub.skerry(&["logs", "copy"]);
-    assert_eq!(log.lines().filter(|line| line.contains("one")).count(), 3, "{log}");
+    assert_eq!(
+        log.lines().filter(|line| line.contains("one")).count(),
+        3,
+        "{log}"
+    );
     let jobs = hub.skerry(&["get", "jobs"]);
     assert!(jobs.contains("copy") && jobs.contains("Complete"), "{jobs}");
     assert!(!jobs.contains("after"), "{jobs}");
@@ -73,15 +94,22 @@ spec:
     assert!(failed.contains("BackoffLimitExceeded"), "{failed}");
     fs::write(&file, format!("{long}---\n{gone}")).expect("written");
     hub.skerry(&["apply", "-f", &path]);
-    hub.wait_for_device("one", "the long job failed", |d| came_out(d, "long", "Failed"));
+    hub.wait_for_device("one", "the long job failed", |d| {
+        came_out(d, "long", "Failed")
+    });
     let device = hub.wait_for_device("one", "the short one is forgotten", |d| {
         let apps = d["apps"].as_array().into_iter().flatten();
         let mut gone = apps.filter(|app| app["name"] == "gone");
         came_out(d, "gone", "Complete") && gone.all(|app| app["containers"] == Value::Array(vec![]))
     });
-    assert_eq!(status(&device, "long").expect("a job")["reason"], "DeadlineExceeded");
-    until(PATIENCE, || (one.container_processes().len() == 1).then_some(()))
-        .expect("what took too long is stopped");
+    assert_eq!(
+        status(&device, "long").expect("a job")["reason"],
+        "DeadlineExceeded"
+    );
+    until(PATIENCE, || {
+        (one.container_processes().len() == 1).then_some(())
+    })
+    .expect("what took too long is stopped");
 
     // Nothing of it runs again.
     one.kill();
@@ -96,8 +124,14 @@ spec:
     });
     let device = hub.device("one");
     let copy = status(&device, "copy").expect("a job");
-    assert_eq!((&copy["succeeded"], &copy["active"]), (&3.into(), &0.into()));
-    assert_eq!(one.container_processes().len(), 1);
+    assert_eq!(
+        (&copy["succeeded"], &copy["active"]),
+        (&3.into(), &0.into())
+    );
+    until(PATIENCE, || {
+        (one.container_processes().len() == 1).then_some(())
+    })
+    .expect("only the app runs");
     let shown = one.agent("status", &[]);
     assert!(shown.contains("DeadlineExceeded"), "{shown}");
 }
@@ -111,9 +145,7 @@ fn a_cron_job_goes_by_a_clock_that_can_be_believed() {
     hub.wait_online("one");
     hub.import_test_image(&scratch);
     // 1970: nobody believes that.
-    one.kill();
-    one.start_with(&[], &[("SKERRY_FAKE_CLOCK", "60000")]);
-    hub.wait_online("one");
+    start_at(&mut one, 60_000);
     let manifest = "apiVersion: skerry/v1
 kind: CronJob
 metadata: { name: nightly }
@@ -135,9 +167,7 @@ spec:
     });
     // 2027-03-27 02:29:50 in Berlin.
     let before = 1_806_110_990_000_u64;
-    let clock = before.to_string();
-    one.kill();
-    one.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock)]);
+    start_at(&mut one, before);
     let device = hub.wait_for_device("one", "it ran", |d| came_out(d, "nightly", "Complete"));
     let ran = status(&device, "nightly").expect("a job");
     assert_eq!(ran["last_due_ms"], 1_806_111_000_000_u64);
@@ -145,21 +175,24 @@ spec:
     // UTC.
     assert_eq!(ran["next_due_ms"], 1_806_280_200_000_u64, "{ran}");
     // The same again, and a day later: one time is one start.
-    one.kill();
-    one.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock)]);
-    hub.wait_online("one");
-    one.kill();
-    let later = (before + 3 * 86_400_000).to_string();
-    one.start_with(&[], &[("SKERRY_FAKE_CLOCK", &later)]);
+    start_at(&mut one, before);
+    start_at(&mut one, before + 3 * 86_400_000);
     hub.wait_for_device("one", "it made up for the newest", |d| {
         let history = status(d, "nightly").map(|job| &job["history"]);
         let history = history.and_then(Value::as_array);
         history.is_some_and(|runs| runs.len() == 2)
     });
     let log = hub.skerry(&["logs", "nightly"]);
-    assert_eq!(log.lines().filter(|line| line.contains("slept")).count(), 2, "{log}");
+    assert_eq!(
+        log.lines().filter(|line| line.contains("slept")).count(),
+        2,
+        "{log}"
+    );
     let shown = hub.skerry(&["get", "cronjobs"]);
-    assert!(shown.contains("30 2 * * *") && shown.contains("Europe/Berlin"), "{shown}");
+    assert!(
+        shown.contains("30 2 * * *") && shown.contains("Europe/Berlin"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -169,11 +202,13 @@ fn each_minute_is_one_start_on_a_real_clock() {
     let hub = Hub::start(&scratch);
     let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
     // Whatever this machine's clock is worth: the true time, believed.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    let clock = u64::try_from(now.as_millis()).expect("before 2554").to_string();
-    one.kill();
-    one.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock)]);
-    hub.wait_online("one");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970");
+    start_at(
+        &mut one,
+        u64::try_from(now.as_millis()).expect("before 2554"),
+    );
     hub.import_test_image(&scratch);
     let manifest = "apiVersion: skerry/v1
 kind: CronJob
@@ -185,7 +220,10 @@ spec:
 ";
     hub.apply(&scratch, manifest);
     let within = Duration::from_secs(60) + PATIENCE;
-    until(within, || (one.container_processes().len() == 1).then_some(())).expect("it started");
+    until(within, || {
+        (one.container_processes().len() == 1).then_some(())
+    })
+    .expect("it started");
     let first = one.container_processes();
     until(within, || {
         let now = one.container_processes();
@@ -196,5 +234,8 @@ spec:
         status(d, "tick").is_some_and(|job| job["history"][0]["reason"] == "Replaced")
     });
     hub.skerry(&["delete", "cronjob", "tick"]);
-    until(PATIENCE, || one.container_processes().is_empty().then_some(())).expect("it is gone");
+    until(PATIENCE, || {
+        one.container_processes().is_empty().then_some(())
+    })
+    .expect("it is gone");
 }
