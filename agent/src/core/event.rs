@@ -4,11 +4,13 @@ use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::network::PodShape;
+use super::replace::Replacement;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
@@ -182,6 +184,22 @@ pub enum Event {
     },
     /// Something of an update.
     Update(UpdateEvent),
+    /// Outcome of [`Effect::AskHold`], or an app says it by itself.
+    Hold {
+        /// Which app.
+        app: AppRef,
+        /// Why it holds its update, if it does.
+        held: Option<String>,
+    },
+    /// An app reports a value of itself, or takes it back.
+    Value {
+        /// Which app.
+        app: AppRef,
+        /// The value's name.
+        name: String,
+        /// What it is.
+        text: Option<String>,
+    },
     /// The shell has something to tell the operator: CamelCase reason and a
     /// sentence.
     Trouble {
@@ -369,6 +387,18 @@ pub enum Effect {
     ShapeNetwork(Vec<PodShape>),
     /// Something for an update.
     Update(UpdateEffect),
+    /// Ask whether this app holds its update, then say [`Event::Hold`].
+    AskHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// A container of this app has ended: what it held is let go.
+    ReleaseHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// These apps, and no others, may ask the agent, and what.
+    ServeApps(BTreeMap<AppRef, Vec<Grant>>),
     /// The device was shut out: close the line and stay away.
     StopCalling,
 }
@@ -448,8 +478,7 @@ pub struct Records {
     pub desired: Option<DesiredRecord>,
     /// The highest number seen in the hub's messages.
     pub seen: Seq,
-    /// Revisions that still run because the images of what replaces them are
-    /// not here yet.
+    /// What was before a revision that is not known to be good.
     pub previous: BTreeMap<AppRef, Assignment>,
     /// What we did.
     pub ledger: BTreeMap<InstanceName, Entry>,
@@ -459,6 +488,8 @@ pub struct Records {
     pub updates: BTreeMap<Subject, UpdateRecord>,
     /// How far jobs are.
     pub works: BTreeMap<AppRef, WorkRecord>,
+    /// Revisions that are not known to be good.
+    pub replacing: BTreeMap<AppRef, Replacement>,
 }
 
 /// A desired state as it was received.
@@ -480,7 +511,8 @@ pub enum Change {
     Boot(String, u32),
     /// A newer desired state, and the number of the message that completed it.
     Desired(DesiredRecord, Seq),
-    /// What an app runs until its new images are here; `None` takes it away.
+    /// What an app had before, kept until its new revision is good; `None`
+    /// takes it away.
     Previous(AppRef, Option<Box<Assignment>>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
@@ -497,6 +529,9 @@ pub enum Change {
     },
     /// How far a job is; `None` takes it away.
     Work(AppRef, Option<WorkRecord>),
+    /// How far an app's revision is that is not known to be good; `None` once
+    /// it is.
+    Replacing(AppRef, Option<Replacement>),
 }
 
 impl Records {
@@ -523,6 +558,12 @@ impl Records {
             }
             Change::Ledger(name, None) => {
                 self.ledger.remove(&name);
+            }
+            Change::Replacing(app, Some(record)) => {
+                self.replacing.insert(app, record);
+            }
+            Change::Replacing(app, None) => {
+                self.replacing.remove(&app);
             }
             Change::Revoked => self.revoked = true,
             Change::Update(subject, record) => {

@@ -11,6 +11,8 @@ use super::name::InstanceName;
 use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
+use super::replace::Replacement;
+use super::replacing::Watched;
 use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
@@ -22,7 +24,7 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
+    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Labels, Seq, SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +66,7 @@ pub(super) struct InForce {
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
+    pub(super) labels: Labels,
 }
 
 /// The agent's brain.
@@ -79,6 +82,13 @@ pub struct Core {
     pub(super) link: LinkState,
     pub(super) desired: Option<InForce>,
     pub(super) previous: BTreeMap<AppRef, Assignment>,
+    pub(super) replacing: BTreeMap<AppRef, Replacement>,
+    pub(super) watched: BTreeMap<AppRef, Watched>,
+    /// From when on a change may be called late, in milliseconds since boot.
+    pub(super) judge_from_ms: Option<u64>,
+    pub(super) replace_at_ms: Option<u64>,
+    /// What apps report of themselves.
+    pub(super) values: BTreeMap<AppRef, BTreeMap<String, String>>,
     pub(super) ledger: Ledger,
     pub(super) observed: Observed,
     pub(super) inbox: Inbox,
@@ -144,6 +154,11 @@ impl Core {
             },
             desired: None,
             previous: records.previous,
+            replacing: records.replacing,
+            watched: BTreeMap::new(),
+            judge_from_ms: None,
+            replace_at_ms: None,
+            values: BTreeMap::new(),
             ledger: records.ledger,
             observed: Observed::default(),
             inbox,
@@ -164,12 +179,13 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok((assignments, updates)) => {
+                Ok((assignments, updates, labels)) => {
                     core.desired = Some(InForce {
                         generation: record.generation,
                         digest: Digest::of(&record.bytes),
                         assignments,
                         updates,
+                        labels,
                     });
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
@@ -179,26 +195,31 @@ impl Core {
         }
         core.facts.boot_count = records.boots;
         if records.boot_id != core.facts.boot_id {
-            core.rebooted();
+            core.rebooted(now);
         }
         core.restore_updates(now);
         core.step_updates(now);
+        core.drop_orphans();
+        if core.desired.is_some() {
+            core.serve_apps();
+        }
         core.settle(now);
         let effects = core.take_effects();
         (core, effects)
     }
 
-    fn rebooted(&mut self) {
+    fn rebooted(&mut self, now: Now) {
         let boot_id = self.facts.boot_id.clone();
         let boots = self.facts.boot_count.saturating_add(1);
         self.facts.boot_count = boots;
         self.changes.push(Change::Boot(boot_id, boots));
+        self.reboot_replacements(now);
         let before = self.ledger.clone();
         self.works_rebooted();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        let runs = self.works.runs().pods.iter().map(|run| &run.assignment);
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
         for assignment in desired.chain(self.previous.values()).chain(runs) {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
@@ -227,6 +248,7 @@ impl Core {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
         let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
+        let replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
         // What changes nothing that the plan goes by: with many apps, planning
         // is what costs most.
         let mut replan = match &event {
@@ -237,6 +259,7 @@ impl Core {
             | Event::Usage { .. }
             | Event::Conditions(_)
             | Event::Network { .. }
+            | Event::Value { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -256,6 +279,7 @@ impl Core {
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
                 self.watch_found(now);
+                self.judge_from_now(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {
@@ -267,6 +291,7 @@ impl Core {
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.release_hold(&id);
                 self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
                 self.pace.changed(now_ms, Urgency::Soon);
@@ -366,10 +391,15 @@ impl Core {
                 troubles,
             } => self.network(now, addresses, troubles),
             Event::Update(event) => self.update_event(now, event),
+            Event::Hold { app, held } => self.hold_answered(now, &app, held),
+            Event::Value { app, name, text } => self.app_value(now, app, name, text),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
         // Whether or not there is anything to plan: a trial's time may be up.
         self.step_updates(now);
+        if replan || replace_is_due {
+            replan |= self.step_replacements(now);
+        }
         if replan {
             self.settle(now);
             self.shape_network();
@@ -393,6 +423,7 @@ impl Core {
         let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            self.replacements_due_ms(),
             probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),

@@ -141,8 +141,7 @@ impl Observed {
             | Action::Vanished { .. }
             | Action::Kill { .. }
             | Action::Reset { .. }
-            | Action::Forget { .. }
-            | Action::DropPrevious { .. } => {}
+            | Action::Forget { .. } => {}
         }
     }
 }

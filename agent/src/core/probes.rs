@@ -31,7 +31,7 @@ impl Core {
             return;
         };
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        let runs = self.works.runs().pods.iter().map(|run| &run.assignment);
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
         for assignment in desired.chain(self.previous.values()).chain(runs) {
             for container in assignment.pod.all_containers() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);

@@ -34,7 +34,7 @@ impl Core {
         self.desired.as_ref().map_or(&[], |d| &d.assignments)
     }
 
-    /// Revisions that run until their app's new images are here.
+    /// What was before a revision that is not known to be good.
     pub fn previous(&self) -> &BTreeMap<AppRef, Assignment> {
         &self.previous
     }
@@ -96,19 +96,25 @@ impl Core {
 
     /// What the hub would be told now. Does not count as telling.
     pub fn report(&self, now: Now) -> Report {
+        let mut apps = report::apps(
+            now.boot_ms,
+            self.assignments(),
+            &self.previous,
+            &self.replacing,
+            &self.observed,
+            &self.ledger,
+            (now, &self.works),
+        );
+        for status in &mut apps {
+            let values = self.values.get(&status.app).into_iter().flatten();
+            status.values = values.map(|(n, v)| (n.clone(), v.clone())).collect();
+        }
         Report {
             generation: self.generation(),
             at: now.wall,
             facts: self.facts.clone(),
             conditions: self.all_conditions(),
-            apps: report::apps(
-                now.boot_ms,
-                self.assignments(),
-                &self.previous,
-                &self.observed,
-                &self.ledger,
-                (now, &self.works),
-            ),
+            apps,
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),
             updates: self.updates.status(),

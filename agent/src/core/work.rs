@@ -42,7 +42,7 @@ const CHECKPOINT_MS: std::ops::RangeInclusive<u64> = 60_000..=60 * 60 * 1_000;
 pub struct WorkRecord {
     /// Whose runs these are.
     pub revision: RevisionId,
-    /// Runs so far: the number of the newest.
+    /// JobPods so far: the number of the newest.
     pub count: u32,
     /// Oldest first: of a job the only one; of a CronJob those that have not
     /// ended, and the newest that has.
@@ -115,7 +115,7 @@ pub struct RunPod {
 
 /// What [`plan`](super::plan) is told of jobs.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Runs {
+pub struct JobPods {
     /// Pods, ordered by app, a run's after those before it.
     pub pods: Vec<RunPod>,
     /// Jobs, and CronJobs whose newest run, came out well.
@@ -126,7 +126,7 @@ pub struct Runs {
 #[derive(Debug, Clone, Default)]
 pub struct Works {
     records: BTreeMap<AppRef, WorkRecord>,
-    runs: Runs,
+    pods: JobPods,
     clockworks: BTreeMap<AppRef, Clockwork>,
     clock_trusted: bool,
     stale: bool,
@@ -205,8 +205,8 @@ impl Works {
     }
 
     /// What the plan is told: as of the newest step.
-    pub fn runs(&self) -> &Runs {
-        &self.runs
+    pub fn pods(&self) -> &JobPods {
+        &self.pods
     }
 
     /// The record of one app.
@@ -237,7 +237,7 @@ impl Works {
 
     /// The newest pod of an app that is a job; `None` when there is none.
     pub fn newest_pod(&self, app: &AppRef) -> Option<&Assignment> {
-        let mut pods = self.runs.pods.iter().rev().map(|pod| &pod.assignment);
+        let mut pods = self.pods.pods.iter().rev().map(|pod| &pod.assignment);
         pods.find(|assignment| assignment.app == *app)
     }
 
@@ -322,7 +322,7 @@ impl Works {
     }
 
     fn build(&mut self, assignments: &[Assignment]) {
-        self.runs = Runs::default();
+        self.pods = JobPods::default();
         for assignment in assignments {
             let Some(record) = self.records.get(&assignment.app) else {
                 continue;
@@ -342,11 +342,11 @@ impl Works {
                         revision: pod_revision(record.revision, run.number, run.pod),
                         ..assignment.clone()
                     };
-                    self.runs.pods.push(RunPod { assignment, ends });
+                    self.pods.pods.push(RunPod { assignment, ends });
                 }
             }
             if record.newest_outcome() == Some(&JobOutcome::Complete) {
-                self.runs.complete.insert(assignment.app.clone());
+                self.pods.complete.insert(assignment.app.clone());
             }
         }
     }

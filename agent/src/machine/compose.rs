@@ -2,6 +2,7 @@
 
 use super::network::Place;
 use crate::core::CreateContainer;
+use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
@@ -331,6 +332,7 @@ pub fn compose(
     let pod = &create.assignment.pod;
     let container = create.spec();
     let (mut mounts, mut tmpfs) = (Vec::new(), Vec::new());
+    mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
         if let Some(size_bytes) = in_memory(create, &mount.volume) {
             tmpfs.push(Tmpfs {

@@ -7,7 +7,7 @@ use super::client::{Client, Target};
 use super::error::CliError;
 use super::get::{devices, familiar_image, is_kind};
 use super::output::Out;
-use crate::api::types::{App, DeviceState, Image, Token};
+use crate::api::types::{App, Config, DeviceState, Image, Token};
 use clap::CommandFactory;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,6 +78,14 @@ impl Names for Live {
             Resource::Tokens => self.ask(|c| {
                 let tokens: Vec<Token> = c.list("/v1/tokens")?;
                 Ok(tokens.into_iter().map(|t| t.id).collect())
+            }),
+            Resource::Configs | Resource::Secrets => self.ask(|c| {
+                let path = match resource {
+                    Resource::Secrets => "/v1/secrets",
+                    _ => "/v1/configs",
+                };
+                let configs: Vec<Config> = c.list(path)?;
+                Ok(configs.into_iter().map(|c| c.name).collect())
             }),
             Resource::Containers | Resource::Events => None,
         };
@@ -240,14 +248,16 @@ fn positional(
         let usual = Resource::NAMES.iter().filter(|(r, _)| known.contains(r));
         usual.map(|(_, names)| names[0].to_string()).collect()
     };
-    use Resource::{Apps, Containers, CronJobs, Devices, Events, Images, Jobs, Tokens};
+    use Resource::{
+        Apps, Configs, Containers, CronJobs, Devices, Events, Images, Jobs, Secrets, Tokens,
+    };
     match (path, positionals) {
         (["get"], []) => resources(&[
-            Devices, Apps, Jobs, CronJobs, Containers, Images, Events, Tokens,
+            Devices, Apps, Jobs, CronJobs, Containers, Images, Events, Tokens, Configs, Secrets,
         ]),
-        (["describe"], []) => resources(&[Devices, Apps, Jobs, CronJobs]),
+        (["describe"], []) => resources(&[Devices, Apps, Jobs, CronJobs, Configs, Secrets]),
         (["top"], []) => resources(&[Devices, Apps]),
-        (["delete"], []) => resources(&[Apps, Jobs, CronJobs, Devices, Tokens]),
+        (["delete"], []) => resources(&[Apps, Jobs, CronJobs, Devices, Tokens, Configs, Secrets]),
         (["get" | "describe" | "delete"], [resource, ..]) => {
             Resource::parse(resource).map_or_else(|_| Vec::new(), |r| names.of(r))
         }
@@ -264,6 +274,8 @@ fn positional(
         (["label"], []) | (["label"], ["device" | "devices"]) => names.of(Devices),
         (["approve"], _) => names.pending(),
         (["doctor"], _) => names.of(Devices),
+        (["volume", "ls" | "backup" | "restore"], []) => names.of(Devices),
+        (["volume", "restore"], [_, _]) => vec![FILES.into()],
         (["token", "delete"], _) => names.of(Tokens),
         (["completion"], []) => ["bash", "zsh", "fish"].map(String::from).to_vec(),
         (["backup" | "restore"], []) | (["image", "import"], []) => vec![FILES.into()],

@@ -3,14 +3,15 @@
 use super::decode::{Decoder, Fields, Path};
 use super::job::{self, Kind};
 use super::network;
-use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use super::update;
 use super::{MAX_POD_BYTES, Object};
+use super::{config, pod};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
-use skerry_wire::policy::{CronJob, Egress, Job, Service, Work};
+use skerry_wire::policy::{CronJob, Job, Work};
 use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
@@ -23,6 +24,9 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     let before = d.count();
     let path = Path::Root;
     let mut fields = d.mapping(document, &path)?;
+    if let Some(kind) = config::kind(&fields) {
+        return config::object(d, fields, kind);
+    }
     // A rest that is written in another language is not read: its fields would
     // only be taken for errors of ours.
     let kind = kind(d, &path, &mut fields)?;
@@ -55,9 +59,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         policy: AppPolicy {
             depends_on,
             work: spec.work,
-            services: spec.services,
-            egress: spec.egress,
-            ..AppPolicy::default()
+            ..spec.policy
         },
         pod,
     };
@@ -126,7 +128,6 @@ fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) 
     }
     let shown: String = kind.chars().take(80).collect();
     let remedy = match kind {
-        "Config" | "Secret" => "write values under env; this kind comes in a later release",
         _ => other_kind_remedy(kind),
     };
     let remedy = Kind::remedy(kind).unwrap_or_else(|| remedy.to_string());
@@ -146,7 +147,8 @@ fn other_kind_remedy(kind: &str) -> &'static str {
         "Job" | "CronJob" => {
             "write apiVersion: skerry/v1, with the same kind and spec, and spec.placement to choose devices"
         }
-        "ConfigMap" | "Secret" => "write values under env of the App; they come in a later release",
+        "Config" => "write apiVersion: skerry/v1",
+        "ConfigMap" | "Secret" => "write apiVersion: skerry/v1, or v1 as in Kubernetes",
         "Service" => {
             "write spec.services in the App that is behind it: [{ name: web, ports: [{ port: 80 }] }], with network: bridge in spec.template.spec"
         }
@@ -187,8 +189,8 @@ struct Spec {
     work: Work,
     placement: Selector,
     depends_on: Vec<Depends>,
-    services: Vec<Service>,
-    egress: Option<Egress>,
+    /// All but the dependencies.
+    policy: AppPolicy,
     pod: skerry_wire::PodSpec<String>,
     /// Where the pod is written.
     at: Position,
@@ -204,6 +206,7 @@ fn spec(d: &mut Decoder<'_>, kind: Kind, node: &Node, path: &Path<'_>) -> Option
         Some(node) => depends_on(d, node, &path.field("dependsOn")),
         None => Vec::new(),
     };
+    let policy = update::policy(d, &mut fields, path);
     let services = fields.take("services");
     let egress = fields.take("egress");
     let (work, pod) = match kind {
@@ -223,14 +226,16 @@ fn spec(d: &mut Decoder<'_>, kind: Kind, node: &Node, path: &Path<'_>) -> Option
     fields.finish(d, path, kind.place());
     let (pod, at) = pod?;
     let work = work?;
-    let services = network::services(d, services, &path.field("services"), &pod);
-    let egress = network::egress(d, egress, &path.field("egress"), &pod);
+    let policy = AppPolicy {
+        services: network::services(d, services, &path.field("services"), &pod),
+        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        ..policy
+    };
     Some(Spec {
         placement: placement?,
         work,
         depends_on,
-        services,
-        egress,
+        policy,
         pod,
         at,
     })

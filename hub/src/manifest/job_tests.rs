@@ -46,8 +46,10 @@ spec:
 
 fn one(text: &str) -> App {
     let mut objects = parse("job.yaml", text).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let Object::App(app) = objects.remove(0);
-    app
+    match objects.remove(0) {
+        Object::App(app) => app,
+        Object::Config(_) => panic!("no app: {text}"),
+    }
 }
 
 fn refused(text: &str) -> String {

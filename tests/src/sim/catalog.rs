@@ -3,7 +3,7 @@
 
 use super::chance::Chance;
 use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
-use skerry_wire::policy::{Concurrency, CronJob, Job, Work};
+use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
     AppPolicy, AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
@@ -157,7 +157,11 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
-            policy,
+            policy: AppPolicy {
+                update: update_policy(chance),
+                grants: vec![Grant::HoldUpdates],
+                ..policy
+            },
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))
@@ -232,6 +236,21 @@ fn work(chance: &mut Chance, mut pod: PodSpec<PinnedImage>) -> (PodSpec<PinnedIm
         }))
     };
     (pod, policy)
+}
+
+fn update_policy(chance: &mut Chance) -> UpdatePolicy {
+    let strategies = [
+        Strategy::DownloadThenStop,
+        Strategy::Recreate,
+        Strategy::StartThenStop,
+    ];
+    UpdatePolicy {
+        strategy: *chance.pick(&strategies),
+        progress_deadline_secs: chance.one_in(2).then(|| chance.between(5, 60) as u32),
+        min_ready_secs: chance.between(0, 5) as u32,
+        confirm_secs: chance.one_in(4).then(|| chance.between(10, 60) as u32),
+        hold_limit_secs: chance.below(2) as u32 * 30,
+    }
 }
 
 fn probe(chance: &mut Chance) -> Option<Box<Probe>> {
