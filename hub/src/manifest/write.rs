@@ -4,6 +4,7 @@
 //! later release may change (`hostNetwork`).
 
 use super::config::{write_env_from, write_value_from, write_volume};
+use super::job;
 use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
@@ -125,10 +126,10 @@ fn document(app: &App) -> Fields {
     );
     network::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
-    spec.fields("template", template);
+    job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
-    document.text("kind", "App");
+    document.text("kind", super::kind(app));
     document.fields("metadata", metadata);
     document.fields("spec", spec);
     document
