@@ -863,8 +863,8 @@ pub struct RolloutArgs {
 pub enum RolloutCommand {
     /// Show how far it is
     Status {
-        /// agent, os or line, or app/NAME; the newest of the first three when
-        /// absent
+        /// agent, os or line, or app/NAME or job/NAME; the newest of the first
+        /// three when absent
         subject: Option<String>,
         /// The app's namespace
         #[command(flatten)]
