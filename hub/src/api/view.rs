@@ -238,7 +238,12 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
             counts.updated += u32::from(updated.is_some());
             let work = &assignment.policy.work;
             counts.ready += u32::from(updated.is_some_and(|s| is_ready(work, s)));
-            counts.rolled_back += u32::from(status.is_some_and(|s| is_rolled_back(s)));
+            counts.rolled_back += u32::from(status.is_some_and(|s| {
+                is_rolled_back(s)
+                    && s.update
+                        .as_ref()
+                        .is_some_and(|u| u.to == assignment.revision)
+            }));
             if let Some(job) = updated.and_then(|s| s.job.as_ref()) {
                 let times = ended.entry(assignment.app).or_default();
                 times.extend(count_job(counts, job));
