@@ -24,6 +24,8 @@ pub mod replace;
 pub mod report;
 pub mod streams;
 pub mod update;
+pub mod work;
+pub mod work_cron;
 
 mod asked;
 mod command;
