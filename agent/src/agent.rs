@@ -9,7 +9,7 @@ use crate::core::{Event, Identity};
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
-use crate::machine::{Machine, Places, RealMachine, chain};
+use crate::machine::{ConfigFiles, Machine, Places, RealMachine, Volumes, chain, unmount_below};
 use crate::notify;
 use crate::pages;
 use crate::runtime::{RuntimeConfig, Status};
@@ -393,7 +393,11 @@ impl Agent {
             let ask = self.asks.recv().await.ok()?;
             match ask.request {
                 Request::Join { .. } => return Some(ask),
-                Request::Status | Request::Logs { .. } | Request::Reset => {
+                Request::Status
+                | Request::Logs { .. }
+                | Request::Volumes
+                | Request::RemoveVolume { .. }
+                | Request::Reset => {
                     unjoined(ask, "waiting for 'skerry-agent join TOKEN'");
                 }
             }
@@ -510,7 +514,10 @@ impl Agent {
                         *asked = Some(ask);
                         return Ok(None);
                     }
-                    Request::Status | Request::Logs { .. } => {
+                    Request::Status
+                    | Request::Logs { .. }
+                    | Request::Volumes
+                    | Request::RemoveVolume { .. } => {
                         unjoined(ask, &state);
                         None
                     }
@@ -591,7 +598,11 @@ fn unjoined(ask: Ask, state: &str) {
             "version": crate::release(),
             "apps": [],
         })),
-        Request::Reset | Request::Logs { .. } | Request::Join { .. } => {
+        Request::Reset
+        | Request::Logs { .. }
+        | Request::Volumes
+        | Request::RemoveVolume { .. }
+        | Request::Join { .. } => {
             Answer::Failed(format!("this device has not joined a fleet: {state}"))
         }
     };
@@ -613,6 +624,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         allow_privileged: config.allow_privileged,
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
+        config_files: Arc::new(ConfigFiles::default()),
+        volumes: Arc::new(Volumes::in_data_dir(&config.data_dir)),
     };
     RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
 }
@@ -644,6 +657,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
                 crate::machine::MachineEvent::Lost => return,
+                crate::machine::MachineEvent::Trouble(..) => {}
             }
         }
     };
@@ -674,7 +688,17 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
+    let run = [
+        "containers",
+        "logs",
+        "scratch",
+        "configs",
+        "stop-signals",
+    ];
+    let run = run.map(|d| config.run_dir.join(d));
+    for dir in [config.run_dir.join("scratch"), ConfigFiles::root(&config.run_dir)] {
+        unmount_below(&dir);
+    }
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

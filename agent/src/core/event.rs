@@ -6,17 +6,17 @@ use super::name::InstanceName;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
+    AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
     Timestamp, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// When something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,6 +301,16 @@ pub enum Effect {
         /// What, and the first credit.
         request: ExecRequest,
     },
+    /// Do something with named volumes, wired to a stream.
+    OpenVolume {
+        /// What, and the first credit.
+        request: VolumeRequest,
+        /// Apps that use each volume.
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+    },
+    /// Write the files of these apps' configs anew, where some are already and
+    /// are not as they should be. A failure is told with [`Event::Trouble`].
+    WriteConfigs(Vec<(Assignment, Configs)>),
     /// The stream may say so many bytes more.
     StreamCredit {
         /// Which stream.
@@ -407,6 +417,17 @@ pub struct CreateContainer {
     /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
     /// is valid.
     pub container: usize,
+    /// Configs and secrets that the app names, as far as they are there.
+    pub configs: Configs,
+}
+
+/// Configs and secrets as they are in one desired state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Configs {
+    /// Of which they are: files of a newer one are never written over.
+    pub generation: Generation,
+    /// Each once.
+    pub all: Vec<Config>,
 }
 
 impl CreateContainer {
@@ -434,6 +455,8 @@ pub struct Records {
     /// Revisions that still run because the images of what replaces them are
     /// not here yet.
     pub previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only those name.
+    pub kept: Vec<Config>,
     /// What we did.
     pub ledger: BTreeMap<InstanceName, Entry>,
     /// The device was shut out.
@@ -463,6 +486,8 @@ pub enum Change {
     Desired(DesiredRecord, Seq),
     /// What an app runs until its new images are here; `None` takes it away.
     Previous(AppRef, Option<Assignment>),
+    /// Configs that only such revisions name, all of them.
+    Kept(Vec<Config>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
     /// The device was shut out.
@@ -497,6 +522,7 @@ impl Records {
             Change::Previous(app, None) => {
                 self.previous.remove(&app);
             }
+            Change::Kept(configs) => self.kept = configs,
             Change::Ledger(name, Some(entry)) => {
                 self.ledger.insert(name, entry);
             }

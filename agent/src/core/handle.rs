@@ -20,7 +20,7 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +62,19 @@ pub(super) struct InForce {
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
+    pub(super) configs: Vec<Config>,
+}
+
+impl InForce {
+    pub(super) fn of(desired: Desired, digest: Digest) -> Self {
+        Self {
+            generation: desired.generation,
+            digest,
+            assignments: desired.assignments,
+            updates: desired.updates,
+            configs: desired.configs,
+        }
+    }
 }
 
 /// The agent's brain.
@@ -77,6 +90,8 @@ pub struct Core {
     pub(super) link: LinkState,
     pub(super) desired: Option<InForce>,
     pub(super) previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only previous revisions name.
+    pub(super) kept: Vec<Config>,
     pub(super) ledger: Ledger,
     pub(super) observed: Observed,
     pub(super) inbox: Inbox,
@@ -139,6 +154,7 @@ impl Core {
             },
             desired: None,
             previous: records.previous,
+            kept: records.kept,
             ledger: records.ledger,
             observed: Observed::default(),
             inbox,
@@ -157,13 +173,9 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok((assignments, updates)) => {
-                    core.desired = Some(InForce {
-                        generation: record.generation,
-                        digest: Digest::of(&record.bytes),
-                        assignments,
-                        updates,
-                    });
+                Ok(desired) => {
+                    let digest = Digest::of(&record.bytes);
+                    core.desired = Some(InForce::of(desired, digest));
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
                     "the stored desired state cannot be read ({text}): apps that run keep running until the hub sends it anew"
@@ -246,6 +258,8 @@ impl Core {
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
                 self.watch_found(now);
+                // A run before this one may not have come to it.
+                self.write_configs();
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {

@@ -25,6 +25,7 @@ pub mod streams;
 pub mod update;
 
 mod command;
+mod configs;
 mod desired;
 mod handle;
 mod outcome;
@@ -33,7 +34,7 @@ mod settle;
 mod view;
 
 pub use event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
+    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
     Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};

@@ -56,11 +56,13 @@ impl Core {
                     entry.container, entry.revision
                 );
                 self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
+                let configs = self.configs_of(&assignment);
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),
                     log_name: log_name(&entry.app, &entry.container),
                     assignment: *assignment,
                     container,
+                    configs,
                 })));
             }
             Action::Settle { id, .. } => {
@@ -111,6 +113,7 @@ impl Core {
             Action::DropPrevious { app } => {
                 self.previous.remove(&app);
                 self.changes.push(Change::Previous(app, None));
+                self.prune_kept();
             }
             Action::Adopt { entry } => {
                 let text = format!(

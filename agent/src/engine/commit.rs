@@ -39,6 +39,7 @@ fn may_wait(change: &Change, has_line: bool) -> bool {
         Change::Starts(_) => !has_line,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
+        | Change::Kept(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,

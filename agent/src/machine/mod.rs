@@ -3,29 +3,40 @@
 //! devices live in one process.
 
 mod compose;
+mod config_files;
+mod env;
 mod exec;
+mod expand;
 mod logs;
+mod mounts;
 mod pretended;
 mod probe;
+mod quota;
 mod real;
 mod signals;
 mod stream;
+mod volume_tar;
+mod volumes;
 
 pub use compose::Places;
+pub use config_files::ConfigFiles;
+pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
+pub use volumes::Volumes;
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus};
+use crate::core::{Configs, CreateContainer, ImageStatus};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 /// What the machine tells without being asked.
@@ -35,6 +46,9 @@ pub enum MachineEvent {
     Exited(ContainerId, Exit),
     /// The runtime is gone: list anew.
     Lost,
+    /// Something that the operator should know: CamelCase reason and a
+    /// sentence.
+    Trouble(&'static str, String),
 }
 
 /// The machine. Failures are words for the operator.
@@ -63,6 +77,12 @@ pub trait Machine: 'static {
         revision: &str,
     ) -> impl Future<Output = Result<(), String>>;
 
+    /// Writes the files of these apps' configs anew, where some are already.
+    fn write_configs(
+        &self,
+        apps: Vec<(Assignment, Configs)>,
+    ) -> impl Future<Output = Result<(), String>>;
+
     /// See how an image stands; unpacks it if all of it is here.
     fn prepare_image(&self, image: ImageRef) -> impl Future<Output = Result<ImageStatus, String>>;
     /// Writes what follows `offset`.
@@ -88,6 +108,13 @@ pub trait Machine: 'static {
         &self,
         id: ContainerId,
         request: ExecRequest,
+        stream: StreamEnd,
+    ) -> impl Future<Output = End>;
+    /// Does something with named volumes, wired to a stream.
+    fn run_volume(
+        &self,
+        request: VolumeRequest,
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
     /// Puts a probe's question.

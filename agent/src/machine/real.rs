@@ -1,22 +1,23 @@
 //! The real machine: the runtime's keeper and the image store.
 
-use super::compose::{Places, compose, sandbox, sandbox_id};
+use super::compose::{Places, compose, rewrite_configs, sandbox, sandbox_id};
+use super::mounts::unmount_below;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, MissingBlob};
+use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -164,10 +165,21 @@ impl Machine for RealMachine {
             .map(|(_, events)| events.clone());
         match events {
             None => MachineEvent::Lost,
-            Some(events) => match events.next().await {
-                RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
-                RuntimeEvent::KeeperLost => MachineEvent::Lost,
-            },
+            Some(events) => {
+                let runtime = async {
+                    match events.next().await {
+                        RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
+                        RuntimeEvent::KeeperLost => MachineEvent::Lost,
+                    }
+                };
+                let trouble = async {
+                    match self.places.volumes.troubles.recv().await {
+                        Ok((reason, message)) => MachineEvent::Trouble(reason, message),
+                        Err(_) => smol::future::pending().await,
+                    }
+                };
+                smol::future::or(runtime, trouble).await
+            }
         }
     }
 
@@ -245,11 +257,32 @@ impl Machine for RealMachine {
             .await
             .map_err(|e| chain(&e))?;
         let dir = self.places.scratch(app, revision);
-        smol::unblock(move || match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", dir.display()))
+        let configs = self.places.config_dir(app, revision);
+        let files = self.places.config_files.clone();
+        smol::unblock(move || {
+            let failed =
+                |dir: &std::path::Path, error: std::io::Error| format!("{}: {error}", dir.display());
+            let gone = files.remove(&configs).map_err(|e| failed(&configs, e));
+            unmount_below(&dir);
+            let removed = match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(failed(&dir, error))
+                }
+                _ => Ok(()),
+            };
+            gone.and(removed)
+        })
+        .await
+    }
+
+    async fn write_configs(&self, apps: Vec<(Assignment, Configs)>) -> Result<(), String> {
+        let places = self.places.clone();
+        smol::unblock(move || {
+            let mut first = Ok(());
+            for (assignment, configs) in apps {
+                first = first.and(rewrite_configs(&assignment, &configs, &places));
             }
-            _ => Ok(()),
+            first
         })
         .await
     }
@@ -309,6 +342,15 @@ impl Machine for RealMachine {
             Ok(runtime) => exec::run(&runtime, &id, &request, &stream).await,
             Err(reason) => End::Failed(reason),
         }
+    }
+
+    async fn run_volume(
+        &self,
+        request: VolumeRequest,
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+        stream: StreamEnd,
+    ) -> End {
+        self.places.volumes.clone().run(request, users, stream).await
     }
 
     async fn probe(&self, question: Question) -> Answer {
