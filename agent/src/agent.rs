@@ -688,15 +688,12 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = [
-        "containers",
-        "logs",
-        "scratch",
-        "configs",
-        "stop-signals",
-    ];
+    let run = ["containers", "logs", "scratch", "configs", "stop-signals"];
     let run = run.map(|d| config.run_dir.join(d));
-    for dir in [config.run_dir.join("scratch"), ConfigFiles::root(&config.run_dir)] {
+    for dir in [
+        config.run_dir.join("scratch"),
+        ConfigFiles::root(&config.run_dir),
+    ] {
         unmount_below(&dir);
     }
     for dir in data.iter().chain(&run) {

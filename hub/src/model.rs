@@ -2,7 +2,9 @@
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
 use serde::{Deserialize, Serialize};
-use skerry_wire::{AppPolicy, Config, AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
+use skerry_wire::{
+    AppPolicy, AppRef, Config, Digest, PodSpec, RevisionId, Selector, Timestamp, encode,
+};
 
 /// What an operator declared: this pod, on every device that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

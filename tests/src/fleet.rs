@@ -323,7 +323,8 @@ impl Agent {
         self.directory.join("data")
     }
 
-    fn run_dir(&self) -> PathBuf {
+    /// Its run directory.
+    pub fn run_dir(&self) -> PathBuf {
         self.directory.join("run")
     }
 
@@ -422,6 +423,16 @@ impl Agent {
             left.is_empty().then_some(())
         });
         assert!(ended.is_some(), "processes of {} do not end", self.name);
+    }
+
+    /// What the agent sees mounted below its run directory: each line of the
+    /// kernel's table.
+    pub fn mounts(&self) -> Vec<String> {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid()));
+        let table = table.expect("the mounts");
+        let mark = self.run_dir().display().to_string();
+        let ours = table.lines().filter(|line| line.contains(&mark));
+        ours.map(String::from).collect()
     }
 
     /// Every process of this device but the agent: whatever is in its cgroups

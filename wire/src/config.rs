@@ -70,17 +70,20 @@ pub fn named_configs<Image>(
     namespace: &Namespace,
     pod: &PodSpec<Image>,
 ) -> BTreeMap<ConfigRef, bool> {
-    let volumes = pod.volumes.iter().filter_map(|volume| match &volume.source {
-        VolumeSource::Config {
-            kind,
-            name,
-            optional,
-            ..
-        } => Some((*kind, name, *optional)),
-        VolumeSource::HostPath { .. }
-        | VolumeSource::Named { .. }
-        | VolumeSource::EmptyDir { .. } => None,
-    });
+    let volumes = pod
+        .volumes
+        .iter()
+        .filter_map(|volume| match &volume.source {
+            VolumeSource::Config {
+                kind,
+                name,
+                optional,
+                ..
+            } => Some((*kind, name, *optional)),
+            VolumeSource::HostPath { .. }
+            | VolumeSource::Named { .. }
+            | VolumeSource::EmptyDir { .. } => None,
+        });
     let env = pod.all_containers().flat_map(|container| {
         let all = container.env_from.iter();
         let all = all.map(|from| (from.kind, &from.name, from.optional));

@@ -7,10 +7,10 @@
 
 use super::event::{Change, Configs, Effect};
 use super::handle::Core;
+use skerry_wire::message::{VolumeAction, VolumeRef, VolumeRequest};
 use skerry_wire::{
     AppName, Assignment, Config, ConfigRef, Desired, Namespace, VolumeSource, named_configs,
 };
-use skerry_wire::message::{VolumeAction, VolumeRef, VolumeRequest};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Core {
@@ -25,7 +25,10 @@ impl Core {
         let named = named_configs(&assignment.app.namespace, &assignment.pod);
         Configs {
             generation: self.generation(),
-            all: named.keys().filter_map(|n| self.config(n).cloned()).collect(),
+            all: named
+                .keys()
+                .filter_map(|n| self.config(n).cloned())
+                .collect(),
         }
     }
 
@@ -33,9 +36,10 @@ impl Core {
     /// not have any more: they are kept for their restarts.
     pub(super) fn keep_configs(&mut self, new: &Desired) {
         let there: BTreeSet<ConfigRef> = new.configs.iter().map(Config::reference).collect();
-        let names = self.previous.values().flat_map(|previous| {
-            named_configs(&previous.app.namespace, &previous.pod).into_keys()
-        });
+        let names = self
+            .previous
+            .values()
+            .flat_map(|previous| named_configs(&previous.app.namespace, &previous.pod).into_keys());
         let names: BTreeSet<ConfigRef> = names.filter(|name| !there.contains(name)).collect();
         let found = names.iter().filter_map(|name| self.config(name).cloned());
         self.set_kept(found.collect());

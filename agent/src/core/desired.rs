@@ -94,10 +94,7 @@ impl Core {
 }
 
 /// Reads and checks a desired state. The error says what is wrong with it.
-pub(super) fn read_desired(
-    generation: Generation,
-    bytes: &[u8],
-) -> Result<Desired, String> {
+pub(super) fn read_desired(generation: Generation, bytes: &[u8]) -> Result<Desired, String> {
     if bytes.len() > Desired::MAX_BYTES {
         return Err("it is too long".into());
     }
@@ -128,7 +125,10 @@ pub(super) fn read_desired(
     if let Some(config) = desired.configs.iter().find(|config| {
         config.data.bytes() > Config::MAX_BYTES || !config.data.0.keys().all(|k| Config::is_key(k))
     }) {
-        return Err(format!("{} is too large, or has a bad name in it", name(config)));
+        return Err(format!(
+            "{} is too large, or has a bad name in it",
+            name(config)
+        ));
     }
     for assignment in assignments {
         let pod = &assignment.pod;

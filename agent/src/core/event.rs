@@ -13,8 +13,8 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation, ImageRef, Seq, StreamId,
-    Timestamp, encode,
+    AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation,
+    ImageRef, Seq, StreamId, Timestamp, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -20,7 +20,8 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Seq, SessionId,
+    encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -34,7 +34,7 @@ mod settle;
 mod view;
 
 pub use event::{
-    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
-    Outgoing, OutgoingReport, Records,
+    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
+    MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};

@@ -84,9 +84,8 @@ impl Layout {
                 }
             };
             let inside = Path::new(&item.path);
-            let plain = |part: std::path::Component<'_>| {
-                matches!(part, std::path::Component::Normal(_))
-            };
+            let plain =
+                |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
             if !inside.components().all(plain) || item.path.starts_with("..") {
                 return Err(format!("'{}' is no path in a volume", item.path));
             }
@@ -144,7 +143,9 @@ fn plan<'l>(volume: &Path, layout: &'l Layout) -> io::Result<Vec<Step<'l>>> {
         None => false,
     };
     if !same {
-        let number = current.as_deref().and_then(|name| name[2..].parse::<u64>().ok());
+        let number = current
+            .as_deref()
+            .and_then(|name| name[2..].parse::<u64>().ok());
         let next = format!("..{}", number.unwrap_or(0).wrapping_add(1));
         let dir = volume.join(&next);
         let mut dirs = BTreeSet::from([dir.clone()]);
@@ -279,14 +280,20 @@ impl ConfigFiles {
         if only_if_there && fs::symlink_metadata(volume.join(DATA)).is_err() {
             return Ok(());
         }
-        if written.get(volume).is_some_and(|newest| *newest > generation) {
+        if written
+            .get(volume)
+            .is_some_and(|newest| *newest > generation)
+        {
             return Ok(());
         }
         mounts::secret_memory(&Self::root(run_dir))?;
         let changed = update(volume, layout)
             .map_err(|error| format!("{} cannot be written: {error}", volume.display()))?;
         if changed && only_if_there {
-            tracing::info!("files in {} are as in generation {generation}", volume.display());
+            tracing::info!(
+                "files in {} are as in generation {generation}",
+                volume.display()
+            );
         }
         written.insert(volume.to_path_buf(), generation);
         Ok(())
@@ -315,7 +322,9 @@ mod tests {
     use skerry_wire::{ConfigData, ConfigKind, Namespace};
 
     fn config(files: &[(&str, &str)]) -> Config {
-        let data = files.iter().map(|(k, v)| ((*k).into(), v.as_bytes().to_vec()));
+        let data = files
+            .iter()
+            .map(|(k, v)| ((*k).into(), v.as_bytes().to_vec()));
         Config {
             namespace: Namespace::default_namespace(),
             name: "settings".parse().unwrap(),
@@ -349,7 +358,9 @@ mod tests {
 
     fn wanted(layout: &Layout) -> BTreeMap<String, Vec<u8>> {
         let files = layout.files.iter();
-        files.map(|(path, file)| (path.clone(), file.bytes.clone())).collect()
+        files
+            .map(|(path, file)| (path.clone(), file.bytes.clone()))
+            .collect()
     }
 
     fn names(volume: &Path) -> Vec<String> {
@@ -384,8 +395,13 @@ mod tests {
             key: "c".into(),
             ..items[0].clone()
         }];
-        let why = Layout::of(Some(&config), &missing, 0o644, false, None).err().unwrap();
-        assert!(why.contains("config default/settings has no file 'c'"), "{why}");
+        let why = Layout::of(Some(&config), &missing, 0o644, false, None)
+            .err()
+            .unwrap();
+        assert!(
+            why.contains("config default/settings has no file 'c'"),
+            "{why}"
+        );
         let none = Layout::of(Some(&config), &missing, 0o644, true, None).unwrap();
         assert!(none.files.is_empty());
     }
@@ -398,9 +414,19 @@ mod tests {
         // A directory of the test's own stands for the mount.
         fs::create_dir_all(&volume).unwrap();
         update(&volume, &layout(&[("a", "2")])).unwrap();
-        files.written.lock().unwrap().insert(volume.clone(), Generation(2));
         files
-            .write(dir.path(), &volume, &layout(&[("a", "1")]), Generation(1), false)
+            .written
+            .lock()
+            .unwrap()
+            .insert(volume.clone(), Generation(2));
+        files
+            .write(
+                dir.path(),
+                &volume,
+                &layout(&[("a", "1")]),
+                Generation(1),
+                false,
+            )
             .unwrap();
         assert_eq!(fs::read(volume.join("a")).unwrap(), b"2");
         files.remove(volume.parent().unwrap()).unwrap();

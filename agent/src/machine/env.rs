@@ -19,11 +19,7 @@ pub struct Environment {
 
 impl Environment {
     /// Of a container, over that of its image. The error says what is missing.
-    pub fn of(
-        create: &CreateContainer,
-        image: &[String],
-        places: &Places,
-    ) -> Result<Self, String> {
+    pub fn of(create: &CreateContainer, image: &[String], places: &Places) -> Result<Self, String> {
         let (namespace, configs) = (&create.assignment.app.namespace, &create.configs);
         let mut declared: Vec<(String, String)> = Vec::new();
         let declare = |declared: &mut Vec<(String, String)>, name: String, value: String| {
@@ -56,9 +52,7 @@ impl Environment {
                     key,
                     optional,
                 } => match (find(namespace, configs, *kind, name), optional) {
-                    (Some(config), _) => {
-                        of_key(config, key, &var.name, *optional)?
-                    }
+                    (Some(config), _) => of_key(config, key, &var.name, *optional)?,
                     (None, true) => None,
                     (None, false) => return Err(missing(namespace, *kind, name)),
                 },

@@ -9,6 +9,7 @@ mod exec;
 mod expand;
 mod logs;
 mod mounts;
+mod namespace;
 mod pretended;
 mod probe;
 mod quota;
@@ -23,8 +24,8 @@ pub use config_files::ConfigFiles;
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
-pub use volumes::Volumes;
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
+pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
 use crate::core::{Configs, CreateContainer, ImageStatus};

@@ -31,9 +31,8 @@ pub fn secret_memory(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let call = |kind: &str, options: &str| {
-        mount(Some("skerry"), path, Some(kind), flags, Some(options))
-    };
+    let call =
+        |kind: &str, options: &str| mount(Some("skerry"), path, Some(kind), flags, Some(options));
     // Linux 6.4; before that, only ramfs is never swapped.
     let first = call("tmpfs", &format!("noswap,mode=0700,size={SECRET_BYTES}"));
     first
@@ -56,7 +55,10 @@ pub fn volume_memory(path: &Path, size_bytes: Option<u64>) -> Result<(), String>
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// Unmounts all that is mounted below, and right at, a directory. A container

@@ -2,6 +2,7 @@
 
 use super::compose::{Places, compose, rewrite_configs, sandbox, sandbox_id};
 use super::mounts::unmount_below;
+use super::namespace::in_mounts_of;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
@@ -200,7 +201,9 @@ impl Machine for RealMachine {
         let id = create.id.clone();
         let places = self.places.clone();
         let shared = sandbox(&create)?;
-        let spec = smol::unblock(move || compose(&create, &image, &places)).await?;
+        let keeper = runtime.keeper_pid();
+        let work = move || in_mounts_of(keeper, || compose(&create, &image, &places));
+        let spec = smol::unblock(work).await?;
         if let Some(shared) = shared {
             // Found, if another container of the pod has been here before.
             runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?;
@@ -259,9 +262,11 @@ impl Machine for RealMachine {
         let dir = self.places.scratch(app, revision);
         let configs = self.places.config_dir(app, revision);
         let files = self.places.config_files.clone();
-        smol::unblock(move || {
-            let failed =
-                |dir: &std::path::Path, error: std::io::Error| format!("{}: {error}", dir.display());
+        let keeper = self.runtime()?.keeper_pid();
+        let work = move || {
+            let failed = |dir: &std::path::Path, error: std::io::Error| {
+                format!("{}: {error}", dir.display())
+            };
             let gone = files.remove(&configs).map_err(|e| failed(&configs, e));
             unmount_below(&dir);
             let removed = match std::fs::remove_dir_all(&dir) {
@@ -271,20 +276,21 @@ impl Machine for RealMachine {
                 _ => Ok(()),
             };
             gone.and(removed)
-        })
-        .await
+        };
+        smol::unblock(move || in_mounts_of(keeper, work)).await
     }
 
     async fn write_configs(&self, apps: Vec<(Assignment, Configs)>) -> Result<(), String> {
         let places = self.places.clone();
-        smol::unblock(move || {
+        let keeper = self.runtime()?.keeper_pid();
+        let work = move || {
             let mut first = Ok(());
             for (assignment, configs) in apps {
                 first = first.and(rewrite_configs(&assignment, &configs, &places));
             }
             first
-        })
-        .await
+        };
+        smol::unblock(move || in_mounts_of(keeper, work)).await
     }
 
     async fn prepare_image(&self, image: ImageRef) -> Result<ImageStatus, String> {
@@ -350,7 +356,11 @@ impl Machine for RealMachine {
         users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
         stream: StreamEnd,
     ) -> End {
-        self.places.volumes.clone().run(request, users, stream).await
+        self.places
+            .volumes
+            .clone()
+            .run(request, users, stream)
+            .await
     }
 
     async fn probe(&self, question: Question) -> Answer {

@@ -664,16 +664,34 @@ mod tests {
         fs::write(closed.join("in"), b"x").unwrap();
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
         let old = std::time::UNIX_EPOCH + std::time::Duration::new(1_000_000, 5);
-        File::open(from.join("empty")).unwrap().set_modified(old).unwrap();
+        File::open(from.join("empty"))
+            .unwrap()
+            .set_modified(old)
+            .unwrap();
 
         let to = dir.path().join("to");
         fs::create_dir(&to).unwrap();
         let root = File::open(&to).unwrap();
-        unpack(&root, Path::new(""), &packed(&from, "")[..], Owners::Archive).unwrap();
+        unpack(
+            &root,
+            Path::new(""),
+            &packed(&from, "")[..],
+            Owners::Archive,
+        )
+        .unwrap();
         assert_eq!(tree(&to), tree(&from));
-        assert_eq!(fs::metadata(to.join("empty")).unwrap().modified().unwrap(), old);
+        assert_eq!(
+            fs::metadata(to.join("empty")).unwrap().modified().unwrap(),
+            old
+        );
         // Over itself, too.
-        unpack(&root, Path::new(""), &packed(&from, "")[..], Owners::Archive).unwrap();
+        unpack(
+            &root,
+            Path::new(""),
+            &packed(&from, "")[..],
+            Owners::Archive,
+        )
+        .unwrap();
         assert_eq!(tree(&to), tree(&from));
         // And as another program reads it.
         let bytes = packed(&from, "");
@@ -731,7 +749,12 @@ mod tests {
         symlink(outside.join("secret"), volume.join("file")).unwrap();
         let root = File::open(&volume).unwrap();
         let write = |entries: &[(&str, tar::EntryType, &str)]| {
-            unpack(&root, Path::new(""), &archive(entries)[..], Owners::Directory)
+            unpack(
+                &root,
+                Path::new(""),
+                &archive(entries)[..],
+                Owners::Directory,
+            )
         };
         write(&[("../../outside/a", Regular, "x")]).unwrap();
         write(&[("/outside/b", Regular, "x")]).unwrap();

@@ -60,7 +60,11 @@ impl Volumes {
     pub fn in_data_dir(data_dir: &Path) -> Self {
         let dir = data_dir.join("volumes");
         for namespace in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            for entry in fs::read_dir(namespace.path()).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(namespace.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 if entry.file_name().to_string_lossy().starts_with('.') {
                     let _ = fs::remove_dir_all(entry.path());
                 }
@@ -181,13 +185,12 @@ impl Volumes {
 
     fn open(&self, volume: &VolumeRef) -> Result<File, String> {
         let path = self.path(volume);
-        let root = File::open(&path).and_then(|dir| {
-            open_in(&dir, Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
-        });
+        let root = File::open(&path)
+            .and_then(|dir| open_in(&dir, Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY));
         root.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!(
-                "there is no volume {volume} on this device: 'skerry volume ls' shows them"
-            ),
+            io::ErrorKind::NotFound => {
+                format!("there is no volume {volume} on this device: 'skerry volume ls' shows them")
+            }
             _ => format!("volume {volume} cannot be read: {error}"),
         })
     }
@@ -250,9 +253,7 @@ impl Volumes {
                     false => End::Cancelled,
                 }
             }
-            VolumeAction::Remove(volume) => {
-                done(smol::unblock(move || self.remove(&volume)).await)
-            }
+            VolumeAction::Remove(volume) => done(smol::unblock(move || self.remove(&volume)).await),
             VolumeAction::Read { volume, path } => {
                 out(&stream, move |pieces| self.read(&volume, &path, pieces)).await
             }
@@ -286,7 +287,10 @@ fn inside(path: &str) -> Result<PathBuf, String> {
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     match path.components().all(plain) {
         true => Ok(path.to_path_buf()),
-        false => Err(format!("'{}' has '..' in it: write it without", path.display())),
+        false => Err(format!(
+            "'{}' has '..' in it: write it without",
+            path.display()
+        )),
     }
 }
 
@@ -480,16 +484,25 @@ mod tests {
         assert!(volumes.path(&volume("data")).join("later").exists());
         volumes.restore(&volume("data"), &backup[..]).unwrap();
         assert!(!volumes.path(&volume("data")).join("later").exists());
-        assert_eq!(fs::read(volumes.path(&volume("data")).join("sub/a")).unwrap(), b"1");
+        assert_eq!(
+            fs::read(volumes.path(&volume("data")).join("sub/a")).unwrap(),
+            b"1"
+        );
         volumes.restore(&volume("other"), &backup[..]).unwrap();
         assert_eq!(volumes.list(&BTreeMap::new()).len(), 2);
 
         volumes.remove(&volume("data")).unwrap();
         let why = volumes.remove(&volume("data")).unwrap_err();
         assert!(why.contains("there is no volume default/data"), "{why}");
-        let why = volumes.read(&volume("data"), "", &mut io::sink()).unwrap_err();
+        let why = volumes
+            .read(&volume("data"), "", &mut io::sink())
+            .unwrap_err();
         assert!(why.contains("there is no volume"), "{why}");
-        assert!(volumes.read(&volume("other"), "../x", &mut io::sink()).is_err());
+        assert!(
+            volumes
+                .read(&volume("other"), "../x", &mut io::sink())
+                .is_err()
+        );
     }
 
     #[test]

@@ -256,7 +256,9 @@ pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Fa
                 images,
             }
         };
-        let first = configs.iter().map(|object| configs::difference(fleet, object));
+        let first = configs
+            .iter()
+            .map(|object| configs::difference(fleet, object));
         first.chain(apps.into_iter().map(item)).collect()
     };
     let items = state.hub.read(look).await?;

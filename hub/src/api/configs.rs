@@ -182,7 +182,10 @@ async fn delete(state: &State, config: ConfigRef) -> Result<Json<List<Applied>>,
         | Answer::Doctor(_)
         | Answer::Rollout(_) => Vec::new(),
     };
-    if actions.iter().any(|(_, action)| *action == AppAction::Absent) {
+    if actions
+        .iter()
+        .any(|(_, action)| *action == AppAction::Absent)
+    {
         return Err(none(&config));
     }
     let items = applied(actions);

@@ -93,8 +93,9 @@ pub async fn list(
         }
     };
     ended(end)?;
-    let volumes: Vec<VolumeInfo> = decode("list of volumes", &bytes)
-        .map_err(|error| Failure::new(StatusCode::BAD_GATEWAY, "NotUnderstood", error.to_string()))?;
+    let volumes: Vec<VolumeInfo> = decode("list of volumes", &bytes).map_err(|error| {
+        Failure::new(StatusCode::BAD_GATEWAY, "NotUnderstood", error.to_string())
+    })?;
     let item = |info: VolumeInfo| types::Volume {
         namespace: info.volume.namespace.to_string(),
         name: info.volume.name.to_string(),

@@ -20,7 +20,11 @@ pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<
         out.print(&applied_line(item, args.dry_run))?;
     }
     if args.wait {
-        let apps: Vec<Applied> = answer.items.into_iter().filter(|item| item.kind == "App").collect();
+        let apps: Vec<Applied> = answer
+            .items
+            .into_iter()
+            .filter(|item| item.kind == "App")
+            .collect();
         wait::wait(out, client, &apps, started, args.timeout)?;
     }
     Ok(())

@@ -140,7 +140,9 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, CliError> {
         false => Box::new(std::fs::File::open(path).map_err(failed)?),
     };
     let most = WireConfig::MAX_BYTES as u64;
-    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(most + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > most {
         return Err(CliError::failed(
             format!("{shown} has more than {most} bytes"),
@@ -251,7 +253,10 @@ pub(super) fn describe(
     facts.line("Used by", config.apps.join(", "));
     let mut text = facts.text;
     text.push_str("\nFiles:\n");
-    let values = config.manifest.as_ref().filter(|_| kind == ConfigKind::Config);
+    let values = config
+        .manifest
+        .as_ref()
+        .filter(|_| kind == ConfigKind::Config);
     for file in &config.files {
         text.push_str(&format!("  {}: {} bytes\n", file.name, file.bytes));
         let value = values.and_then(|manifest| manifest["data"][&file.name].as_str());

@@ -56,12 +56,8 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
             Resource::Apps => app_path(&args.namespace.namespace, name),
             Resource::Devices => device_path(name),
             Resource::Tokens => format!("/v1/tokens/{}", encode(name)),
-            Resource::Configs => {
-                config_path(ConfigKind::Config, &args.namespace.namespace, name)
-            }
-            Resource::Secrets => {
-                config_path(ConfigKind::Secret, &args.namespace.namespace, name)
-            }
+            Resource::Configs => config_path(ConfigKind::Config, &args.namespace.namespace, name),
+            Resource::Secrets => config_path(ConfigKind::Secret, &args.namespace.namespace, name),
             Resource::Containers | Resource::Images | Resource::Events => {
                 return Err(CliError::Usage(format!(
                     "a {singular} cannot be deleted; apps, devices, tokens, configs and secrets can"

@@ -28,7 +28,10 @@ pub(super) fn volume(out: &mut Out, client: &Client, args: VolumeArgs) -> Result
             for name in &volumes {
                 let volume = named(name, &namespace.namespace)?;
                 client.delete(&volume.path())?;
-                out.print(&format!("volume/{} removed from {}\n", volume.name, volume.device))?;
+                out.print(&format!(
+                    "volume/{} removed from {}\n",
+                    volume.name, volume.device
+                ))?;
             }
             Ok(())
         }
@@ -36,7 +39,10 @@ pub(super) fn volume(out: &mut Out, client: &Client, args: VolumeArgs) -> Result
             from,
             to,
             namespace,
-        } => match (place(&from, &namespace.namespace), place(&to, &namespace.namespace)) {
+        } => match (
+            place(&from, &namespace.namespace),
+            place(&to, &namespace.namespace),
+        ) {
             (Some(from), None) => fetch(out, client, &from?, Path::new(&to)),
             (None, Some(to)) => send(out, client, Path::new(&from), &to?),
             (Some(_), Some(_)) => Err(CliError::Usage(
@@ -177,7 +183,10 @@ fn place(text: &str, namespace: &str) -> Option<Result<Place, CliError>> {
         return None;
     }
     let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
     if parts.contains(&"..") {
         return Some(Err(CliError::Usage(format!("'{text}' has '..' in it"))));
     }
@@ -273,8 +282,8 @@ fn fetch(out: &mut Out, client: &Client, from: &Place, to: &Path) -> Result<(), 
 /// To a device: into a directory that the place names with a slash at its end,
 /// or under the place's own name.
 fn send(out: &mut Out, client: &Client, from: &Path, to: &Place) -> Result<(), CliError> {
-    let meta = std::fs::metadata(from)
-        .map_err(|e| CliError::io(format!("read {}", from.display()), e))?;
+    let meta =
+        std::fs::metadata(from).map_err(|e| CliError::io(format!("read {}", from.display()), e))?;
     let own = from.canonicalize().unwrap_or_else(|_| from.to_path_buf());
     let own = own.file_name().unwrap_or_default().to_os_string();
     let (dir, name) = match to.directory {
@@ -287,8 +296,13 @@ fn send(out: &mut Out, client: &Client, from: &Path, to: &Place) -> Result<(), C
     let path = to.volume.files(&dir);
     let from = from.to_path_buf();
     let whole = meta.is_dir();
-    send_tar(client, &path, move |writer| send_tree(writer, &from, whole, Path::new(&name)))?;
-    out.note(&format!("copied to {}:{}", to.volume.device, to.volume.name));
+    send_tar(client, &path, move |writer| {
+        send_tree(writer, &from, whole, Path::new(&name))
+    })?;
+    out.note(&format!(
+        "copied to {}:{}",
+        to.volume.device, to.volume.name
+    ));
     Ok(())
 }
 
@@ -356,12 +370,7 @@ fn backup(
     }
 }
 
-fn restore(
-    out: &mut Out,
-    client: &Client,
-    volume: &Named,
-    file: &Path,
-) -> Result<(), CliError> {
+fn restore(out: &mut Out, client: &Client, volume: &Named, file: &Path) -> Result<(), CliError> {
     let shown = file.display().to_string();
     let failed = |e| CliError::io(format!("read {shown}"), e);
     let source: Box<dyn Read + Send> = match file == Path::new("-") {
@@ -391,7 +400,10 @@ mod tests {
     fn places_are_devices_and_the_rest_is_files() {
         let place = |text| place(text, "default");
         let found = place("kiosk-1:data/a//b/").unwrap().unwrap();
-        assert_eq!(found.volume.path(), "/v1/devices/kiosk-1/volumes/default/data");
+        assert_eq!(
+            found.volume.path(),
+            "/v1/devices/kiosk-1/volumes/default/data"
+        );
         assert_eq!((found.path.as_str(), found.directory), ("a/b", true));
         let root = place("kiosk-1:data").unwrap().unwrap();
         assert_eq!((root.path.as_str(), root.directory), ("", true));
@@ -415,12 +427,18 @@ mod tests {
                 ended: false,
             };
             let mut all = Vec::new();
-            tar.read_to_end(&mut all).map(|_| all).map_err(|e| e.to_string())
+            tar.read_to_end(&mut all)
+                .map(|_| all)
+                .map_err(|e| e.to_string())
         };
         let part = frame(channel::STDOUT, b"abc");
         let whole = [part.clone(), frame(channel::EXIT, &[0; 4])].concat();
         assert_eq!(read(whole), Ok(b"abc".to_vec()));
-        assert!(read(part.clone()).unwrap_err().contains("the connection broke"));
+        assert!(
+            read(part.clone())
+                .unwrap_err()
+                .contains("the connection broke")
+        );
         let failed = [part, frame(channel::ERROR, b"disk broken")].concat();
         assert_eq!(read(failed), Err("disk broken".into()));
     }

@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
-        let bytes: Vec<u8> = (0..500_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..500_000u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
         for name in ["a.tar", "a.tar.gz", "a.tar.zst"] {
             let path = dir.path().join(name);
             let file = File::create(&path).unwrap();
@@ -201,7 +203,12 @@ mod tests {
             Plain::new(file).unwrap().read_to_end(&mut back).unwrap();
             assert!(back == bytes, "{name}");
         }
-        assert!(std::fs::metadata(dir.path().join("a.tar.zst")).unwrap().len() < 1_000_000);
+        assert!(
+            std::fs::metadata(dir.path().join("a.tar.zst"))
+                .unwrap()
+                .len()
+                < 1_000_000
+        );
     }
 
     #[test]
@@ -232,7 +239,10 @@ mod tests {
         let to = dir.path().join("to");
         unpack(&bytes[..], &to).unwrap();
         assert_eq!(std::fs::read(to.join("sub dir/\u{e9}\n\"x")).unwrap(), b"1");
-        assert_eq!(std::fs::read_link(to.join("link")).unwrap(), Path::new("-rf"));
+        assert_eq!(
+            std::fs::read_link(to.join("link")).unwrap(),
+            Path::new("-rf")
+        );
 
         let mut evil = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();

@@ -87,7 +87,10 @@ impl Fleet {
             };
             actions.push((name, action));
         }
-        let old = self.configs.iter().filter(|(name, _)| !new.contains_key(name));
+        let old = self
+            .configs
+            .iter()
+            .filter(|(name, _)| !new.contains_key(name));
         let old: Vec<&ConfigObject> = old.map(|(_, record)| &record.object).collect();
         let all = old.iter().copied().chain(configs);
         let bytes: usize = all.map(|object| object.config.data.bytes()).sum();
@@ -147,15 +150,24 @@ impl Fleet {
             new.get(name).copied().or_else(old)
         };
         // What each app that names any adds to a device.
-        let replaced: BTreeMap<&AppRef, (&App, &Revision)> =
-            apps.iter().map(|(app, revision)| (&app.app, (app, revision))).collect();
-        let old = self.apps.values().map(|record| (&record.app, &record.revision));
+        let replaced: BTreeMap<&AppRef, (&App, &Revision)> = apps
+            .iter()
+            .map(|(app, revision)| (&app.app, (app, revision)))
+            .collect();
+        let old = self
+            .apps
+            .values()
+            .map(|record| (&record.app, &record.revision));
         let old = old.filter(|(app, _)| !replaced.contains_key(&app.app));
         let all: Vec<(&App, BTreeSet<ConfigRef>, usize)> = old
             .chain(replaced.values().copied())
             .map(|(app, revision)| {
                 let named = named_configs(&app.app.namespace, &revision.pod);
-                (app, named.into_keys().collect(), encode(&revision.pod).len())
+                (
+                    app,
+                    named.into_keys().collect(),
+                    encode(&revision.pod).len(),
+                )
             })
             .collect();
         let mut named: BTreeSet<&ConfigRef> = BTreeSet::new();
@@ -212,7 +224,8 @@ impl Fleet {
                 object,
                 changed: turn.now,
             };
-            turn.changes.push(Change::PutConfig(Box::new(record.clone())));
+            turn.changes
+                .push(Change::PutConfig(Box::new(record.clone())));
             self.configs.insert(name.clone(), record);
             self.note(turn, None, None, reason, format!("{name} was {did}"));
             changed.insert(name.clone());
@@ -236,7 +249,13 @@ impl Fleet {
                 continue;
             }
             turn.changes.push(Change::DeleteConfig(name.clone()));
-            self.note(turn, None, None, "ConfigDeleted", format!("{name} was deleted"));
+            self.note(
+                turn,
+                None,
+                None,
+                "ConfigDeleted",
+                format!("{name} was deleted"),
+            );
             actions.push((name.clone(), AppAction::Deleted));
             gone.insert(name.clone());
         }
@@ -245,11 +264,7 @@ impl Fleet {
 
     /// Refuses to delete what an app needs that does not leave in the same
     /// call.
-    pub fn preview_delete(
-        &self,
-        configs: &[ConfigRef],
-        leaving: &[AppRef],
-    ) -> Result<(), Refused> {
+    pub fn preview_delete(&self, configs: &[ConfigRef], leaving: &[AppRef]) -> Result<(), Refused> {
         for record in self.apps.values() {
             let app = &record.app.app;
             if leaving.contains(app) {
@@ -257,8 +272,8 @@ impl Fleet {
             }
             let named = named_configs(&app.namespace, &record.revision.pod);
             let mut needed = named.iter().filter(|(_, needed)| **needed);
-            if let Some((name, _)) = needed
-                .find(|(name, _)| configs.contains(name) && self.configs.contains_key(name))
+            if let Some((name, _)) =
+                needed.find(|(name, _)| configs.contains(name) && self.configs.contains_key(name))
             {
                 return Err(Refused {
                     kind: RefusedKind::Conflict,
@@ -281,7 +296,8 @@ impl Fleet {
         let apps: Vec<_> = self.apps.values().filter(names).collect();
         let concerned = |device: &&Device| {
             let labels = &device.record.labels;
-            apps.iter().any(|record| record.app.placement.matches(labels))
+            apps.iter()
+                .any(|record| record.app.placement.matches(labels))
         };
         let devices = self.devices.values().filter(concerned);
         devices.map(|device| device.record.device.clone()).collect()
@@ -319,7 +335,9 @@ impl Fleet {
         let names = named_configs(&assignment.app.namespace, &assignment.pod).into_keys();
         let new: Vec<ConfigRef> = names.filter(|name| !named.contains(name)).collect();
         let found = new.iter().filter_map(|name| self.configs.get(name));
-        let bytes = found.map(|record| encode(&record.object.config).len()).sum();
+        let bytes = found
+            .map(|record| encode(&record.object.config).len())
+            .sum();
         named.extend(new);
         bytes
     }

@@ -29,9 +29,9 @@ pub use event::{
 pub use join::{device_password, same_secret, token_id_text};
 pub use placement::Blocked;
 pub use record::{
-    AppRecord, AttemptRecord, AttemptState, Change, ConfigRecord, DeviceRecord, EventRecord, HubRecord,
-    MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState, Standing,
-    Subject, Target, TokenRecord,
+    AppRecord, AttemptRecord, AttemptState, Change, ConfigRecord, DeviceRecord, EventRecord,
+    HubRecord, MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState,
+    Standing, Subject, Target, TokenRecord,
 };
 pub use update::{RolloutCounts, Steer, Wish, compare_versions};
 
@@ -43,8 +43,8 @@ use skerry_wire::report::Report;
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, ConfigRef, DeviceId, Digest, FleetId, Generation, Seq, SessionId, StreamId, Timestamp, decode,
-    encode,
+    AppRef, ConfigRef, DeviceId, Digest, FleetId, Generation, Seq, SessionId, StreamId, Timestamp,
+    decode, encode,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use streams::Streams;

@@ -1,10 +1,10 @@
 //! A document to an object: its kind, its name, its placement.
 
 use super::decode::{Decoder, Fields, Path, closest};
-use super::{config, pod};
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use super::{MAX_POD_BYTES, Object};
+use super::{config, pod};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};

@@ -88,7 +88,11 @@ pub(super) fn object(
         d.error(
             at,
             &path.field("data"),
-            format!("has {} bytes, more than {}", data.bytes(), Config::MAX_BYTES),
+            format!(
+                "has {} bytes, more than {}",
+                data.bytes(),
+                Config::MAX_BYTES
+            ),
             "split it, or put large files into a volume ('skerry volume cp') or an image",
         );
     }
@@ -289,7 +293,10 @@ fn items(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<KeyToPath> {
             d.error(
                 node.at,
                 &path.field("path"),
-                format!("'{}' and '{}' are in each other's way", other.path, item.path),
+                format!(
+                    "'{}' and '{}' are in each other's way",
+                    other.path, item.path
+                ),
                 "give one of them another path",
             );
         }
@@ -424,7 +431,11 @@ pub(super) fn value_from(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> O
         });
     }
     if let Some(node) = fields.take("fieldRef") {
-        found.push(EnvValue::Field(field_ref(d, node, &path.field("fieldRef"))?));
+        found.push(EnvValue::Field(field_ref(
+            d,
+            node,
+            &path.field("fieldRef"),
+        )?));
     }
     let at = fields.at;
     fields.finish(d, path, Place::ValueFrom);
@@ -456,7 +467,8 @@ fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field>
     if let Some(node) = fields.take("apiVersion") {
         d.text(node, &path.field("apiVersion"))?;
     }
-    let known = "write metadata.name, metadata.namespace, spec.nodeName, status.podIP or status.hostIP";
+    let known =
+        "write metadata.name, metadata.namespace, spec.nodeName, status.podIP or status.hostIP";
     let node = fields.require(d, path, "fieldPath", known);
     fields.finish(d, path, Place::Other);
     let node = node?;
@@ -465,7 +477,12 @@ fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field>
     let found = FIELDS.iter().find(|(name, _)| *name == text);
     if found.is_none() {
         let shown: String = text.chars().take(80).collect();
-        d.error(node.at, &path, format!("there is no field '{shown}' here"), known);
+        d.error(
+            node.at,
+            &path,
+            format!("there is no field '{shown}' here"),
+            known,
+        );
     }
     found.map(|(_, field)| *field)
 }

@@ -299,7 +299,12 @@ fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<EnvVar> 
         (None, Some(node)) => config::value_from(d, node, &path.field("valueFrom")),
         (Some(_), Some(node)) => {
             let remedy = "keep one of value and valueFrom";
-            d.error(node.at, &path.field("valueFrom"), "stands beside value", remedy);
+            d.error(
+                node.at,
+                &path.field("valueFrom"),
+                "stands beside value",
+                remedy,
+            );
             None
         }
         (None, None) => Some(EnvValue::Text(String::new())),

@@ -1,10 +1,10 @@
 //! What runs on a device: a pod's own fields and its volumes.
 
-use super::{config, container};
 use super::decode::{Decoder, Path};
 use super::quantity;
 use super::tree::{Node, Value};
 use super::unsupported::Place;
+use super::{config, container};
 use skerry_wire::pod::HostPathKind;
 use skerry_wire::{ConfigKind, PodSpec, RestartPolicy, Volume, VolumeSource};
 use std::collections::BTreeSet;

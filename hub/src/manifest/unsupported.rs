@@ -69,7 +69,9 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Config, "stringData") => "write data: there it is plain text",
         (Place::Config, "type") => "remove it; only a Secret has a type",
         (Place::Secret, "binaryData") => "write data: there it is base64",
-        (Place::Config | Place::Secret, "spec") => "write data, with a name and a value for each file",
+        (Place::Config | Place::Secret, "spec") => {
+            "write data, with a name and a value for each file"
+        }
         (Place::ValueFrom, "resourceFieldRef" | "fileKeyRef") => NOT_YET,
         (Place::Object, "services" | "version" | "networks" | "volumes") => {
             "compose files are not read yet: write an App (apiVersion: skerry/v1, kind: App)"

@@ -13,7 +13,8 @@ use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
-    Change, Configs, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
+    Change, Configs, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing,
+    Records, Start,
 };
 use skerry_agent::runtime::{ContainerId, ExitStatus, Timestamp as Nanos};
 use skerry_wire::finding::Finding;
@@ -23,8 +24,8 @@ use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, Assignment, Config, Desired, DeviceId, Digest, Generation, ImageRef, PodSpec, RevisionId, Role, Seq,
-    SessionId, StreamId, Timestamp, decode, encode, named_configs,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, Generation, ImageRef, PodSpec,
+    RevisionId, Role, Seq, SessionId, StreamId, Timestamp, decode, encode, named_configs,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -728,7 +729,9 @@ impl World {
                 self.devices[device].keeper.create(&wanted)?;
                 let assignment = &wanted.assignment;
                 let key = (assignment.app.clone(), assignment.revision);
-                self.devices[device].files.insert(key, wanted.configs.clone());
+                self.devices[device]
+                    .files
+                    .insert(key, wanted.configs.clone());
                 let fails = self.chance.one_in(if self.calm { 1_000_000 } else { 12 });
                 let delay_ms = self.chance.between(2, 400);
                 let news = KeeperNews::Made(wanted.id.clone(), !fails, asked);
@@ -977,9 +980,8 @@ impl World {
     /// Files are never of another state than the one on the disk.
     fn check_configs(&self, device: usize, configs: &Configs) -> Lawful {
         let host = &self.devices[device];
-        let stored = |config: &Config| {
-            host.configs.contains(config) || host.records.kept.contains(config)
-        };
+        let stored =
+            |config: &Config| host.configs.contains(config) || host.records.kept.contains(config);
         if configs.generation == host.generation() && configs.all.iter().all(stored) {
             return Ok(());
         }

@@ -9,15 +9,15 @@ use super::laws::{Lawful, broken};
 use super::operator::{Ask, Intent};
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_hub::core::{
-    Answer, AppRecord, Change, ConfigRecord, DeviceRecord, Effect, Event, EventRecord, Fleet, HubRecord,
-    Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
+    Answer, AppRecord, Change, ConfigRecord, DeviceRecord, Effect, Event, EventRecord, Fleet,
+    HubRecord, Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
 };
 use skerry_hub::model::Image;
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, ConfigRef, Desired, DesiredPart, DeviceId, Digest, Generation, RevisionId, StreamId, Timestamp,
-    decode,
+    AppRef, ConfigRef, Desired, DesiredPart, DeviceId, Digest, Generation, RevisionId, StreamId,
+    Timestamp, decode,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -72,7 +72,8 @@ impl HubStore {
                 self.apps.remove(&app);
             }
             Change::PutConfig(config) => {
-                self.configs.insert(config.object.config.reference(), *config);
+                self.configs
+                    .insert(config.object.config.reference(), *config);
             }
             Change::DeleteConfig(config) => {
                 self.configs.remove(&config);
