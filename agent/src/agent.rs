@@ -1,6 +1,7 @@
 //! The agent's life: opens the store, becomes a device if it is none yet, then
 //! runs the engine; and what `reset` takes away.
 
+use crate::apart::{Ended, run_apart};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{self, Answer, Ask, Request};
@@ -10,9 +11,10 @@ use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
 use crate::machine::{ConfigFiles, Machine, Places, RealMachine, Volumes, chain, unmount_below};
+use crate::network::Pool;
 use crate::notify;
 use crate::pages;
-use crate::runtime::{RuntimeConfig, Status};
+use crate::runtime::{RuntimeConfig, Status, launch_ahead};
 use crate::store::{self, IdentityRecord, Standing, StoreDir, StoreError};
 use crate::update::slot::{Switch, Trial};
 use crate::update::{Software, slots_of};
@@ -27,8 +29,9 @@ use skerry_wire::update::ReleaseKind;
 use skerry_wire::{DeviceId, FleetId, SessionId};
 use smol::channel::{Receiver, unbounded};
 use smol::{LocalExecutor, Timer, future};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +44,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// as seldom as the machine is looked at anyway.
 const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// What the child that opens the store says when another process holds it.
-pub const PROBE_LOCKED: u8 = 3;
+const PROBE_LOCKED: u8 = 3;
 
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +61,9 @@ pub enum AgentError {
     /// The image store.
     #[error("the image store cannot be used")]
     Images(#[source] Box<crate::image::StoreError>),
+    /// The pool of addresses.
+    #[error(transparent)]
+    Pool(crate::network::lease::PoolError),
     /// The control socket.
     #[error("the control socket in {} cannot be made", dir.display())]
     Control {
@@ -94,27 +100,42 @@ pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
     StoreDir::open(&config.data_dir, probe_with(exe))
 }
 
-/// Opens a store in another process.
+/// Opens a store in another process: a copy of this one as long as it has no
+/// further threads, as at the start.
 fn probe_with(exe: &Path) -> impl Fn(&Path) -> Result<(), StoreError> + '_ {
     move |path| {
-        let output = Command::new(exe)
-            .arg("probe-store")
-            .arg(path)
-            .stdin(Stdio::null())
-            .output();
-        let output = match output {
-            Ok(output) => output,
-            // Not the store's fault: open it without looking.
-            Err(_) => return Ok(()),
-        };
-        match output.status.code() {
+        let ended = run_apart(|| probe(path)).or_else(|_| {
+            let output = Command::new(exe)
+                .arg("probe-store")
+                .arg(path)
+                .stdin(Stdio::null())
+                .output()?;
+            Ok::<_, std::io::Error>(Ended {
+                code: output.status.code(),
+                text: String::from_utf8_lossy(&output.stderr).into_owned(),
+            })
+        });
+        // No other process is not the store's fault: open it without looking.
+        let Ok(ended) = ended else { return Ok(()) };
+        match ended.code {
             Some(0) => Ok(()),
             Some(code) if code == i32::from(PROBE_LOCKED) => Err(StoreError::Locked),
             Some(_) | None => {
-                let text = String::from_utf8_lossy(&output.stderr);
-                let last = text.lines().next_back().unwrap_or("it crashed");
+                let last = ended.text.lines().next_back().unwrap_or("it crashed");
                 Err(StoreError::Damaged(last.to_string()))
             }
+        }
+    }
+}
+
+/// Opens a store where a crash does no harm: the exit code of that process.
+pub fn probe(path: &Path) -> u8 {
+    match store::probe(path) {
+        Ok(()) => 0,
+        Err(StoreError::Locked) => PROBE_LOCKED,
+        Err(error) => {
+            eprintln!("{}", chain(&error));
+            1
         }
     }
 }
@@ -146,6 +167,8 @@ struct Agent {
     exe: PathBuf,
     asks: Receiver<Ask>,
     session: SessionId,
+    /// The keeper's start, if it was begun ahead of the store.
+    launch: Cell<Option<Child>>,
 }
 
 /// Runs until the device's software changes. `exe` is this program's file.
@@ -158,6 +181,11 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
         // for our fault at their cost.
         probe_with(&exe)(&store_file)?;
     }
+    // A device that is none yet has nothing to run.
+    let joined = store::look_up_identity(&config.data_dir)
+        .is_some_and(|identity| matches!(identity.standing, Standing::Joined { .. }));
+    let launch = joined.then(|| launch_ahead(&runtime_config(&config, &exe)));
+    let launch = launch.flatten();
     let store = open_store(&config, &exe)?;
     notify::phase("store open");
     if !on_trial {
@@ -184,6 +212,7 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
             exe,
             asks,
             session: SessionId(u64::from_le_bytes(random())),
+            launch: Cell::new(launch),
         };
         agent.live(store).await
     }))
@@ -211,28 +240,18 @@ impl Agent {
         loop {
             // The engine beats for itself; waiting for a token is life, too.
             let beat = self.executor.spawn(notify::beat());
-            let starts = match store.store.count_start() {
-                Ok(starts) => starts,
-                Err(error) => {
-                    let text = chain(&error);
-                    tracing::error!(
-                        "{text}: is the disk full? Apps start; the hub is not called before it takes something"
-                    );
-                    let (again, opened) = store.reopen();
-                    opened?;
-                    store = again;
-                    store.store.records()?.starts.saturating_add(1)
-                }
-            };
             let record = match (store.store.identity()?, &asked) {
                 (Some(record), None) if !self.has_another_token(&record) => record,
                 _ => self.new_identity(&store, &mut asked).await?,
             };
-            let record = match &record.standing {
-                Standing::Joined { .. } => record,
+            let (record, starts) = match &record.standing {
+                // The engine brings it to the disk before it calls the hub: apps
+                // need not wait for that.
+                Standing::Joined { .. } => (record, store.store.starts()?.saturating_add(1)),
                 Standing::Joining { .. } => {
+                    let starts = store.store.count_start()?;
                     match self.join(&store, record, starts, &mut asked).await? {
-                        Some(record) => record,
+                        Some(record) => (record, starts),
                         None => continue,
                     }
                 }
@@ -262,6 +281,7 @@ impl Agent {
                 clock: self.clock,
                 software: Some(software.clone()),
                 release_keys: self.config.release_keys.clone(),
+                api_dir: Some(self.config.run_dir.clone()),
             };
             let broken = store.broken.take();
             let mut engine =
@@ -326,7 +346,9 @@ impl Agent {
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {
-        real_machine(&self.config, &self.exe, device.as_str())
+        let machine = real_machine(&self.config, &self.exe, device.as_str())?;
+        machine.wait_for_launch(self.launch.take());
+        Ok(machine)
     }
 
     /// Leaves nothing but an empty store.
@@ -353,6 +375,7 @@ impl Agent {
                 (None, _) => {
                     *asked = None;
                     tracing::info!("not joined yet: skerry-agent join TOKEN");
+                    notify::phase(notify::NO_APP);
                     notify::ready();
                     *asked = self.wait_for_join().await;
                     continue;
@@ -456,6 +479,7 @@ impl Agent {
                 crate::engine::shown_broker(&record.broker)
             ),
         );
+        notify::phase(notify::NO_APP);
         notify::ready();
         let mut state = "asking the hub".to_string();
         enum Turn {
@@ -609,14 +633,18 @@ fn unjoined(ask: Ask, state: &str) {
     ask.finish(answer);
 }
 
-fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
-    let runtime = RuntimeConfig {
+fn runtime_config(config: &Config, exe: &Path) -> RuntimeConfig {
+    RuntimeConfig {
         run_dir: config.run_dir.clone(),
         data_dir: config.data_dir.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         exe: exe.to_owned(),
         apps_memory: None,
-    };
+    }
+}
+
+fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
+    let runtime = runtime_config(config, exe);
     let places = Places {
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
@@ -627,7 +655,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         config_files: Arc::new(ConfigFiles::default()),
         volumes: Arc::new(Volumes::in_data_dir(&config.data_dir)),
     };
-    RealMachine::new(runtime, places).map_err(|e| AgentError::Images(Box::new(e)))
+    let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
+    RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Which ends are forgotten, too.
@@ -656,6 +685,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
         while !running.is_empty() {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
+                crate::machine::MachineEvent::Network { .. } => {}
                 crate::machine::MachineEvent::Lost => return,
                 crate::machine::MachineEvent::Trouble(..) => {}
             }
@@ -688,8 +718,16 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run = ["containers", "logs", "scratch", "configs", "stop-signals"];
-    let run = run.map(|d| config.run_dir.join(d));
+    let run = [
+        "containers",
+        "logs",
+        "names",
+        "scratch",
+        "configs",
+        "stop-signals",
+        "api",
+    ]
+    .map(|d| config.run_dir.join(d));
     for dir in [
         config.run_dir.join("scratch"),
         ConfigFiles::root(&config.run_dir),
@@ -706,10 +744,24 @@ fn remove_files(config: &Config) {
     }
 }
 
+/// What a device is called that has not joined.
+const NAMELESS: &str = "device";
+
+/// The device's name, which its interfaces are named after.
+fn known_name(store: &StoreDir) -> String {
+    match store.store.identity() {
+        Ok(Some(IdentityRecord {
+            standing: Standing::Joined { device, .. },
+            ..
+        })) => device.to_string(),
+        _ => NAMELESS.into(),
+    }
+}
+
 /// `reset` without a running agent.
 pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
     let store = open_store(config, exe).map_err(|e| chain(&e))?;
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    let machine = real_machine(config, exe, &known_name(&store)).map_err(|e| chain(&e))?;
     let result = smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::All)));
     store.erase().map_err(|e| chain(&e))?;
     remove_files(config);
@@ -720,7 +772,9 @@ pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
 /// soon: ends every container and the runtime. What is stored stays, and the
 /// next agent starts the apps again, as after a power cut.
 pub fn stop_alone(config: &Config, exe: &Path) -> Result<(), String> {
-    let machine = real_machine(config, exe, "device").map_err(|e| chain(&e))?;
+    // A store that cannot be read keeps nothing from being stopped.
+    let name = open_store(config, exe).map_or_else(|_| NAMELESS.into(), |s| known_name(&s));
+    let machine = real_machine(config, exe, &name).map_err(|e| chain(&e))?;
     smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::Stopped)))
 }
 
@@ -754,6 +808,7 @@ pub fn join_alone(
         exe,
         asks,
         session: SessionId(u64::from_le_bytes(random())),
+        launch: Cell::new(None),
     };
     smol::block_on(executor.run(async {
         let starts = store.store.count_start()?;

@@ -1,6 +1,7 @@
 //! What the agent is told: defaults, then the file, then the environment, then
 //! the command line.
 
+use crate::network::{Pool, Prefix};
 use serde::Deserialize;
 use skerry_wire::DeviceId;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,7 @@ pub struct File {
     allow_privileged: Option<bool>,
     log_level: Option<String>,
     release_keys: Option<Vec<String>>,
+    network_pool: Option<String>,
 }
 
 /// A configuration that can be used.
@@ -84,6 +86,8 @@ pub struct Config {
     /// Whether apps may be privileged or share namespaces of the host other
     /// than its network.
     pub allow_privileged: bool,
+    /// Where the addresses of pods on bridges come from.
+    pub network_pool: Prefix,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -127,6 +131,7 @@ impl Config {
             host_paths: file.host_paths,
             release_keys: file.release_keys,
             allow_privileged: file.allow_privileged,
+            network_pool: file.network_pool,
         };
         merged.try_into()
     }
@@ -166,6 +171,17 @@ fn key_of(text: &str) -> Option<[u8; 32]> {
         *byte = u8::try_from(digit(pair[0])? * 16 + digit(pair[1])?).ok()?;
     }
     Some(key)
+}
+
+/// A range as `10.209.0.0/16` that the networks of pods can come from.
+fn pool_of(text: &str) -> Result<Prefix, String> {
+    let range = text.split_once('/').and_then(|(address, len)| {
+        let range = Prefix::new(address.trim().parse().ok()?, len.trim().parse().ok()?)?;
+        Some(range.network())
+    });
+    let range = range.ok_or_else(|| format!("'{text}' must be a range such as 10.209.0.0/16"))?;
+    Pool::new(range, "").map_err(|error| error.to_string())?;
+    Ok(range)
 }
 
 fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
@@ -215,6 +231,10 @@ impl TryFrom<File> for Config {
             let text = "each must be the 64 hexadecimal digits that 'skerry release keygen' prints";
             value("releaseKeys", text.into())
         })?;
+        let network_pool = match &file.network_pool {
+            None => Pool::DEFAULT_RANGE,
+            Some(text) => pool_of(text).map_err(|text| value("networkPool", text))?,
+        };
         let level = file.log_level.unwrap_or_else(|| "info".into());
         let log_level = level.parse().map_err(|_| {
             value(
@@ -234,6 +254,7 @@ impl TryFrom<File> for Config {
             host_paths,
             release_keys,
             allow_privileged: file.allow_privileged.unwrap_or(false),
+            network_pool,
             log_level,
         })
     }
@@ -277,6 +298,8 @@ mod tests {
             ("logLevel: loud", "logLevel"),
             ("hostPaths: [srv]", "absolute"),
             ("releaseKeys: [abc]", "64 hexadecimal"),
+            ("networkPool: 10.209.0.0", "10.209.0.0/16"),
+            ("networkPool: 10.209.0.0/24", "/21 or larger"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -1,10 +1,12 @@
 //! The Skerry agent: runs containers on one device.
 
 pub mod agent;
+pub mod apart;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod device_api;
 pub mod doctor;
 pub mod engine;
 pub mod facts;

@@ -3,12 +3,12 @@
 mod show;
 
 use anyhow::{Context, bail};
-use skerry_agent::agent::{self, Next, PROBE_LOCKED};
+use skerry_agent::agent::{self, Next};
 use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
 use skerry_agent::runtime::{helper, keeper};
-use skerry_agent::store::{self, StoreError};
+use skerry_agent::store;
 use skerry_agent::update::binary::{BinarySlots, Launch};
 use skerry_agent::update::guard;
 use skerry_agent::{doctor, init, release};
@@ -67,7 +67,10 @@ fn main() -> ExitCode {
         // The two processes of the container runtime, started by ourselves.
         Some("keeper") => return keeper::main(words),
         Some("helper") => return helper::main(),
-        Some("probe-store") => return probe(words),
+        Some("probe-store") => {
+            let path = words.into_iter().next().unwrap_or_default();
+            return ExitCode::from(agent::probe(Path::new(&path)));
+        }
         // The two processes around an agent on trial.
         Some("guard") => return guard_of(),
         Some("guarded") => return guarded(),
@@ -77,19 +80,6 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("skerry-agent: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Opens a store where a crash does no harm.
-fn probe(mut args: impl Iterator<Item = String>) -> ExitCode {
-    let path = args.next().unwrap_or_default();
-    match store::probe(Path::new(&path)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(StoreError::Locked) => ExitCode::from(PROBE_LOCKED),
-        Err(error) => {
-            eprintln!("{}", skerry_agent::machine::chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -301,6 +291,15 @@ fn need_root() -> anyhow::Result<()> {
 }
 
 fn not_running(config: &Config) -> anyhow::Error {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let slots = BinarySlots::open(&config.data_dir, &exe, release());
+    if let Some((trial, _)) = slots.ok().and_then(|slots| slots.on_trial()) {
+        return anyhow::anyhow!(
+            "agent {} is on trial and does not answer (yet): if it does not prove itself within {} s, the one before comes back; 'systemctl status skerry-agent' shows what runs",
+            trial.version,
+            trial.confirm_secs
+        );
+    }
     anyhow::anyhow!(
         "no agent runs with {}: systemctl start skerry-agent, or give the --run that it has",
         config.run_dir.display()

@@ -5,6 +5,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// The [`phase`] in which an app has been started: what the start of the machine
+/// had put off for that goes on.
+pub const FIRST_APP: &str = "first container running";
+/// The [`phase`] in which there is none to be started, or none that could be
+/// without a network.
+pub const NO_APP: &str = "no app to start";
+
 fn send(text: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;

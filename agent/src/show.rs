@@ -2,6 +2,8 @@
 //! colour, so that both can be read by the same eyes and the same `awk`.
 
 use serde_json::Value;
+use skerry_wire::Timestamp;
+use skerry_wire::zone::utc_text;
 
 /// For programs.
 pub fn json(value: &Value) -> anyhow::Result<String> {
@@ -87,6 +89,7 @@ pub fn containers(status: &Value) -> String {
         "PID",
         "RESTARTS",
         "LAST EXIT",
+        "ADDRESS",
         "STATE",
     ];
     let mut rows = vec![header.map(String::from).to_vec()];
@@ -103,11 +106,105 @@ pub fn containers(status: &Value) -> String {
                 word(&container["pid"]),
                 word(&container["restarts"]),
                 word(&container["lastExit"]),
+                word(&app["address"]),
                 state(&container["state"]),
             ]);
         }
     }
+    table(&rows) + &changes(status)
+}
+
+/// A line for each change of an app's revision that is not over or went wrong.
+fn changes(status: &Value) -> String {
+    let mut text = String::new();
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let change = &app["update"];
+        let how = match change["state"].as_str() {
+            None | Some("done") => continue,
+            Some("held") => format!("held: {}", word(&change["reason"])),
+            Some("trial") => "on trial".to_string(),
+            Some("rolledBack") => format!("rolled back: {}", word(&change["reason"])),
+            Some(other) => other.to_string(),
+        };
+        let (name, to) = (word(&app["name"]), word(&change["to"]));
+        text.push_str(&format!("change of {name} to {to}: {how}\n"));
+    }
+    text
+}
+
+fn update(update: &Value) -> String {
+    let state = &update["state"];
+    let reason = word(&state["reason"]);
+    match state["kind"].as_str() {
+        None => "-".into(),
+        Some("fetching") => format!(
+            "fetching, {} of {} KiB",
+            state["doneBytes"].as_u64().unwrap_or(0) >> 10,
+            state["totalBytes"].as_u64().unwrap_or(0) >> 10
+        ),
+        Some("trying") => match update["trialLeftSecs"].as_u64() {
+            Some(left) => format!("on trial, {left} s left to be confirmed"),
+            None => "on trial".into(),
+        },
+        Some("confirmed") => "in use for good".into(),
+        Some("refused") => format!("not tried: {reason}"),
+        Some("rolledBack") => format!("tried and undone: {reason}"),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// One line for each thing of this device that the hub can change.
+fn updates(status: &Value) -> String {
+    let header = ["SOFTWARE", "RUNS", "LAST ORDER", "RESULT"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for item in status["updates"].as_array().into_iter().flatten() {
+        rows.push(vec![
+            word(&item["subject"]),
+            word(&item["running"]),
+            word(&item["target"]),
+            update(item),
+        ]);
+    }
     table(&rows)
+}
+
+/// Milliseconds since 1970 as `2027-01-01T02:30:00Z`.
+fn moment(value: &Value) -> String {
+    let time = value.as_u64().map(|ms| utc_text(Timestamp(ms)));
+    time.unwrap_or_else(|| "-".into())
+}
+
+/// One line for each job; nothing when there is none.
+fn jobs(status: &Value) -> String {
+    let header = [
+        "JOB",
+        "ACTIVE",
+        "SUCCEEDED",
+        "FAILED",
+        "OUTCOME",
+        "LAST",
+        "NEXT",
+    ];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let job = &app["job"];
+        if job.is_null() {
+            continue;
+        }
+        rows.push(vec![
+            word(&app["name"]),
+            word(&job["active"]),
+            word(&job["succeeded"]),
+            word(&job["failed"]),
+            word(&job["outcome"]),
+            moment(&job["lastDueMs"]),
+            moment(&job["nextDueMs"]),
+        ]);
+    }
+    match rows.len() {
+        1 => String::new(),
+        _ => format!("\n{}", table(&rows)),
+    }
 }
 
 /// How the device stands.
@@ -142,12 +239,45 @@ pub fn status(status: &Value) -> String {
             word(&condition["message"])
         ));
     }
-    if status["apps"]
-        .as_array()
-        .is_some_and(|apps| !apps.is_empty())
-    {
+    let some = |key: &str| status[key].as_array().is_some_and(|all| !all.is_empty());
+    if some("updates") {
+        out.push('\n');
+        out.push_str(&updates(status));
+    }
+    if some("apps") {
         out.push('\n');
         out.push_str(&containers(status));
     }
+    out.push_str(&jobs(status));
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn updates_say_what_runs_what_was_ordered_and_what_came_of_it() {
+        let shown = status(&json!({
+            "device": "kiosk-7",
+            "updates": [
+                {"subject": "agent", "running": "0.1.0", "target": "0.2.0",
+                 "state": {"kind": "rolledBack", "reason": "it ended after 0.1 s"}},
+                {"subject": "os", "running": "9.0.0", "target": "9.0.0",
+                 "state": {"kind": "trying"}, "trialLeftSecs": 42},
+                {"subject": "line", "running": "mqtts://hub:8883"},
+            ],
+        }));
+        let expected = "\
+Device:  kiosk-7
+Hub:     -
+
+SOFTWARE  RUNS              LAST ORDER  RESULT
+agent     0.1.0             0.2.0       tried and undone: it ended after 0.1 s
+os        9.0.0             9.0.0       on trial, 42 s left to be confirmed
+line      mqtts://hub:8883  -           -
+";
+        assert_eq!(shown, expected);
+    }
 }

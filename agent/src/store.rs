@@ -13,18 +13,22 @@
 //! growth is a new version.
 
 use crate::core::ledger::Entry;
+use crate::core::work::WorkRecord;
 use crate::core::{Change, DesiredRecord, Records};
+use redb::backends::FileBackend;
 use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
-    WriteTransaction,
+    BackendError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, WriteTransaction,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use skerry_wire::seal::{KeyPair, PublicKey, TokenSecret};
-use skerry_wire::{Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
+use skerry_wire::{AppRef, Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::{Bound, Range};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Memory for cached pages. The whole store of a device is smaller.
 const CACHE_BYTES: usize = 256 * 1024;
@@ -40,6 +44,8 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+const WORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("works");
+const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
 
 /// The store's copy during a trial.
 const SNAPSHOT: &str = "agent.redb.before-update";
@@ -214,28 +220,18 @@ impl Store {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(backend)
-            .map_err(database("opening"))?;
+            .map_err(opening)?;
         Ok(Self {
             database: Some(database),
         })
     }
 
     fn at(path: &Path) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(file_error("opening", path))?;
+        let file = open_file(path)?;
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_file(file)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked,
-                other => database("opening")(other),
-            })?;
+            .map_err(opening)?;
         Ok(Self {
             database: Some(database),
         })
@@ -295,6 +291,20 @@ impl Store {
                 records.updates.insert(subject, record);
             }
         }
+        if let Some(works) = table(read_only.open_table(WORKS))? {
+            for row in works.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record): (AppRef, WorkRecord) = read("job", bytes.value())?;
+                records.works.insert(app, record);
+            }
+        }
+        if let Some(replacing) = table(read_only.open_table(REPLACING))? {
+            for row in replacing.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record) = read("change of a revision", bytes.value())?;
+                records.replacing.insert(app, record);
+            }
+        }
         Ok(records)
     }
 
@@ -337,15 +347,26 @@ impl Store {
         })
     }
 
+    /// How many starts of the agent were counted.
+    pub fn starts(&self) -> Result<u32, StoreError> {
+        let read_only = self.database()?.begin_read().map_err(database("reading"))?;
+        let Some(meta) = table(read_only.open_table(META))? else {
+            return Ok(0);
+        };
+        let found = meta.get(STARTS).map_err(database("reading"))?;
+        let starts = found.map(|bytes| read("count of starts", bytes.value()));
+        Ok(starts.transpose()?.unwrap_or_default())
+    }
+
     /// Counts a start of the agent and returns the new count.
     pub fn count_start(&self) -> Result<u32, StoreError> {
-        let starts = self.records()?.starts.saturating_add(1);
+        let starts = self.starts()?.saturating_add(1);
         self.commit(&[Change::Starts(starts)])?;
         Ok(starts)
     }
 
     /// Stores who this device is. A new identity begins with nothing desired.
-    fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
+    pub fn set_identity(&self, identity: &IdentityRecord, anew: bool) -> Result<(), StoreError> {
         self.write(true, |transaction| {
             put(transaction, IDENTITY, &value(identity))?;
             if anew {
@@ -355,6 +376,116 @@ impl Store {
             }
             Ok(())
         })
+    }
+}
+
+fn open_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(file_error("opening", path))
+}
+
+fn opening(error: redb::DatabaseError) -> StoreError {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked,
+        other => database("opening")(other),
+    }
+}
+
+/// A store's file that is locked as it is when it is opened, but written in
+/// memory only.
+#[derive(Debug)]
+struct Tried {
+    file: FileBackend,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Tried {
+    fn of(file: File) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes)?;
+        Ok(Self {
+            file: FileBackend::new(file).map_err(io::Error::other)?,
+            bytes: Mutex::new(bytes),
+        })
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(offset: u64, length: usize) -> Option<Range<usize>> {
+        let start = usize::try_from(offset).ok()?;
+        Some(start..start.checked_add(length)?)
+    }
+}
+
+impl StorageBackend for Tried {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let place = Self::place(offset, out.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = self.bytes();
+        let found = bytes.get(place).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.bytes().resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let place = Self::place(offset, data.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut bytes = self.bytes();
+        let there = bytes.get_mut(place).ok_or(io::ErrorKind::UnexpectedEof)?;
+        there.copy_from_slice(data);
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
     }
 }
 
@@ -408,7 +539,7 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             transaction,
             PREVIOUS,
             &app.to_string(),
-            assignment.as_ref().map(value),
+            assignment.as_deref().map(value),
         ),
         Change::Kept(configs) => put(transaction, KEPT, &value(configs)),
         Change::Ledger(name, entry) => row(
@@ -417,12 +548,24 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             &name.to_string(),
             entry.as_ref().map(value),
         ),
+        Change::Replacing(app, record) => row(
+            transaction,
+            REPLACING,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
+        ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
         Change::Update(subject, record) => row(
             transaction,
             UPDATES,
             &format!("{subject:?}"),
             Some(value(&(subject, record))),
+        ),
+        Change::Work(app, record) => row(
+            transaction,
+            WORKS,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
         ),
         Change::Line { broker, tls_pin } => {
             let mut identity = {
@@ -669,7 +812,11 @@ fn move_aside(dir: &Path, path: &Path) -> Result<(), StoreError> {
 /// Opens the store and reads all of it. To be called where a crash does no
 /// harm: redb may panic on a file that is damaged enough.
 pub fn probe(path: &Path) -> Result<(), StoreError> {
-    let store = Store::at(path)?;
+    // Nothing is brought to the disk: what is to be mended is mended once, by
+    // who opens it for good.
+    let file = open_file(path)?;
+    let tried = Tried::of(file).map_err(file_error("reading", path))?;
+    let store = Store::on(tried)?;
     store.identity()?;
     store.records()?;
     Ok(())

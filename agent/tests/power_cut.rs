@@ -6,8 +6,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use redb::StorageBackend;
 use skerry_agent::core::ledger::{Entry, StopPlan};
+use skerry_agent::core::update::{Phase, Subject, UpdateRecord};
 use skerry_agent::core::{Change, DesiredRecord, Records};
-use skerry_agent::store::Store;
+use skerry_agent::store::{IdentityRecord, Standing, Store};
+use skerry_wire::seal::PublicKey;
 use skerry_wire::{AppRef, Digest, Generation, RevisionId, Seq};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -146,7 +148,70 @@ fn changes(rng: &mut impl Rng, generation: &mut u64) -> Vec<Change> {
             rng.next_u32(),
         ));
     }
+    // Orders of updates, and the line that one of them brought.
+    if rng.next_u32().is_multiple_of(4) {
+        let subject = [Subject::Agent, Subject::Os, Subject::Line][rng.next_u32() as usize % 3];
+        let what = format!("9.{}.0", rng.next_u32());
+        let phase = match rng.next_u32() % 3 {
+            0 => Phase::Trying {
+                what,
+                confirm_secs: rng.next_u32(),
+                bad_before: vec!["ClockNotSet".into(); rng.next_u32() as usize % 20],
+            },
+            1 => Phase::Confirming { what },
+            _ => Phase::RolledBack {
+                what,
+                reason: "it ended".repeat(rng.next_u32() as usize % 40),
+            },
+        };
+        let order = rng.next_u64();
+        changes.push(Change::Update(subject, UpdateRecord { order, phase }));
+    }
+    if rng.next_u32().is_multiple_of(8) {
+        changes.push(line(rng.next_u32()));
+    }
     changes
+}
+
+/// A line to the hub: address and pin name each other, so that half of one is
+/// seen.
+fn line(number: u32) -> Change {
+    Change::Line {
+        broker: format!("mqtts://hub-{number}.example:8883"),
+        tls_pin: Some(*Digest::of(&number.to_le_bytes()).as_bytes()),
+    }
+}
+
+/// A device that joined.
+fn identity() -> IdentityRecord {
+    IdentityRecord {
+        key: [7; 32],
+        fleet: "test".parse().unwrap(),
+        broker: "mqtts://hub.example:8883".into(),
+        hub: PublicKey::from_bytes([8; 32]),
+        tls_pin: None,
+        standing: Standing::Joined {
+            device: "d01".parse().unwrap(),
+            password: "secret".into(),
+        },
+        release_keys: vec![[9; 32]],
+    }
+}
+
+/// What the store says of the line.
+fn stored_line(store: &Store) -> Change {
+    let identity = store.identity().expect("readable");
+    let identity = identity.expect("a device that joined stays one");
+    Change::Line {
+        broker: identity.broker,
+        tls_pin: identity.tls_pin,
+    }
+}
+
+/// What changes leave of the line.
+fn line_after(before: &Change, changes: &[Change]) -> Change {
+    let line = |change: &&Change| matches!(change, Change::Line { .. });
+    changes.iter().rfind(line).unwrap_or(before).clone()
 }
 
 #[test]
@@ -156,22 +221,27 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
     let mut known = Records::default();
     let mut generation = 0;
     let mut cuts = 0;
-    // The commit that the power went in: there or not.
-    let mut open_end: Option<Records> = None;
-    // The first opening makes the file, and is not cut.
-    drop(Store::on(disk.clone()).unwrap());
+    // The commit that the power went in: there or not, records and line alike.
+    let mut open_end: Option<(Records, Change)> = None;
+    // The first opening makes the file and the identity, and is not cut.
+    let store = Store::on(disk.clone()).unwrap();
+    store.set_identity(&identity(), true).unwrap();
+    let mut known_line = stored_line(&store);
+    let mut lines = 0;
+    drop(store);
     while cuts < 10_000 {
         let store = Store::on(disk.clone())
             .unwrap_or_else(|error| panic!("after {cuts} cuts the store does not open: {error:?}"));
-        let found = store.records().expect("readable");
-        if found != known {
+        let found = (store.records().expect("readable"), stored_line(&store));
+        let before = (known, known_line);
+        if found != before {
             let other = open_end.take().expect("nothing was under way");
             assert!(
                 found == other,
-                "after {cuts} cuts: {found:?}\nis neither {known:?}\nnor {other:?}"
+                "after {cuts} cuts: {found:?}\nis neither {before:?}\nnor {other:?}"
             );
-            known = found;
         }
+        (known, known_line) = found;
         generation = generation.max(known.desired.as_ref().map_or(0, |d| d.generation.0));
         disk.0.lock().unwrap().fuse = Some(u64::from(rng.next_u32() % 60));
         loop {
@@ -181,10 +251,14 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
                 .iter()
                 .cloned()
                 .for_each(|change| next.apply(change));
+            let next_line = line_after(&known_line, &changes);
             match store.commit(&changes) {
-                Ok(()) => known = next,
+                Ok(()) => {
+                    lines += u32::from(next_line != known_line);
+                    (known, known_line) = (next, next_line);
+                }
                 Err(_) => {
-                    open_end = Some(next);
+                    open_end = Some((next, next_line));
                     break;
                 }
             }
@@ -196,5 +270,11 @@ fn ten_thousand_power_cuts_lose_nothing_committed() {
     assert!(
         generation > 1_000,
         "the cuts left no time to commit: {generation}"
+    );
+    assert!(lines > 100, "the cuts left no time for lines: {lines}");
+    assert_eq!(
+        known.updates.len(),
+        3,
+        "every subject was ordered something"
     );
 }

@@ -57,6 +57,12 @@ pub trait Images: Send + Sync + 'static {
         bytes: &mut dyn Read,
     ) -> Result<(), ImageFailure>;
 
+    /// Forgets one blob, if it is there.
+    fn remove_blob(&self, digest: Digest) -> Result<(), ImageFailure>;
+
+    /// Whether a blob of so many bytes is here.
+    fn has_blob(&self, digest: Digest, size: u64) -> bool;
+
     /// Where blobs lie: one file for each, for backups.
     fn blobs_dir(&self) -> &Path;
 }
@@ -203,6 +209,18 @@ impl Images for DiskImages {
             .read_to_end(&mut bytes)
             .map_err(|e| failed(&e))?;
         Ok(bytes)
+    }
+
+    fn remove_blob(&self, digest: Digest) -> Result<(), ImageFailure> {
+        self.blobs.remove(&digest).map_err(|error| ImageFailure {
+            is_invalid: false,
+            reason: "BlobKept",
+            message: chain(&error),
+        })
+    }
+
+    fn has_blob(&self, digest: Digest, size: u64) -> bool {
+        self.blobs.len(&digest) == Some(size)
     }
 
     fn keep_blob(

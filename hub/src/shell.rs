@@ -173,6 +173,7 @@ pub struct Shell {
     hub: Hub,
     inputs: Receiver<Input>,
     blob_reads: Sender<BlobRead>,
+    images: Arc<dyn Images>,
     pulls: Sender<Pull>,
     waiting: HashMap<RequestId, Waiting>,
     streams: HashMap<StreamId, Sender<StreamOutput>>,
@@ -259,6 +260,7 @@ impl Shell {
             inputs,
             blob_reads,
             pulls,
+            images: parts.images,
             waiting: HashMap::new(),
             streams: HashMap::new(),
             watchers: Vec::new(),
@@ -480,6 +482,13 @@ impl Shell {
                     max_bytes,
                 };
                 let _ = self.blob_reads.try_send(read);
+            }
+            // One name of one file, and done when the next answer is given: who
+            // takes in the same bytes anew looks for them after its answer.
+            Effect::RemoveBlob(digest) => {
+                if let Err(error) = self.images.remove_blob(digest) {
+                    tracing::warn!("{}", error.message);
+                }
             }
             Effect::PullImage {
                 reference,

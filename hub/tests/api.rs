@@ -218,6 +218,14 @@ impl Images for Together {
         self.inner.keep_blob(digest, size, bytes)
     }
 
+    fn remove_blob(&self, digest: Digest) -> Result<(), ImageFailure> {
+        self.inner.remove_blob(digest)
+    }
+
+    fn has_blob(&self, digest: Digest, size: u64) -> bool {
+        self.inner.has_blob(digest, size)
+    }
+
     fn blobs_dir(&self) -> &Path {
         self.inner.blobs_dir()
     }

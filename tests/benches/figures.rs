@@ -101,10 +101,13 @@ fn plans() {
             }
         };
         let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
-        let previous = BTreeMap::new();
+        let (previous, replacing) = (BTreeMap::new(), BTreeMap::new());
+        let jobs = BTreeMap::new();
         let wanted = Wanted {
             assignments: Some(&assignments),
             previous: &previous,
+            replacing: &replacing,
+            jobs: &jobs,
         };
         let mut observed = Observed {
             containers: Some(BTreeMap::new()),

@@ -384,6 +384,7 @@ impl Machine {
             | Effect::SendReport(_)
             | Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
+            | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::WriteBlob { .. }
             | Effect::FinishBlob { .. }
@@ -397,6 +398,9 @@ impl Machine {
             | Effect::StreamCloseInput { .. }
             | Effect::StreamClose { .. }
             | Effect::Update(_)
+            | Effect::AskHold { .. }
+            | Effect::ReleaseHold { .. }
+            | Effect::ServeApps(_)
             | Effect::StopCalling => None,
         }
     }

@@ -328,6 +328,16 @@ impl Agent {
         self.directory.join("run")
     }
 
+    /// All that is its own is below.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its cgroup, in every hierarchy.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
     fn write_boot_id(&self) {
         let text = format!("00000000-0000-4000-8000-{:012x}\n", self.boots);
         fs::write(self.directory.join("boot_id"), text).expect("written");
@@ -435,11 +445,18 @@ impl Agent {
         ours.map(String::from).collect()
     }
 
-    /// Every process of this device but the agent: whatever is in its cgroups
-    /// or names its directory on its command line.
+    /// Every process of this device but the agent.
     pub fn processes(&self) -> Vec<i32> {
-        let mark = self.directory.display().to_string();
         let agent = self.process.as_ref().map(|p| p.id() as i32);
+        let mut all = self.every_process();
+        all.retain(|pid| Some(*pid) != agent);
+        all
+    }
+
+    /// Every process of this device: whatever is in its cgroups, names its
+    /// directory on its command line, or has mounts from below it.
+    pub fn every_process(&self) -> Vec<i32> {
+        let mark = self.directory.display().to_string();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
@@ -449,8 +466,10 @@ impl Agent {
             let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
             let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
             let zombie = String::from_utf8_lossy(&read("stat")).contains(") Z ");
-            let ours = cgroup.contains(&self.cgroup) || line.contains(&mark);
-            if ours && !zombie && Some(pid) != agent && pid != std::process::id() as i32 {
+            let mounts = String::from_utf8_lossy(&read("mountinfo")).into_owned();
+            let ours = [cgroup.contains(&self.cgroup), line.contains(&mark)];
+            let ours = ours.contains(&true) || mounts.contains(&format!("{mark}/"));
+            if ours && !zombie && pid != std::process::id() as i32 {
                 found.push(pid);
             }
         }

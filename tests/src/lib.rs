@@ -5,6 +5,7 @@
 pub mod attacker;
 pub mod crowd;
 pub mod fleet;
+pub mod footprint;
 pub mod mosquitto;
 pub mod sim;
 pub mod tap;

@@ -302,6 +302,9 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     rollout("9.2.0", "d05");
     line("mqtts://127.0.0.1:9", "d07", &[]);
     wait_for(&hub, "d05", "agent", "9.2.0", "trying");
+    let hung = agents[4].command("status").output().expect("it runs");
+    let said = String::from_utf8_lossy(&hung.stderr).into_owned();
+    assert!(said.contains("agent 9.2.0 is on trial"), "{said}");
     rollout("9.3.0", "d06");
     wait_for(&hub, "d07", "line", "127.0.0.1:9", "rolled_back");
     line(&right, "d08", &["--tls-pin", &"00".repeat(32)]);
@@ -326,6 +329,30 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     let another = format!("mqtts://localhost:{}", hub.broker.port());
     line(&another, "d09", &["--wait"]);
     wait_for(&hub, "d09", "line", &another, "confirmed");
+
+    // At the device: what runs, what was ordered, what came of it and why.
+    let status = agents[6].agent("status", &[]);
+    let line_row = status.lines().find(|l| l.starts_with("line "));
+    assert!(
+        line_row.is_some_and(|l| l.contains(&right)
+            && l.contains("mqtts://127.0.0.1:9")
+            && l.contains("tried and undone: the hub was not reached within 10 s")),
+        "{status}"
+    );
+    println!("{status}");
+
+    // A release that is deleted takes its bytes along.
+    let blobs = || {
+        let dir = fs::read_dir(hub.data().join("blobs/sha256")).expect("the blobs");
+        dir.count()
+    };
+    let kept = blobs();
+    hub.skerry(&["release", "delete", "0.0.1"]);
+    assert_eq!(blobs(), kept - 1);
+    let error = hub
+        .try_skerry(&["release", "rollout", "0.0.1", "-l", "ring=canary"])
+        .expect_err("deleted");
+    assert!(error.contains("no release agent 0.0.1"), "{error}");
 
     // Everybody is there, in the same process and with the same containers.
     for agent in &agents {

@@ -34,6 +34,7 @@ impl Core {
             CommandBody::Acknowledge { report, events } => {
                 self.pace.acknowledged(report);
                 self.update_acknowledged(now, report);
+                self.replacements_acknowledged(report);
                 self.journal.acknowledge(events);
             }
             CommandBody::Logs(request) => self.logs(request),
@@ -142,19 +143,19 @@ impl Core {
             .ok_or_else(|| format!("container {container} of {app} does not run now"))
     }
 
-    /// What runs, or shall run, under this name: the previous revision as long
-    /// as the new one's images are not here.
+    /// What runs, or shall run, under this name: the newer one of two.
     fn find(
         &self,
         app: &AppRef,
         container: Option<&ContainerName>,
     ) -> Result<(&Assignment, usize), String> {
         let assigned = self.assignments().iter().find(|a| a.app == *app);
-        let assignment = match (assigned, self.previous().get(app)) {
-            (Some(_), Some(previous)) => previous,
-            (Some(assignment), None) => assignment,
-            (None, _) => return Err(format!("{app} is not assigned to this device")),
-        };
+        let assignment = assigned.map(|assigned| {
+            let runs = || self.runs(assigned).newest();
+            self.works.newest_pod(app).unwrap_or_else(runs)
+        });
+        let assignment =
+            assignment.ok_or_else(|| format!("{app} is not assigned to this device"))?;
         let pod = &assignment.pod;
         let names = || {
             let names: Vec<&str> = pod.all_containers().map(|c| c.name.as_str()).collect();

@@ -20,6 +20,14 @@ impl Core {
         desired.chain(&self.kept).find(|c| c.reference() == *name)
     }
 
+    /// All that may have containers: what is desired, what was before it, and
+    /// the pods of jobs.
+    fn all_assignments(&self) -> impl Iterator<Item = &Assignment> {
+        let jobs = self.works.pods().pods.iter().map(|pod| &pod.assignment);
+        let before = self.previous.values();
+        self.assignments().iter().chain(before).chain(jobs)
+    }
+
     /// What an assignment's containers are given.
     pub(super) fn configs_of(&self, assignment: &Assignment) -> Configs {
         let named = named_configs(&assignment.app.namespace, &assignment.pod);
@@ -74,9 +82,9 @@ impl Core {
             let mut sources = a.pod.volumes.iter().map(|volume| &volume.source);
             sources.any(|source| matches!(source, VolumeSource::Config { .. }))
         };
-        let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        let all = desired.chain(self.previous.values()).filter(has_files);
-        let all: Vec<(Assignment, Configs)> = all
+        let all: Vec<(Assignment, Configs)> = self
+            .all_assignments()
+            .filter(has_files)
             .map(|assignment| (assignment.clone(), self.configs_of(assignment)))
             .collect();
         if !all.is_empty() {
@@ -114,8 +122,8 @@ impl Core {
         }
         // What leaves is known by name only: it may still use the volume.
         let assigned = |entry: &super::ledger::Entry| {
-            let mut all = self.assignments().iter().chain(self.previous.values());
-            all.any(|a| a.app == entry.app && a.revision == entry.revision)
+            self.all_assignments()
+                .any(|a| a.app == entry.app && a.revision == entry.revision)
         };
         let leaving = self
             .ledger
@@ -133,7 +141,7 @@ impl Core {
     /// Apps of each named volume that some app names.
     pub fn volume_users(&self) -> BTreeMap<VolumeRef, BTreeSet<AppName>> {
         let mut users: BTreeMap<VolumeRef, BTreeSet<AppName>> = BTreeMap::new();
-        for assignment in self.assignments().iter().chain(self.previous.values()) {
+        for assignment in self.all_assignments() {
             let namespace: &Namespace = &assignment.app.namespace;
             for volume in &assignment.pod.volumes {
                 if let VolumeSource::Named { claim, .. } = &volume.source

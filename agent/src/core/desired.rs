@@ -3,9 +3,9 @@
 
 use super::event::{Change, DesiredRecord, Now};
 use super::handle::{Core, InForce};
-use super::ledger::Entry;
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
+use skerry_wire::policy::Work;
 use skerry_wire::{Assignment, Config, Desired, Digest, Generation, Seq, decode};
 use std::collections::BTreeSet;
 
@@ -42,7 +42,7 @@ impl Core {
                 return self.refusal(now, "DesiredRefused", &text);
             }
         };
-        self.keep_previous(&desired.assignments);
+        self.prepare_replacements(now, &desired.assignments);
         self.keep_configs(&desired);
         let configs_changed = match &self.desired {
             Some(current) => current.configs != desired.configs,
@@ -51,6 +51,7 @@ impl Core {
         let record = DesiredRecord { generation, bytes };
         self.changes.push(Change::Desired(record, seq));
         self.desired = Some(InForce::of(desired, digest));
+        self.works.desired_changed();
         if configs_changed {
             self.write_configs();
         }
@@ -62,25 +63,8 @@ impl Core {
         self.observed
             .images
             .retain(|manifest, _| needed.contains(manifest));
+        self.serve_apps();
         self.pace.changed(now.boot_ms, Urgency::Soon);
-    }
-
-    /// What runs now stays what runs until the new images are here.
-    pub(super) fn keep_previous(&mut self, new: &[Assignment]) {
-        let Some(current) = &self.desired else {
-            return;
-        };
-        for old in &current.assignments {
-            let changed = new
-                .iter()
-                .any(|n| n.app == old.app && n.revision != old.revision);
-            let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
-            if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
-                self.previous.insert(old.app.clone(), old.clone());
-                let change = Change::Previous(old.app.clone(), Some(old.clone()));
-                self.changes.push(change);
-            }
-        }
     }
 
     pub(super) fn images(&self) -> BTreeSet<Digest> {
@@ -91,6 +75,11 @@ impl Core {
             .map(|c| c.image.manifest)
             .collect()
     }
+}
+
+/// Whether an app runs on, and is changed as its policy says.
+pub(super) fn is_service(assignment: &Assignment) -> bool {
+    assignment.policy.work == Work::Service
 }
 
 /// Reads and checks a desired state. The error says what is wrong with it.

@@ -3,10 +3,14 @@
 use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
+use super::network::PodShape;
+use super::replace::Replacement;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
+use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
+use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
@@ -14,9 +18,10 @@ use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
     AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation,
-    ImageRef, Seq, StreamId, Timestamp, encode,
+    ImageRef, RevisionId, Seq, StreamId, Timestamp, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// When something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,10 +168,38 @@ pub enum Event {
     },
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
+    /// Whether the wall clock can be believed, or it was set: CronJobs go by it.
+    Clock {
+        /// Something vouches for it.
+        trusted: bool,
+    },
     /// The machine's facts changed.
-    Facts(Facts),
+    Facts(Box<Facts>),
+    /// How the network of pods stands now.
+    Network {
+        /// Where pods on bridges are.
+        addresses: Vec<(AppRef, RevisionId, IpAddr)>,
+        /// What is not as it has to be, in words.
+        troubles: Vec<String>,
+    },
     /// Something of an update.
     Update(UpdateEvent),
+    /// Outcome of [`Effect::AskHold`], or an app says it by itself.
+    Hold {
+        /// Which app.
+        app: AppRef,
+        /// Why it holds its update, if it does.
+        held: Option<String>,
+    },
+    /// An app reports a value of itself, or takes it back.
+    Value {
+        /// Which app.
+        app: AppRef,
+        /// The value's name.
+        name: String,
+        /// What it is.
+        text: Option<String>,
+    },
     /// The shell has something to tell the operator: CamelCase reason and a
     /// sentence.
     Trouble {
@@ -360,8 +393,22 @@ pub enum Effect {
         /// Milliseconds that this clock is ahead of the hub's.
         ahead_ms: i64,
     },
+    /// All pods on bridges shall be so from now on. A later one replaces it.
+    ShapeNetwork(Vec<PodShape>),
     /// Something for an update.
     Update(UpdateEffect),
+    /// Ask whether this app holds its update, then say [`Event::Hold`].
+    AskHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// A container of this app has ended: what it held is let go.
+    ReleaseHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// These apps, and no others, may ask the agent, and what.
+    ServeApps(BTreeMap<AppRef, Vec<Grant>>),
     /// The device was shut out: close the line and stay away.
     StopCalling,
 }
@@ -452,8 +499,7 @@ pub struct Records {
     pub desired: Option<DesiredRecord>,
     /// The highest number seen in the hub's messages.
     pub seen: Seq,
-    /// Revisions that still run because the images of what replaces them are
-    /// not here yet.
+    /// What was before a revision that is not known to be good.
     pub previous: BTreeMap<AppRef, Assignment>,
     /// Configs that only those name.
     pub kept: Vec<Config>,
@@ -463,6 +509,10 @@ pub struct Records {
     pub revoked: bool,
     /// The newest order of each subject that was begun.
     pub updates: BTreeMap<Subject, UpdateRecord>,
+    /// How far jobs are.
+    pub works: BTreeMap<AppRef, WorkRecord>,
+    /// Revisions that are not known to be good.
+    pub replacing: BTreeMap<AppRef, Replacement>,
 }
 
 /// A desired state as it was received.
@@ -484,8 +534,9 @@ pub enum Change {
     Boot(String, u32),
     /// A newer desired state, and the number of the message that completed it.
     Desired(DesiredRecord, Seq),
-    /// What an app runs until its new images are here; `None` takes it away.
-    Previous(AppRef, Option<Assignment>),
+    /// What an app had before, kept until its new revision is good; `None`
+    /// takes it away.
+    Previous(AppRef, Option<Box<Assignment>>),
     /// Configs that only such revisions name, all of them.
     Kept(Vec<Config>),
     /// An entry of the ledger; `None` takes it away.
@@ -501,6 +552,11 @@ pub enum Change {
         /// The certificate that must be in its chain.
         tls_pin: Option<[u8; 32]>,
     },
+    /// How far a job is; `None` takes it away.
+    Work(AppRef, Option<WorkRecord>),
+    /// How far an app's revision is that is not known to be good; `None` once
+    /// it is.
+    Replacing(AppRef, Option<Replacement>),
 }
 
 impl Records {
@@ -517,7 +573,7 @@ impl Records {
                 self.seen = seen;
             }
             Change::Previous(app, Some(assignment)) => {
-                self.previous.insert(app, assignment);
+                self.previous.insert(app, *assignment);
             }
             Change::Previous(app, None) => {
                 self.previous.remove(&app);
@@ -529,12 +585,24 @@ impl Records {
             Change::Ledger(name, None) => {
                 self.ledger.remove(&name);
             }
+            Change::Replacing(app, Some(record)) => {
+                self.replacing.insert(app, record);
+            }
+            Change::Replacing(app, None) => {
+                self.replacing.remove(&app);
+            }
             Change::Revoked => self.revoked = true,
             Change::Update(subject, record) => {
                 self.updates.insert(subject, record);
             }
             // Part of the identity, which is no record of the core's.
             Change::Line { .. } => {}
+            Change::Work(app, Some(record)) => {
+                self.works.insert(app, record);
+            }
+            Change::Work(app, None) => {
+                self.works.remove(&app);
+            }
         }
     }
 }

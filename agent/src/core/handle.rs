@@ -8,11 +8,15 @@ use super::inbox::{Inbox, Said};
 use super::journal::Journal;
 use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
+use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
+use super::replace::Replacement;
+use super::replacing::Watched;
 use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
+use super::work::Works;
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
@@ -20,8 +24,8 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Seq, SessionId,
-    encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Labels, Seq,
+    SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +68,7 @@ pub(super) struct InForce {
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
     pub(super) configs: Vec<Config>,
+    pub(super) labels: Labels,
 }
 
 impl InForce {
@@ -74,6 +79,7 @@ impl InForce {
             assignments: desired.assignments,
             updates: desired.updates,
             configs: desired.configs,
+            labels: desired.labels,
         }
     }
 }
@@ -93,6 +99,13 @@ pub struct Core {
     pub(super) previous: BTreeMap<AppRef, Assignment>,
     /// Configs that only previous revisions name.
     pub(super) kept: Vec<Config>,
+    pub(super) replacing: BTreeMap<AppRef, Replacement>,
+    pub(super) watched: BTreeMap<AppRef, Watched>,
+    /// From when on a change may be called late, in milliseconds since boot.
+    pub(super) judge_from_ms: Option<u64>,
+    pub(super) replace_at_ms: Option<u64>,
+    /// What apps report of themselves.
+    pub(super) values: BTreeMap<AppRef, BTreeMap<String, String>>,
     pub(super) ledger: Ledger,
     pub(super) observed: Observed,
     pub(super) inbox: Inbox,
@@ -101,6 +114,7 @@ pub struct Core {
     pub(super) streams: Streams,
     pub(super) fetcher: Fetcher,
     pub(super) updates: Updates,
+    pub(super) works: Works,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
     /// Questions of the hub that the machine is being examined for.
@@ -108,6 +122,8 @@ pub struct Core {
     /// Records to be committed before what follows.
     pub(super) changes: Vec<Change>,
     pub(super) effects: Vec<Effect>,
+    /// How pods on bridges were said to be.
+    pub(super) shapes: Vec<PodShape>,
 }
 
 /// How the line stands.
@@ -156,6 +172,11 @@ impl Core {
             desired: None,
             previous: records.previous,
             kept: records.kept,
+            replacing: records.replacing,
+            watched: BTreeMap::new(),
+            judge_from_ms: None,
+            replace_at_ms: None,
+            values: BTreeMap::new(),
             ledger: records.ledger,
             observed: Observed::default(),
             inbox,
@@ -164,11 +185,13 @@ impl Core {
             streams: Streams::default(),
             fetcher: Fetcher::new(start.session),
             updates: Updates::new(start.update, records.updates, start.session),
+            works: Works::new(records.works),
             presence_at_ms: None,
             plan_at_ms: None,
             diagnosing: BTreeSet::new(),
             changes: Vec::new(),
             effects: Vec::new(),
+            shapes: Vec::new(),
             facts: start.facts,
             identity,
         };
@@ -185,25 +208,32 @@ impl Core {
         }
         core.facts.boot_count = records.boots;
         if records.boot_id != core.facts.boot_id {
-            core.rebooted();
+            core.rebooted(now);
         }
         core.restore_updates(now);
         core.step_updates(now);
+        core.drop_orphans();
+        if core.desired.is_some() {
+            core.serve_apps();
+        }
         core.settle(now);
         let effects = core.take_effects();
         (core, effects)
     }
 
-    fn rebooted(&mut self) {
+    fn rebooted(&mut self, now: Now) {
         let boot_id = self.facts.boot_id.clone();
         let boots = self.facts.boot_count.saturating_add(1);
         self.facts.boot_count = boots;
         self.changes.push(Change::Boot(boot_id, boots));
+        self.reboot_replacements(now);
         let before = self.ledger.clone();
+        self.works_rebooted();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        for assignment in desired.chain(self.previous.values()) {
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
+        for assignment in desired.chain(self.previous.values()).chain(runs) {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
@@ -231,6 +261,7 @@ impl Core {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
         let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
+        let mut replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
         // What changes nothing that the plan goes by: with many apps, planning
         // is what costs most.
         let mut replan = match &event {
@@ -240,6 +271,10 @@ impl Core {
             | Event::StreamEnded { .. }
             | Event::Usage { .. }
             | Event::Conditions(_)
+            | Event::Network { .. }
+            | Event::Value { .. }
+            // An app can say it as often as it likes.
+            | Event::Hold { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -261,6 +296,7 @@ impl Core {
                 self.watch_found(now);
                 // A run before this one may not have come to it.
                 self.write_configs();
+                self.judge_from_now(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {
@@ -272,6 +308,7 @@ impl Core {
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.release_hold(&id);
                 self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
                 self.pace.changed(now_ms, Urgency::Soon);
@@ -357,17 +394,34 @@ impl Core {
                 let boot_count = self.facts.boot_count;
                 self.facts = Facts {
                     boot_count,
-                    ..facts
+                    ..*facts
                 };
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Clock { trusted } => {
+                if self.works.trust_clock(trusted) {
+                    self.pace.changed(now_ms, Urgency::Soon);
+                }
+            }
+            Event::Network {
+                addresses,
+                troubles,
+            } => self.network(now, addresses, troubles),
             Event::Update(event) => self.update_event(now, event),
+            Event::Hold { app, held } => {
+                replace_is_due |= self.hold_answered(now, &app, held);
+            }
+            Event::Value { app, name, text } => self.app_value(now, app, name, text),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
         // Whether or not there is anything to plan: a trial's time may be up.
         self.step_updates(now);
+        if replan || replace_is_due {
+            replan |= self.step_replacements(now);
+        }
         if replan {
             self.settle(now);
+            self.shape_network();
         } else {
             self.commit();
             self.report_when_due(now);
@@ -388,6 +442,7 @@ impl Core {
         let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            self.replacements_due_ms(),
             probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),

@@ -20,21 +20,29 @@ pub mod name;
 pub mod observed;
 pub mod order;
 pub mod plan;
+pub mod replace;
 pub mod report;
 pub mod streams;
 pub mod update;
+pub mod work;
+pub mod work_cron;
 
+mod asked;
 mod command;
 mod configs;
 mod desired;
 mod handle;
+mod network;
 mod outcome;
 mod probes;
+mod replacing;
 mod settle;
 mod view;
 
+pub use asked::WaitingUpdate;
 pub use event::{
     Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
     MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
+pub use network::PodShape;

@@ -4,8 +4,9 @@
 use super::health::Health;
 use super::plan::{Action, KILL_AGAIN_MS};
 use crate::runtime::{ContainerId, Status};
-use skerry_wire::Digest;
+use skerry_wire::{AppRef, Digest, RevisionId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// What the machine says.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,6 +29,10 @@ pub struct Observed {
     pub health: Health,
     /// How the images stand that were asked for.
     pub images: BTreeMap<Digest, ImageState>,
+    /// Where the pods on bridges are.
+    pub addresses: BTreeMap<(AppRef, RevisionId), IpAddr>,
+    /// What is wrong with the network of pods, in words.
+    pub network_troubles: Vec<String>,
 }
 
 /// What the runtime is doing to a container.
@@ -136,8 +141,7 @@ impl Observed {
             | Action::Vanished { .. }
             | Action::Kill { .. }
             | Action::Reset { .. }
-            | Action::Forget { .. }
-            | Action::DropPrevious { .. } => {}
+            | Action::Forget { .. } => {}
         }
     }
 }

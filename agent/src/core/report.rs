@@ -2,14 +2,20 @@
 //! again until the hub has it.
 
 use super::dependency::{Running, unmet};
+use super::event::Now;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::plan::Ledger;
+use super::replace::{self, Replacement, Runs, Stage};
+use super::work::Works;
 use crate::runtime::Status;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::policy::Work;
+use skerry_wire::report::{
+    AppStatus, AppUpdate, AppUpdateState, ContainerState, ContainerStatus, JobStatus, Report,
+};
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
 };
@@ -177,29 +183,59 @@ pub fn apps(
     now_ms: u64,
     assignments: &[Assignment],
     previous: &BTreeMap<AppRef, Assignment>,
+    replacing: &BTreeMap<AppRef, Replacement>,
     observed: &Observed,
     ledger: &Ledger,
+    (now, works): (Now, &Works),
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
-    let running: Running<'_> = assignments
+    let runs = works.pods();
+    let pods = runs
+        .pods
         .iter()
-        .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
+        .map(|run| (&run.assignment.app, &run.assignment));
+    let services = assignments
+        .iter()
+        .filter(|a| a.policy.work == Work::Service);
+    let running: Running<'_> = services
+        .map(|a| (&a.app, runs_of(a, previous, replacing).serving()))
+        .chain(pods)
         .collect();
-    for assignment in assignments {
-        let held = previous.get(&assignment.app).map(|p| p.revision);
-        let held = held.filter(|revision| *revision != assignment.revision);
-        let leaving = ledger
-            .values()
-            .find(|e| e.app == assignment.app && e.revision != assignment.revision);
-        let older = held.or(leaving.map(|e| e.revision));
-        let waits_for = unmet(assignment, &running, observed, ledger);
+    for wanted in assignments {
+        if let Some(job) = works.status(now, wanted) {
+            all.push(job_status(
+                now_ms, wanted, job, &running, observed, ledger, works,
+            ));
+            continue;
+        }
+        let stage = replacing.get(&wanted.app).map(|r| r.stage.clone());
+        let of = runs_of(wanted, previous, replacing);
+        // What is not to begin, or not any more, is told of by what runs.
+        let assignment = match stage {
+            Some(Stage::Held { .. } | Stage::RolledBack { .. }) => of.newest(),
+            Some(Stage::Waiting | Stage::Trial { .. }) | None => wanted,
+        };
+        let beside = matches!(of, Runs::Both { .. });
+        let other = |revision: &RevisionId| *revision != assignment.revision;
+        let held = Some(of.serving().revision).filter(other);
+        let mut entries = ledger.values().filter(|e| e.app == assignment.app);
+        let leaving = entries.find(|e| other(&e.revision));
+        let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
+        let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
         let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
-        all.push(AppStatus::new(
+        let mut status = AppStatus::new(
             assignment.app.clone(),
             assignment.revision,
             containers.collect(),
-        ));
+        );
+        let address = |revision| observed.addresses.get(&(assignment.app.clone(), revision));
+        // Until it has one, it is reached at that of what it replaces.
+        let at = address(assignment.revision).or_else(|| older.and_then(address));
+        status.address = at.copied();
+        let kept = previous.contains_key(&wanted.app);
+        status.update = stage.and_then(|stage| update(wanted.revision, stage, kept));
+        all.push(status);
     }
     let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
     let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
@@ -224,6 +260,67 @@ pub fn apps(
             .map(|((app, revision), containers)| AppStatus::new(app.clone(), revision, containers)),
     );
     all
+}
+
+/// A job: the containers are those of its newest pod.
+fn job_status(
+    now_ms: u64,
+    assignment: &Assignment,
+    job: JobStatus,
+    running: &Running<'_>,
+    observed: &Observed,
+    ledger: &Ledger,
+    works: &Works,
+) -> AppStatus {
+    let mut runs = works.pods().pods.iter().rev();
+    let newest = runs.find(|run| run.assignment.app == assignment.app);
+    let containers = newest.map_or(Vec::new(), |run| {
+        let complete = &works.pods().complete;
+        let waits_for = unmet(&run.assignment, running, complete, observed, ledger);
+        let waits_for = waits_for.filter(|_| !run.ends);
+        let pod = PodView::of(&run.assignment, waits_for, observed, ledger);
+        let mut all: Vec<ContainerStatus> = (0..pod.names.len())
+            .map(|index| pod.status(now_ms, index, None))
+            .collect();
+        for container in &mut all {
+            let rests = !matches!(
+                container.state,
+                ContainerState::Running { .. } | ContainerState::Stopping
+            );
+            if run.ends && rests {
+                container.state = ContainerState::Ended;
+            }
+        }
+        all
+    });
+    let pod = newest.map(|run| (assignment.app.clone(), run.assignment.revision));
+    AppStatus {
+        address: pod.and_then(|pod| observed.addresses.get(&pod).copied()),
+        job: Some(job),
+        ..AppStatus::new(assignment.app.clone(), assignment.revision, containers)
+    }
+}
+
+fn runs_of<'a>(
+    assignment: &'a Assignment,
+    previous: &'a BTreeMap<AppRef, Assignment>,
+    replacing: &BTreeMap<AppRef, Replacement>,
+) -> Runs<'a> {
+    let app = &assignment.app;
+    replace::runs(assignment, previous.get(app), replacing.get(app))
+}
+
+/// How the change to this revision is told. Where nothing was before, there is
+/// none.
+fn update(to: RevisionId, stage: Stage, kept: bool) -> Option<AppUpdate> {
+    let state = match stage {
+        Stage::Waiting => return None,
+        Stage::Held { reason, .. } => AppUpdateState::Held { reason },
+        Stage::Trial { .. } if kept => AppUpdateState::Trial,
+        Stage::Trial { .. } => return None,
+        Stage::RolledBack { reason } => AppUpdateState::RolledBack { reason },
+    };
+    Some(AppUpdate { to, state })
 }
 
 /// A pod that is assigned, as it is told of.

@@ -98,17 +98,50 @@ pub enum Phase {
         what: String,
     },
     /// In use for good.
-    Confirmed,
+    Confirmed {
+        /// As above.
+        what: String,
+    },
     /// Not tried.
     Refused {
+        /// As above.
+        what: String,
         /// A sentence for people.
         reason: String,
     },
     /// Tried and undone.
     RolledBack {
+        /// As above.
+        what: String,
         /// A sentence for people.
         reason: String,
     },
+}
+
+impl Phase {
+    fn what(&self) -> &str {
+        match self {
+            Phase::Trying { what, .. }
+            | Phase::Confirming { what }
+            | Phase::Confirmed { what }
+            | Phase::Refused { what, .. }
+            | Phase::RolledBack { what, .. } => what,
+        }
+    }
+}
+
+/// How one subject stands, for people at the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateView {
+    /// Which.
+    pub subject: Subject,
+    /// The version that runs; `None` for a line.
+    pub running: Option<String>,
+    /// The newest order about it: what it changes to, and how that fares.
+    pub newest: Option<(String, UpdateState)>,
+    /// While it is being proved: when its time is over, in milliseconds since
+    /// boot.
+    pub trial_ends_ms: Option<u64>,
 }
 
 /// What is known of one kind of software at the agent's start.
@@ -325,15 +358,52 @@ impl Updates {
 
     /// How the newest order of each subject fares.
     pub(super) fn status(&self) -> Vec<UpdateStatus> {
+        self.statuses().into_values().collect()
+    }
+
+    /// The same for people, with what runs here.
+    pub(super) fn views(&self) -> Vec<UpdateView> {
+        let mut statuses = self.statuses();
+        let installed = self.start.slots.keys().map(|kind| Subject::of(*kind));
+        let mut subjects: Vec<Subject> = installed.chain(statuses.keys().copied()).collect();
+        subjects.sort();
+        subjects.dedup();
+        let view = |subject: Subject| {
+            let slot = subject.kind().and_then(|k| self.start.slots.get(&k));
+            let active = self.active.as_ref().filter(|a| a.subject == subject);
+            let what = match (active, self.records.get(&subject)) {
+                (Some(active), _) => active.what.clone(),
+                (None, Some(record)) => record.phase.what().to_string(),
+                (None, None) => String::new(),
+            };
+            UpdateView {
+                subject,
+                running: slot.map(|s| s.running.clone()),
+                newest: statuses.remove(&subject).map(|s| (what, s.state)),
+                trial_ends_ms: active.and_then(|a| match a.step {
+                    Step::Proving { deadline_ms, .. } => Some(deadline_ms),
+                    Step::Fetching { .. }
+                    | Step::Installing
+                    | Step::Armed { .. }
+                    | Step::Switching
+                    | Step::Confirming
+                    | Step::Reverting => None,
+                }),
+            }
+        };
+        subjects.into_iter().map(view).collect()
+    }
+
+    fn statuses(&self) -> BTreeMap<Subject, UpdateStatus> {
         let mut all: BTreeMap<Subject, UpdateStatus> = BTreeMap::new();
         for (subject, record) in &self.records {
             let state = match &record.phase {
                 Phase::Trying { .. } | Phase::Confirming { .. } => UpdateState::Trying,
-                Phase::Confirmed => UpdateState::Confirmed,
-                Phase::Refused { reason } => UpdateState::Refused {
+                Phase::Confirmed { .. } => UpdateState::Confirmed,
+                Phase::Refused { reason, .. } => UpdateState::Refused {
                     reason: reason.clone(),
                 },
-                Phase::RolledBack { reason } => UpdateState::RolledBack {
+                Phase::RolledBack { reason, .. } => UpdateState::RolledBack {
                     reason: reason.clone(),
                 },
             };
@@ -361,7 +431,7 @@ impl Updates {
             let order = active.order;
             all.insert(active.subject, UpdateStatus { order, state });
         }
-        all.into_values().collect()
+        all
     }
 
     /// When to be woken, in milliseconds since boot.
@@ -461,7 +531,8 @@ impl Core {
                     };
                     self.rolled_back(now, subject, record.order, &what, reason.into());
                 }
-                (Phase::Confirmed | Phase::Refused { .. } | Phase::RolledBack { .. }, _) => {}
+                (Phase::Confirmed { .. } | Phase::Refused { .. } | Phase::RolledBack { .. }, _) => {
+                }
             }
         }
         // A trial that the store knows nothing of: it was lost with it.
@@ -1046,14 +1117,16 @@ impl Core {
     }
 
     fn confirmed(&mut self, now: Now, subject: Subject, order: u64, what: &str) {
-        self.end_update(now, subject, order, Phase::Confirmed);
         let text = format!("{} is in use for good", shown(subject, what));
+        let what = what.to_string();
+        self.end_update(now, subject, order, Phase::Confirmed { what });
         self.note(now, Severity::Normal, "UpdateConfirmed", None, &text);
     }
 
     fn rolled_back(&mut self, now: Now, subject: Subject, order: u64, what: &str, reason: String) {
         let text = format!("{} was tried and undone: {reason}", shown(subject, what));
-        self.end_update(now, subject, order, Phase::RolledBack { reason });
+        let what = what.to_string();
+        self.end_update(now, subject, order, Phase::RolledBack { what, reason });
         self.trouble(now, "UpdateRolledBack", &text);
     }
 
@@ -1066,7 +1139,8 @@ impl Core {
         reason: String,
     ) {
         let text = format!("{} was not tried: {reason}", shown(subject, what));
-        self.end_update(now, subject, order, Phase::Refused { reason });
+        let what = what.to_string();
+        self.end_update(now, subject, order, Phase::Refused { what, reason });
         self.trouble(now, "UpdateRefused", &text);
     }
 }

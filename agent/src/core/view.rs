@@ -5,8 +5,10 @@ use super::handle::{Core, Identity, LinkState};
 use super::observed::Observed;
 use super::plan::Ledger;
 use super::report;
-use skerry_wire::report::Report;
-use skerry_wire::{AppRef, Assignment, Generation, SessionId};
+use super::update::UpdateView;
+use super::work::Works;
+use skerry_wire::report::{Condition, Report};
+use skerry_wire::{AppRef, Assignment, Generation, RevisionId, SessionId};
 use std::collections::BTreeMap;
 
 impl Core {
@@ -32,7 +34,7 @@ impl Core {
         self.desired.as_ref().map_or(&[], |d| &d.assignments)
     }
 
-    /// Revisions that run until their app's new images are here.
+    /// What was before a revision that is not known to be good.
     pub fn previous(&self) -> &BTreeMap<AppRef, Assignment> {
         &self.previous
     }
@@ -60,20 +62,59 @@ impl Core {
         }
     }
 
+    /// How each software and the line of this device stand.
+    pub fn updates(&self) -> Vec<UpdateView> {
+        self.updates.views()
+    }
+
+    /// How far jobs are.
+    pub fn works(&self) -> &Works {
+        &self.works
+    }
+
+    /// The revision that an app's containers have in names: of a job, that of
+    /// its newest pod.
+    pub fn named_revision(&self, app: &AppRef, revision: RevisionId) -> RevisionId {
+        let pod = self.works.newest_pod(app);
+        pod.map_or(revision, |pod| pod.revision)
+    }
+
+    /// The machine's lasting troubles, and what holds jobs up.
+    fn all_conditions(&self) -> Vec<Condition> {
+        let mut all = self.conditions.clone();
+        all.extend(self.network_condition());
+        if self.works.waits_for_clock(self.assignments()) {
+            all.push(Condition {
+                kind: "ClockNotTrusted".into(),
+                status: true,
+                reason: "CronJobsWait".into(),
+                message: "nothing vouches for this device's clock, so no CronJob starts: let a time server set it (timedatectl set-ntp true, chrony), or give the board a clock with a battery".into(),
+            });
+        }
+        all
+    }
+
     /// What the hub would be told now. Does not count as telling.
     pub fn report(&self, now: Now) -> Report {
+        let mut apps = report::apps(
+            now.boot_ms,
+            self.assignments(),
+            &self.previous,
+            &self.replacing,
+            &self.observed,
+            &self.ledger,
+            (now, &self.works),
+        );
+        for status in &mut apps {
+            let values = self.values.get(&status.app).into_iter().flatten();
+            status.values = values.map(|(n, v)| (n.clone(), v.clone())).collect();
+        }
         Report {
             generation: self.generation(),
             at: now.wall,
             facts: self.facts.clone(),
-            conditions: self.conditions.clone(),
-            apps: report::apps(
-                now.boot_ms,
-                self.assignments(),
-                &self.previous,
-                &self.observed,
-                &self.ledger,
-            ),
+            conditions: self.all_conditions(),
+            apps,
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),
             updates: self.updates.status(),

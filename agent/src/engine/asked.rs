@@ -2,14 +2,18 @@
 
 use super::run::{Ending, Engine};
 use crate::control::{Answer, Ask, Request};
+use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamOutput, stream};
 use crate::runtime::Status;
 use serde_json::json;
 use skerry_wire::message::LogsRequest;
+use skerry_wire::report::JobOutcome;
 use skerry_wire::stream::{Channel, End};
+use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
 use smol::channel::bounded;
 use smol::future;
+use std::collections::BTreeMap;
 
 impl<M: Machine> Engine<M> {
     pub(super) fn asked(&mut self, ask: Ask) -> Option<Ending> {
@@ -95,6 +99,30 @@ impl<M: Machine> Engine<M> {
         });
     }
 
+    /// What of this device can be changed by the hub, and how that fares.
+    fn updates(&self) -> Vec<serde_json::Value> {
+        let now_ms = self.setup.clock.now().boot_ms;
+        let shown = |view: UpdateView| {
+            let (subject, running) = match view.subject {
+                Subject::Agent => ("agent", view.running),
+                Subject::Os => ("os", view.running),
+                Subject::Line => ("line", Some(shown_broker(&self.setup.record.broker))),
+            };
+            let (target, state) = view.newest.unzip();
+            let left = view
+                .trial_ends_ms
+                .map(|at| at.saturating_sub(now_ms) / 1_000);
+            json!({
+                "subject": subject,
+                "running": running,
+                "target": target,
+                "state": state.as_ref().map(update_json),
+                "trialLeftSecs": left,
+            })
+        };
+        self.core.updates().into_iter().map(shown).collect()
+    }
+
     pub(super) fn status(&self) -> serde_json::Value {
         let report = self.core.report(self.setup.clock.now());
         let identity = &self.setup.identity;
@@ -102,12 +130,13 @@ impl<M: Machine> Engine<M> {
             .apps
             .iter()
             .map(|app| {
+                let revision = self.core.named_revision(&app.app, app.revision);
                 let containers: Vec<_> = app
                     .containers
                     .iter()
                     .map(|c| {
                         let instance =
-                            crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
+                            crate::core::name::InstanceName::new(&app.app, revision, &c.name);
                         let entry = self.core.ledger().get(&instance);
                         let id = entry.map(|e| instance.incarnation(e.incarnation));
                         let containers = self.core.observed().containers.as_ref();
@@ -130,6 +159,11 @@ impl<M: Machine> Engine<M> {
                     "namespace": app.app.namespace.as_str(),
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
+                    "job": app.job.as_ref().map(job_json),
+                    "address": app.address.map(|a| a.to_string()),
+                    "update": app.update.as_ref().map(change_json),
+                    "proved": self.core.is_proved(&app.app),
+                    "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,
                 })
             })
@@ -147,6 +181,7 @@ impl<M: Machine> Engine<M> {
             "generation": report.generation.0,
             "version": crate::release(),
             "bootId": report.facts.boot_id,
+            "updates": self.updates(),
             "conditions": report.conditions.iter().filter(|c| c.status).map(|c| json!({
                 "kind": c.kind, "reason": c.reason, "message": c.message,
             })).collect::<Vec<_>>(),
@@ -159,12 +194,36 @@ impl<M: Machine> Engine<M> {
     }
 }
 
+fn update_json(state: &UpdateState) -> serde_json::Value {
+    match state {
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } => json!({"kind": "fetching", "doneBytes": done_bytes, "totalBytes": total_bytes}),
+        UpdateState::Trying => json!({"kind": "trying"}),
+        UpdateState::Confirmed => json!({"kind": "confirmed"}),
+        UpdateState::Refused { reason } => json!({"kind": "refused", "reason": reason}),
+        UpdateState::RolledBack { reason } => json!({"kind": "rolledBack", "reason": reason}),
+    }
+}
+
 /// The address without a password.
 pub fn shown_broker(broker: &str) -> String {
     match (broker.split_once("://"), broker.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => broker.to_string(),
     }
+}
+
+fn change_json(update: &skerry_wire::report::AppUpdate) -> serde_json::Value {
+    use skerry_wire::report::AppUpdateState::*;
+    let (state, reason) = match &update.state {
+        Held { reason } => ("held", Some(reason)),
+        Trial => ("trial", None),
+        Done => ("done", None),
+        RolledBack { reason } => ("rolledBack", Some(reason)),
+    };
+    json!({ "to": update.to.short(), "state": state, "reason": reason })
 }
 
 fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value {
@@ -182,6 +241,21 @@ fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value 
         Ended => json!({"kind": "ended"}),
         Stopping => json!({"kind": "stopping"}),
     }
+}
+
+fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
+    let outcome = job.outcome.as_ref().map(|outcome| match outcome {
+        JobOutcome::Complete => "Complete",
+        JobOutcome::Failed { reason } => reason,
+    });
+    json!({
+        "active": job.active,
+        "succeeded": job.succeeded,
+        "failed": job.failed,
+        "outcome": outcome,
+        "lastDueMs": job.last_due.map(|t| t.0),
+        "nextDueMs": job.next_due.map(|t| t.0),
+    })
 }
 
 fn exit_text(exit: &skerry_wire::report::ExitStatus) -> String {

@@ -32,11 +32,18 @@ pub(super) struct Unsaved {
 /// Whether apps may go on while this is not on the disk. What is lost with it
 /// at the next start is found out again: the ledger from what the runtime
 /// lists, the boot from the kernel, and an app whose images are all here does
-/// not need its previous revision. The count of starts is for messages only.
-fn may_wait(change: &Change, has_line: bool) -> bool {
+/// not need its previous revision. A change of a revision is begun again, or
+/// fails again. The count of starts is for messages only.
+pub(super) fn may_wait(change: &Change) -> bool {
     match change {
-        Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
-        Change::Starts(_) => !has_line,
+        Change::Ledger(..)
+        | Change::Boot(..)
+        | Change::Previous(_, None)
+        | Change::Replacing(..) => true,
+        // What is lost of it is done once more: less harm than apps that wait.
+        Change::Work(..) => true,
+        // There is no line before it is on the disk.
+        Change::Starts(_) => true,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
         | Change::Kept(..)
@@ -50,15 +57,17 @@ fn may_wait(change: &Change, has_line: bool) -> bool {
 fn same_record(a: &Change, b: &Change) -> bool {
     match (a, b) {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
-        (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
+        (Change::Previous(a, _), Change::Previous(b, _))
+        | (Change::Replacing(a, _), Change::Replacing(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
+        (Change::Work(a, _), Change::Work(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),
     }
 }
 
 impl Unsaved {
     /// Adds newer changes: those of the same records give way.
-    fn add(&mut self, changes: Vec<Change>) {
+    pub(super) fn add(&mut self, changes: Vec<Change>) {
         self.changes
             .retain(|old| !changes.iter().any(|new| same_record(old, new)));
         self.changes.extend(changes);
@@ -123,7 +132,7 @@ impl<M: Machine> Engine<M> {
             };
             let text = crate::machine::chain(&error);
             tracing::error!("{text}: is the disk full?");
-            let can_wait = changes.iter().all(|c| may_wait(c, self.line.is_some()));
+            let can_wait = changes.iter().all(may_wait);
             self.unsaved.changes = changes;
             // redb takes no more after a failed write: open it anew.
             let (store, reopened) = smol::unblock(move || store.reopen()).await;
@@ -175,10 +184,7 @@ mod tests {
             unsaved.add(vec![entry(n), Change::Boot(n.to_string(), 1)]);
         }
         assert_eq!(unsaved.changes, [entry(99), Change::Boot("99".into(), 1)]);
-        assert!(
-            unsaved.changes.iter().all(|c| may_wait(c, true)),
-            "apps start at boot"
-        );
+        assert!(unsaved.changes.iter().all(may_wait), "apps start at boot");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The only loop: takes one event, asks the core, carries its effects out in
 //! their order. Decides nothing.
 
+mod apps;
 mod asked;
+mod clock_watch;
 mod commit;
 mod effects;
 mod pause;

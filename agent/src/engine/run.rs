@@ -1,11 +1,13 @@
 //! The loop itself: its events, and how they reach the core.
 
-use super::commit::Unsaved;
+use super::clock_watch::ClockWatch;
+use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
-use crate::core::{Change, Core, Event, Identity, Start};
+use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
+use crate::device_api::{Asked, DeviceApi};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -20,14 +22,23 @@ use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Outcomes that wait for the loop.
 const OUTCOMES: usize = 64;
+/// Milliseconds before the first look at the machine's lasting troubles: while
+/// apps start, the processor is theirs.
+const FIRST_LOOK_MS: u64 = 3_000;
+/// Milliseconds that the hub waits at most for a runtime that does not answer.
+const CALL_WITHIN_MS: u64 = 3_000;
 /// Milliseconds between two looks at the machine's lasting troubles.
 const LOOK_AGAIN_MS: u64 = 10 * 60 * 1_000;
+/// Milliseconds between two looks at what vouches for the wall clock: while
+/// nothing does, CronJobs wait.
+const CLOCK_AGAIN_MS: u64 = 60 * 1_000;
 
 /// Why the engine cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +95,8 @@ pub struct Setup {
     pub software: Option<Arc<Software>>,
     /// Whose releases are believed, besides those of the identity.
     pub release_keys: Vec<[u8; 32]>,
+    /// Below which apps find their sockets; `None` where no app may ask.
+    pub api_dir: Option<PathBuf>,
 }
 
 pub(super) enum Turn {
@@ -97,9 +110,11 @@ pub(super) enum Turn {
     Output(StreamOutput),
     StreamEnded(StreamId, End),
     Ask(Ask),
+    App(Asked),
     Wake,
     Save,
     Look,
+    Clock,
     Watchdog,
 }
 
@@ -119,6 +134,13 @@ pub struct Engine<M: Machine> {
     /// When to look at the machine's lasting troubles, in milliseconds since
     /// boot.
     pub(super) look_at_ms: u64,
+    /// Notices that the wall clock is set; `None` where the kernel cannot.
+    clock_watch: Option<ClockWatch>,
+    /// When to see next whether it can be believed.
+    clock_at_ms: u64,
+    /// When the hub is called first, if the runtime has not been heard of
+    /// before: apps begin to start before anything that needs the network.
+    pub(super) call_by_ms: Option<u64>,
     /// Hands on what the machine tells; ends with the engine.
     pub(super) watch: Option<smol::Task<()>>,
     pub(super) line: Option<Line>,
@@ -134,6 +156,10 @@ pub struct Engine<M: Machine> {
     pub(super) outputs_in: Sender<StreamOutput>,
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
     pub(super) ready: bool,
+    /// Whether an app was begun to be started.
+    pub(super) has_begun: bool,
+    /// What apps ask with.
+    pub(super) api: Option<DeviceApi>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -154,6 +180,7 @@ impl<M: Machine> Engine<M> {
         };
         let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
+        let api = setup.api_dir.clone().map(DeviceApi::new);
         let (turns_in, turns) = bounded(OUTCOMES);
         let (outputs_in, outputs) = bounded(1);
         let mut engine = Self {
@@ -165,7 +192,10 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             pause: Pause::default(),
-            look_at_ms: now.boot_ms,
+            clock_watch: ClockWatch::new().ok(),
+            clock_at_ms: now.boot_ms,
+            look_at_ms: now.boot_ms.saturating_add(FIRST_LOOK_MS),
+            call_by_ms: Some(now.boot_ms.saturating_add(CALL_WITHIN_MS)),
             watch: None,
             line: None,
             trial_line: None,
@@ -177,12 +207,22 @@ impl<M: Machine> Engine<M> {
             outputs_in,
             streams: BTreeMap::new(),
             ready: false,
+            has_begun: false,
+            api,
         };
         engine.list(Duration::ZERO);
         if uncounted {
-            engine.commit(vec![Change::Starts(starts)]).await;
+            engine.unsaved.add(vec![Change::Starts(starts)]);
         }
-        engine.carry_out(effects).await;
+        for effect in effects {
+            match effect {
+                // What may wait goes to the disk with the first app's start.
+                Effect::Commit(changes) if changes.iter().all(may_wait) => {
+                    engine.unsaved.add(changes);
+                }
+                effect => engine.effect(effect).await,
+            }
+        }
         Ok(engine)
     }
 
@@ -198,15 +238,14 @@ impl<M: Machine> Engine<M> {
                 "the hub shut this device out: apps keep running, the hub is not called"
             );
         }
-        self.call().await;
         let mut beat = notify::interval().map(Timer::interval);
         loop {
             if let Some(ending) = self.ending.take() {
                 return Ok((ending, self.hang_up().await));
             }
             match self.next(asks, &mut beat).await {
-                Turn::Event(event) => self.step(event).await,
-                Turn::Outcome(epoch, event) if epoch == self.epoch => self.step(event).await,
+                Turn::Event(event) => self.event(event).await,
+                Turn::Outcome(epoch, event) if epoch == self.epoch => self.event(event).await,
                 Turn::Listed(epoch, result) if epoch == self.epoch => self.listed(result).await,
                 Turn::Machine(epoch, event) if epoch == self.epoch => {
                     self.machine_event(event).await;
@@ -231,12 +270,11 @@ impl<M: Machine> Engine<M> {
                         return Ok((ending, self.hang_up().await));
                     }
                 }
+                Turn::App(asked) => self.app_asks(asked).await,
                 Turn::Wake => self.step(Event::Wake).await,
-                Turn::Save => {
-                    self.commit(Vec::new()).await;
-                    self.call().await;
-                }
+                Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
+                Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
             }
         }
@@ -273,7 +311,9 @@ impl<M: Machine> Engine<M> {
         let timers = [
             self.core.wake_at().map(|at_ms| (at_ms, Turn::Wake)),
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
+            self.call_by_ms.map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
+            Some((self.clock_at_ms, Turn::Clock)),
         ];
         let wake = async {
             let first = timers.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms);
@@ -281,6 +321,15 @@ impl<M: Machine> Engine<M> {
             let now_ms = self.setup.clock.now().boot_ms;
             Timer::after(Duration::from_millis(at_ms.saturating_sub(now_ms))).await;
             turn
+        };
+        let clock = async {
+            match &self.clock_watch {
+                Some(watch) => {
+                    watch.set().await;
+                    Turn::Clock
+                }
+                None => future::pending().await,
+            }
         };
         let watchdog = async {
             match beat {
@@ -292,10 +341,49 @@ impl<M: Machine> Engine<M> {
             }
         };
         let calm = future::or(future::or(watchdog, ask), future::or(wake, output));
+        let calm = future::or(clock, calm);
         future::or(future::or(turn, link), calm).await
     }
 
-    async fn step(&mut self, event: Event) {
+    /// The clock was set, or it is time to see what it is worth.
+    async fn look_at_clock(&mut self) {
+        let now_ms = self.setup.clock.now().boot_ms;
+        let trusted = self.setup.clock.is_trusted();
+        let again_ms = if trusted {
+            LOOK_AGAIN_MS
+        } else {
+            CLOCK_AGAIN_MS
+        };
+        self.clock_at_ms = now_ms.saturating_add(again_ms);
+        self.step(Event::Clock { trusted }).await;
+    }
+
+    async fn event(&mut self, event: Event) {
+        let is_over = match &event {
+            Event::Created { .. } => true,
+            Event::Image { result, .. } => !matches!(result, Ok(ImageStatus::Ready)),
+            _ => false,
+        };
+        let runs = matches!(&event, Event::Created { result: Ok(_), .. });
+        self.step(event).await;
+        if is_over {
+            self.start_is_over(runs).await;
+        }
+    }
+
+    /// An app runs, or none can be started without the hub: what the start has
+    /// put off goes on.
+    async fn start_is_over(&mut self, runs: bool) {
+        if self.call_by_ms.is_none() {
+            return;
+        }
+        if !runs {
+            notify::phase(notify::NO_APP);
+        }
+        self.save_and_call().await;
+    }
+
+    pub(super) async fn step(&mut self, event: Event) {
         let effects = self.core.handle(self.setup.clock.now(), event);
         self.carry_out(effects).await;
     }
@@ -349,6 +437,9 @@ impl<M: Machine> Engine<M> {
                 });
                 self.watch = Some(watch);
                 self.step(Event::Listed(containers)).await;
+                if !self.has_begun {
+                    self.start_is_over(false).await;
+                }
                 if !self.ready {
                     self.ready = true;
                     notify::ready();
@@ -371,6 +462,16 @@ impl<M: Machine> Engine<M> {
                 self.step(Event::Trouble { reason, message }).await;
             }
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
+            MachineEvent::Network {
+                addresses,
+                troubles,
+            } => {
+                let event = Event::Network {
+                    addresses,
+                    troubles,
+                };
+                self.step(event).await;
+            }
             MachineEvent::Lost => {
                 tracing::warn!("the keeper of the containers is gone; starting another");
                 let reason = "the keeper of the containers ended".to_string();
@@ -382,6 +483,14 @@ impl<M: Machine> Engine<M> {
     }
 
     // --- events of the line
+
+    /// Brings to the disk what waits for it, the count of starts among it, and
+    /// sets the line up.
+    async fn save_and_call(&mut self) {
+        self.call_by_ms = None;
+        self.commit(Vec::new()).await;
+        self.call().await;
+    }
 
     /// Sets the line up, if there shall be one. Its numbers come from the
     /// count of starts, so that must be on the disk. Trouble with the line

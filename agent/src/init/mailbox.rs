@@ -37,6 +37,10 @@ const MAX_PAGES: usize = 64;
 /// The firmware answers within a millisecond.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PAGE: usize = 4096;
+const PAGE_BITS: u64 = PAGE as u64 - 1;
+/// Where in its page this mailbox lies on every model: there is another, of the
+/// video core's own, that looks the same by name.
+const IN_PAGE: u64 = 0x880;
 
 /// Words of the message: length, request, one property, end.
 fn message() -> [u32; 7] {
@@ -44,13 +48,16 @@ fn message() -> [u32; 7] {
 }
 
 /// Physical address of the mailbox, from `/proc/iomem`; `None` where there is
-/// none, as on anything but a Raspberry Pi.
+/// none, as on anything but a Raspberry Pi. A line there has the device's name
+/// and, since Linux 5.10, that of its node in the device tree behind it.
 fn mailbox_in(iomem: &str) -> Option<u64> {
-    let line = iomem
-        .lines()
-        .find(|line| line.trim_end().ends_with(".mailbox"))?;
-    let first = line.trim_start().split('-').next()?;
-    u64::from_str_radix(first, 16).ok().filter(|at| *at != 0)
+    iomem.lines().find_map(|line| {
+        let (range, names) = line.split_once(" : ")?;
+        let device = names.split_whitespace().next()?;
+        let first = range.trim().split('-').next()?;
+        let at = u64::from_str_radix(first, 16).ok()?;
+        (device.ends_with(".mailbox") && at & PAGE_BITS == IN_PAGE).then_some(at)
+    })
 }
 
 /// Tells the firmware that the next start is a trial. `Ok(false)` where there
@@ -171,10 +178,12 @@ mod tests {
 
     #[test]
     fn finds_a_raspberry_pis_mailbox_only() {
-        let three = "00000000-3b3fffff : System RAM\n3f00b880-3f00b8bf : 3f00b880.mailbox mailbox@7e00b880\n";
-        assert_eq!(mailbox_in(three), None);
-        let three = "3f007000-3f007eff : dma\n  3f00b880-3f00b8bf : 3f00b880.mailbox\n";
-        assert_eq!(mailbox_in(three), Some(0x3f00_b880));
+        let four = "fe007000-fe007aff : fe007000.dma dma@7e007000\n\
+                    fe00b840-fe00b87b : fe00b840.mailbox mailbox@7e00b840\n\
+                    fe00b880-fe00b8bf : fe00b880.mailbox mailbox@7e00b880\n";
+        assert_eq!(mailbox_in(four), Some(0xfe00_b880));
+        let older = "3f007000-3f007eff : dma\n  3f00b880-3f00b8bf : 3f00b880.mailbox\n";
+        assert_eq!(mailbox_in(older), Some(0x3f00_b880));
         // Without rights all addresses are zero.
         assert_eq!(mailbox_in("00000000-00000000 : 3f00b880.mailbox\n"), None);
         assert_eq!(mailbox_in("09000000-09000fff : pl011@9000000\n"), None);

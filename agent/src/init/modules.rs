@@ -19,8 +19,8 @@ pub struct Modules {
     root: PathBuf,
     /// By name: its file, and those that go before it, in order of loading.
     files: BTreeMap<String, Vec<String>>,
-    /// Pattern and module.
-    aliases: Vec<(String, String)>,
+    /// Pattern and module; `None` until a wish is not the name of a module.
+    aliases: Option<Vec<(String, String)>>,
     /// What was asked for already, so that a second asking costs nothing.
     asked: BTreeSet<String>,
 }
@@ -109,11 +109,10 @@ impl Modules {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
         let root = Path::new("/lib/modules").join(release.trim());
         let dependencies = bounded(&root.join("modules.dep"))?;
-        let aliases = bounded(&root.join("modules.alias"))?;
-        Ok(Self::parse(&root, &dependencies, &aliases))
+        Ok(Self::parse(&root, &dependencies))
     }
 
-    fn parse(root: &Path, dependencies: &str, aliases: &str) -> Self {
+    fn parse(root: &Path, dependencies: &str) -> Self {
         let mut modules = Self {
             root: root.to_owned(),
             ..Self::default()
@@ -128,24 +127,39 @@ impl Modules {
             order.push(file.to_string());
             modules.files.insert(name_of(file), order);
         }
-        for line in aliases.lines() {
+        modules
+    }
+
+    fn parse_aliases(text: &str) -> Vec<(String, String)> {
+        let mut aliases = Vec::new();
+        for line in text.lines() {
             let mut words = line.split_whitespace();
             if let (Some("alias"), Some(pattern), Some(module)) =
                 (words.next(), words.next(), words.next())
             {
-                modules.aliases.push((plain(pattern), plain(module)));
+                aliases.push((plain(pattern), plain(module)));
             }
         }
-        modules
+        aliases
     }
 
     /// The modules that answer to a name or an alias.
-    fn found(&self, wanted: &str) -> Vec<String> {
+    fn found(&mut self, wanted: &str) -> Vec<String> {
         let wanted = plain(wanted);
         if self.files.contains_key(&wanted) {
             return vec![wanted];
         }
-        let hits = self.aliases.iter().filter(|(pattern, _)| {
+        // The kernel asks for a file system so.
+        if let Some(name) = wanted.strip_prefix("fs_")
+            && self.files.contains_key(name)
+        {
+            return vec![name.to_string()];
+        }
+        let aliases = self.aliases.get_or_insert_with(|| {
+            let text = bounded(&self.root.join("modules.alias")).unwrap_or_default();
+            Self::parse_aliases(&text)
+        });
+        let hits = aliases.iter().filter(|(pattern, _)| {
             // Most do not even begin alike; that is cheap to see.
             let head = pattern.bytes().zip(wanted.bytes()).next();
             let alike = head.is_none_or(|(a, b)| a == b || b"*?[".contains(&a));
@@ -267,7 +281,8 @@ mod tests {
     fn loading_goes_from_the_furthest_need() {
         let dep = "kernel/net/net.ko: kernel/a/near.ko kernel/a/far-away.ko\nkernel/a/near.ko:\n";
         let alias = "# comment\nalias virtio:d1v* net\nalias fs-thing near\n";
-        let modules = Modules::parse(Path::new("/m"), dep, alias);
+        let mut modules = Modules::parse(Path::new("/m"), dep);
+        modules.aliases = Some(Modules::parse_aliases(alias));
         let order = &modules.files["net"];
         assert_eq!(
             order[..],

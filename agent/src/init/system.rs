@@ -8,6 +8,7 @@ use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
 use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, mailbox, modules, say, slots};
 use crate::clock::Clock;
+use crate::notify;
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -29,13 +30,11 @@ const FEED_MS: u64 = 5_000;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// A system on trial whose agent dies so often is given up.
 const MAX_TRIAL_DEATHS: u32 = 5;
-/// What the agent says when its first container runs (machine/real.rs).
-const FIRST_APP: &str = "first container running";
 /// Wishes for drivers that one process looks up.
 const MODALIASES_AT_ONCE: usize = 64;
-/// Drivers are looked for when the first app runs, and no later than this:
-/// looking takes a processor that the agent wants.
-const DEVICES_MS: u64 = 1_000;
+/// Drivers are looked for when the agent has started its first app or has none
+/// to start, and no later than this: looking takes a processor that it wants.
+const DEVICES_MS: u64 = 5_000;
 /// When it is said what memory we take, after the agent is ready.
 const MEMORY_MS: u64 = 30_000;
 
@@ -111,6 +110,17 @@ fn mount_system() -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)
 }
 
+/// Loads what the data partition needs, in one go: the kernel would ask for one
+/// after the other, each time with a new process.
+fn load_for_data() {
+    // Where there are none, the kernel asks in vain, too, and mounting says so.
+    if let Ok(mut modules) = modules::Modules::of_this_kernel() {
+        for name in ["crc32c_generic", "ext4"] {
+            modules.load(name);
+        }
+    }
+}
+
 /// What the card's first partition says, copied to memory.
 fn read_boot_partition(card: &Card) -> Option<String> {
     let read = slots::with_boot_partition(card, false, |place| {
@@ -181,7 +191,6 @@ impl Init {
     fn start(card: &Card, slot: u32) -> io::Result<Self> {
         mount_system()?;
         let clock = Clock::machine();
-        let now_ms = clock.now().boot_ms;
         // From here on they wait for the loop to read them.
         let wanted: SigSet = [
             Signal::SIGCHLD,
@@ -199,6 +208,7 @@ impl Init {
         sys::take_ctrl_alt_del();
         let uevents = Uevents::listen()?;
         let autoboot = read_boot_partition(card);
+        load_for_data();
         mount_data(card);
         let trial_secs = slots::look(card, slot, autoboot.as_deref());
         if let Some(secs) = trial_secs {
@@ -215,9 +225,12 @@ impl Init {
             Path::new(RUN_DIR).join("hosts"),
             format!("127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {host_name}\n"),
         )?;
+        // Apps first: the network and its drivers come when they run.
+        let now_ms = clock.now().boot_ms;
         let mut child = Child::new(config, now_ms)?;
-        // Apps first: the network and its drivers come while the agent starts.
         child.wake(now_ms);
+        // What the first container makes the kernel ask for.
+        load_modules(&["overlay".to_string()]);
         Ok(Self {
             net: Net::start(&host_name),
             clock,
@@ -315,7 +328,8 @@ impl Init {
             match notice {
                 Notice::Phase(phase) => {
                     say::news(&phase);
-                    if phase == FIRST_APP && self.devices_ms.is_some() {
+                    let is_over = [notify::FIRST_APP, notify::NO_APP].contains(&phase.as_str());
+                    if is_over && self.devices_ms.is_some() {
                         self.look_at_devices();
                     }
                 }
@@ -540,20 +554,23 @@ fn give_up(why: &str) {
     }
 }
 
-/// What our processes take of the memory: PSS, which counts shared pages once.
+/// What our processes take of the memory: PSS, which counts shared pages once,
+/// and what of it is theirs alone.
 fn say_memory() {
-    let pss_kib = |pid: i32| {
+    let held = |pid: i32| {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
-        let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-        number.unwrap_or(0)
+        let kib = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name));
+            let number = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+            number.unwrap_or(0)
+        };
+        format!("{} KiB ({} anonymous)", kib("Pss:"), kib("Anonymous:"))
     };
-    let parts: Vec<String> = ours()
-        .into_iter()
-        .map(|pid| format!("{} {} KiB", verb(pid.as_raw()), pss_kib(pid.as_raw())))
-        .collect();
-    let init = pss_kib(1);
-    say::news(&format!("memory: init {init} KiB, {}", parts.join(", ")));
+    let mut parts = vec![format!("init {}", held(1))];
+    for pid in ours() {
+        parts.push(format!("{} {}", verb(pid.as_raw()), held(pid.as_raw())));
+    }
+    say::news(&format!("memory: {}", parts.join(", ")));
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use super::config_files::{ConfigFiles, Layout};
 use super::env::{self, Environment};
 use super::mounts;
+use super::network::Place;
 use super::volumes::Volumes;
 use crate::core::{Configs, CreateContainer};
+use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
@@ -54,6 +56,12 @@ impl Places {
     pub fn config_dir(&self, app: &AppRef, revision: &str) -> PathBuf {
         let app = &Digest::of(app.to_string().as_bytes()).hex()[..16];
         ConfigFiles::root(&self.run_dir).join(app).join(revision)
+    }
+
+    /// The host name that a container sees.
+    pub fn hostname<'a>(&'a self, create: &'a CreateContainer) -> &'a str {
+        let own = create.assignment.pod.hostname.as_deref();
+        own.unwrap_or(&self.device)
     }
 
     fn may_mount(&self, path: &Path) -> bool {
@@ -249,13 +257,7 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
     let pod = &create.assignment.pod;
     let own_network = match pod.network {
         PodNetwork::Host => false,
-        PodNetwork::None => true,
-        PodNetwork::Bridge => {
-            return Err(
-                "this agent has no bridge networks: use 'hostNetwork: true', or 'network: none'"
-                    .into(),
-            );
-        }
+        PodNetwork::None | PodNetwork::Bridge => true,
     };
     let several = pod.all_containers().nth(1).is_some() && !pod.host_ipc;
     let share_pid = pod.share_process_namespace;
@@ -271,6 +273,25 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
             .map(|one| (one.name.clone(), one.value.clone()))
             .collect(),
     }))
+}
+
+/// Whom the container runs as: the image's user, unless the app names one.
+fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
+    let container = create.spec();
+    let user = container.user.as_deref().unwrap_or(of_image);
+    if container.security.run_as_non_root {
+        let name = user.split(':').next().unwrap_or_default();
+        let why = match name.parse::<u32>() {
+            Ok(0) => "it would run as root",
+            Ok(_) => return Ok(user.to_owned()),
+            Err(_) if name.is_empty() || name == "root" => "it would run as root",
+            Err(_) => "only a number is known not to be root",
+        };
+        return Err(format!(
+            "'runAsNonRoot: true' does not hold for the user '{user}': {why}; write runAsUser with a number above 0"
+        ));
+    }
+    Ok(user.to_owned())
 }
 
 /// Capabilities that are as good as root on the device.
@@ -397,10 +418,12 @@ pub fn compose(
     create: &CreateContainer,
     image: &UnpackedImage,
     places: &Places,
+    place: &Place,
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
     let container = create.spec();
     let mut mounts = Vec::new();
+    mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
         let is_config = |volume: &skerry_wire::Volume| {
             volume.name == mount.volume && matches!(volume.source, VolumeSource::Config { .. })
@@ -412,6 +435,7 @@ pub fn compose(
             read_only: mount.read_only || pod.volumes.iter().any(is_config),
         });
     }
+    mounts.extend(place.files.iter().cloned());
     let config = &image.config;
     let env = Environment::of(create, &config.env, places)?;
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
@@ -446,10 +470,7 @@ pub fn compose(
             .working_dir
             .clone()
             .unwrap_or_else(|| config.working_dir.clone()),
-        user: container
-            .user
-            .clone()
-            .unwrap_or_else(|| config.user.clone()),
+        user: user(create, &config.user)?,
         groups: pod
             .supplemental_groups
             .iter()
@@ -474,10 +495,7 @@ pub fn compose(
                 .collect(),
             io_weight: limits.io_weight,
         },
-        hostname: pod
-            .hostname
-            .clone()
-            .unwrap_or_else(|| places.device.clone()),
+        hostname: places.hostname(create).to_owned(),
         read_only_root: container.read_only_root,
         security: security(create, places)?,
         network: match sandbox.as_ref().is_some_and(|one| one.own_network) {

@@ -10,6 +10,7 @@ mod expand;
 mod logs;
 mod mounts;
 mod namespace;
+mod network;
 mod pretended;
 mod probe;
 mod quota;
@@ -28,7 +29,7 @@ pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus};
+use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
@@ -36,9 +37,10 @@ use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, 
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, RevisionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::IpAddr;
 
 /// What the machine tells without being asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,13 @@ pub enum MachineEvent {
     /// Something that the operator should know: CamelCase reason and a
     /// sentence.
     Trouble(&'static str, String),
+    /// How the network of pods stands now.
+    Network {
+        /// Where pods on bridges are.
+        addresses: Vec<(AppRef, RevisionId, IpAddr)>,
+        /// What is not as it has to be, in words.
+        troubles: Vec<String>,
+    },
 }
 
 /// The machine. Failures are words for the operator.
@@ -122,6 +131,8 @@ pub trait Machine: 'static {
     fn probe(&self, question: Question) -> impl Future<Output = Answer>;
     /// Does what is to be done around a start or stop.
     fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
+    /// How pods on bridges shall be from now on. Takes no time.
+    fn shape_network(&self, pods: Vec<PodShape>);
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,

@@ -4,7 +4,7 @@
 
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus};
+use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::finding::Finding;
@@ -181,6 +181,8 @@ impl Machine for PretendedMachine {
     async fn diagnose(&self, _: Known) -> Vec<Finding> {
         vec![Finding::good("Pretended", "a machine in memory is well")]
     }
+
+    fn shape_network(&self, _: Vec<PodShape>) {}
 
     async fn shut_down(&self) -> Result<(), String> {
         Ok(())

@@ -3,13 +3,15 @@
 use super::compose::{Places, compose, rewrite_configs, sandbox, sandbox_id};
 use super::mounts::unmount_below;
 use super::namespace::in_mounts_of;
+use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob};
+use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
+use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
@@ -19,7 +21,7 @@ use skerry_wire::stream::End;
 use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,8 +48,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub struct RealMachine {
     config: RuntimeConfig,
     places: Places,
+    /// The keeper's start, if it was begun before there was a machine.
+    launch: RefCell<Option<Child>>,
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
+    network: MachineNetwork,
     /// How containers are told to stop: their image may want another signal.
     signals: StopSignals,
     /// Blobs that were found missing, and their bytes.
@@ -60,14 +65,20 @@ pub struct RealMachine {
 
 impl RealMachine {
     /// Opens the image store. The runtime is reached by [`Machine::list`].
-    pub fn new(config: RuntimeConfig, places: Places) -> Result<Self, image::StoreError> {
+    pub fn new(
+        config: RuntimeConfig,
+        places: Places,
+        pool: Pool,
+    ) -> Result<Self, image::StoreError> {
         let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
         let signals = StopSignals::in_run_dir(&places.run_dir);
         Ok(Self {
             config,
-            places,
+            launch: RefCell::new(None),
             connected: RefCell::new(None),
             images: Arc::new(images),
+            network: MachineNetwork::new(&places.run_dir, pool),
+            places,
             signals,
             needs: RefCell::new(BTreeMap::new()),
             writers: RefCell::new(BTreeMap::new()),
@@ -75,10 +86,10 @@ impl RealMachine {
         })
     }
 
-    /// Where a container is reached: with the host's network, at the host's
-    /// own loopback.
-    fn address(&self, _: &ContainerId) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::LOCALHOST)
+    /// Takes over a keeper that [`launch_ahead`](crate::runtime::launch_ahead)
+    /// has begun to start.
+    pub fn wait_for_launch(&self, launch: Option<Child>) {
+        *self.launch.borrow_mut() = launch;
     }
 
     fn runtime(&self) -> Result<Runtime, String> {
@@ -150,10 +161,16 @@ fn stop_signal(image: &UnpackedImage) -> Signal {
 impl Machine for RealMachine {
     async fn list(&self) -> Result<Vec<(ContainerId, Status)>, String> {
         *self.connected.borrow_mut() = None;
+        let launch = self.launch.borrow_mut().take();
+        if let Some(mut launch) = launch {
+            // Whether it went well is seen by connecting.
+            let _ = smol::unblock(move || launch.wait()).await;
+        }
         let runtime = Runtime::connect(self.config.clone()).await;
         let runtime = runtime.map_err(|e| chain(&e))?;
         let events = runtime.events();
         let states = runtime.list().await.map_err(|e| chain(&e))?;
+        self.network.resume(&runtime).await;
         *self.connected.borrow_mut() = Some((runtime, events));
         Ok(states.into_iter().map(|s| (s.id, s.status)).collect())
     }
@@ -164,24 +181,23 @@ impl Machine for RealMachine {
             .borrow()
             .as_ref()
             .map(|(_, events)| events.clone());
-        match events {
-            None => MachineEvent::Lost,
-            Some(events) => {
-                let runtime = async {
-                    match events.next().await {
-                        RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
-                        RuntimeEvent::KeeperLost => MachineEvent::Lost,
-                    }
-                };
-                let trouble = async {
-                    match self.places.volumes.troubles.recv().await {
-                        Ok((reason, message)) => MachineEvent::Trouble(reason, message),
-                        Err(_) => smol::future::pending().await,
-                    }
-                };
-                smol::future::or(runtime, trouble).await
+        let Some(events) = events else {
+            return MachineEvent::Lost;
+        };
+        let of_runtime = async {
+            match events.next().await {
+                RuntimeEvent::Exited { id, exit } => MachineEvent::Exited(id, exit),
+                RuntimeEvent::KeeperLost => MachineEvent::Lost,
             }
-        }
+        };
+        let of_volumes = async {
+            match self.places.volumes.troubles.recv().await {
+                Ok((reason, message)) => MachineEvent::Trouble(reason, message),
+                Err(_) => smol::future::pending().await,
+            }
+        };
+        let others = smol::future::or(self.network.next_event(), of_volumes);
+        smol::future::or(of_runtime, others).await
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
@@ -201,19 +217,23 @@ impl Machine for RealMachine {
         let id = create.id.clone();
         let places = self.places.clone();
         let shared = sandbox(&create)?;
-        let keeper = runtime.keeper_pid();
-        let work = move || in_mounts_of(keeper, || compose(&create, &image, &places));
-        let spec = smol::unblock(work).await?;
-        if let Some(shared) = shared {
+        let sandbox = match shared {
             // Found, if another container of the pod has been here before.
-            runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?;
-        }
+            Some(shared) => Some(runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?),
+            None => None,
+        };
+        let hostname = places.hostname(&create);
+        let place = self.network.place(&create, sandbox.as_ref(), hostname);
+        let place = place.await?;
+        let keeper = runtime.keeper_pid();
+        let work = move || in_mounts_of(keeper, || compose(&create, &image, &places, &place));
+        let spec = smol::unblock(work).await?;
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal)?;
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
-                    crate::notify::phase("first container running");
+                    crate::notify::phase(crate::notify::FIRST_APP);
                 }
                 Ok(started.pid)
             }
@@ -254,6 +274,8 @@ impl Machine for RealMachine {
     }
 
     async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
+        // First, so that it is off its network before its namespace goes.
+        let detached = self.network.detach(app, revision).await;
         let shared = sandbox_id(app, revision);
         self.runtime()?
             .remove_sandbox(&shared)
@@ -273,11 +295,17 @@ impl Machine for RealMachine {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(failed(&dir, error))
                 }
-                _ => Ok(()),
+                _ => {
+                    // The app's, unless another revision of it is still in
+                    // there.
+                    let _ = dir.parent().map(std::fs::remove_dir);
+                    Ok(())
+                }
             };
             gone.and(removed)
         };
-        smol::unblock(move || in_mounts_of(keeper, work)).await
+        smol::unblock(move || in_mounts_of(keeper, work)).await?;
+        detached
     }
 
     async fn write_configs(&self, apps: Vec<(Assignment, Configs)>) -> Result<(), String> {
@@ -372,9 +400,9 @@ impl Machine for RealMachine {
                     Ok(runtime) => probe::exec(&runtime, id, command).await,
                     Err(why) => probe::Outcome::Untried(why),
                 },
-                Check::Http(request) => probe::http(request, self.address(id)).await,
+                Check::Http(request) => probe::http(request, self.network.address(id).await).await,
                 Check::Tcp { host, port } => {
-                    probe::tcp(host.as_deref(), self.address(id), *port).await
+                    probe::tcp(host.as_deref(), self.network.address(id).await, *port).await
                 }
             }
         };
@@ -385,7 +413,7 @@ impl Machine for RealMachine {
         let outcome = match hook {
             Hook::Exec { command } => probe::exec(&self.runtime()?, id, &command).await,
             Hook::Http(request) => {
-                let asks = probe::http(&request, self.address(id));
+                let asks = probe::http(&request, self.network.address(id).await);
                 probe::within(HOOK_HTTP, asks).await
             }
             Hook::Sleep { seconds } => {
@@ -397,6 +425,10 @@ impl Machine for RealMachine {
             probe::Outcome::Good => Ok(()),
             probe::Outcome::Bad(why) | probe::Outcome::Untried(why) => Err(why),
         }
+    }
+
+    fn shape_network(&self, pods: Vec<PodShape>) {
+        self.network.shape(pods);
     }
 
     async fn usage(
@@ -441,10 +473,11 @@ impl Machine for RealMachine {
     }
 
     async fn shut_down(&self) -> Result<(), String> {
+        let cleared = self.network.clear().await;
         let connected = self.connected.borrow_mut().take();
-        match connected {
-            Some((runtime, _)) => runtime.shutdown().await.map_err(|e| chain(&e)),
-            None => Ok(()),
+        if let Some((runtime, _)) = connected {
+            runtime.shutdown().await.map_err(|e| chain(&e))?;
         }
+        cleared
     }
 }

@@ -10,18 +10,19 @@
 use super::device::{NetworkError, Networks, Outcome, Trouble};
 use super::dns::{Names, NamesError, Resolvers, Responder, SharedNames};
 use super::lease::{Layout, Leases, Pool};
-use super::wanted::{Pod, PodId, PublishedPort, Wanted};
+use super::wanted::{Egress, Endpoint, Pod, PodId, PublishedPort, Service, ServicePort, Wanted};
 use super::watch::Watch;
+use crate::core::name::InstanceName;
 use crate::machine::chain;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::Port;
-use skerry_wire::{AppRef, Namespace};
+use skerry_wire::{AppName, AppRef, Namespace, RevisionId, policy};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::FutureExt;
 use smol::lock::Mutex;
 use smol::{LocalExecutor, Task, Timer};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -35,19 +36,44 @@ use std::time::Duration;
 const CALM: Duration = Duration::from_millis(250);
 /// When what went wrong is tried again without being asked.
 const AGAIN: Duration = Duration::from_secs(30);
+/// What is kept, in the run directory.
+pub const FILE: &str = "networks.json";
 /// Longest file that is read back: 512 pods with some ports.
 const MAX_KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What is known of an attached pod.
+/// What is known of an attached pod. Kept over changes of the agent, to another
+/// release and back: a field that comes later needs a default, and one that is
+/// not known is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// Whose pod it is; its name is the app's.
     pub app: AppRef,
+    /// Of which revision.
+    pub revision: RevisionId,
     /// The ports of all its containers; those with a host port are published.
     pub ports: Vec<Port>,
-    /// Whether its app's name leads to it.
+    /// Its containers that have been made: more may come.
+    pub containers: BTreeSet<InstanceName>,
+    /// What may change while it runs.
+    pub shape: Shape,
+}
+
+/// What may change while a pod runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Whether names and services lead to it.
     pub ready: bool,
+    /// The services that it is behind.
+    pub services: Vec<policy::Service>,
+    /// What it may reach; everything when absent.
+    pub egress: Option<policy::Egress>,
+}
+
+impl PodId {
+    /// The pod of this revision of this app.
+    pub fn of(app: &AppRef, revision: RevisionId) -> Self {
+        Self(format!("{app}@{}", revision.short()))
+    }
 }
 
 /// Where a pod is found.
@@ -83,7 +109,6 @@ pub enum AttachError {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     leases: Leases,
     /// With when each came.
@@ -126,6 +151,10 @@ pub struct PodNetworks {
     state: Mutex<State>,
     tasks: LocalExecutor<'static>,
     watch: Watch,
+    /// How pods shall be from now on, also those that are not attached yet;
+    /// absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
+    reshaped: (Sender<()>, Receiver<()>),
 }
 
 #[derive(Debug, Default)]
@@ -140,10 +169,15 @@ struct State {
 }
 
 impl PodNetworks {
+    /// Whether anything was kept there.
+    pub fn has_kept(run_dir: &Path) -> bool {
+        run_dir.join(FILE).exists()
+    }
+
     /// Reads what was kept. Touches no network. Everything happens in the
     /// network namespace of this thread.
     pub fn open(run_dir: &Path, pool: Pool, resolvers: Resolvers) -> Result<Self, AttachError> {
-        let file = run_dir.join("networks.json");
+        let file = run_dir.join(FILE);
         let kept = read(&file).map_err(|source| AttachError::Kept {
             path: file.clone(),
             source,
@@ -178,17 +212,43 @@ impl PodNetworks {
             done,
             resolvers,
             state: Mutex::new(State {
+                // Where nobody was, nobody has to be found first.
+                resumed: kept.pods.is_empty(),
                 kept,
                 ..State::default()
             }),
             tasks: LocalExecutor::new(),
             watch: watch.map_err(|error: AttachError| error)?,
+            shapes: RefCell::default(),
+            reshaped: bounded(1),
         })
     }
 
-    /// The pods that were attached when the agent ended.
-    pub async fn kept(&self) -> Vec<PodId> {
-        self.state.lock().await.kept.pods.keys().cloned().collect()
+    /// The pods that are attached, or were when the agent ended.
+    pub async fn kept(&self) -> BTreeMap<PodId, Attachment> {
+        let state = self.state.lock().await;
+        let pods = state.kept.pods.iter();
+        pods.map(|(id, (_, pod))| (id.clone(), pod.clone()))
+            .collect()
+    }
+
+    /// The IPv4 and IPv6 addresses of the attached pods.
+    pub async fn addresses(&self) -> BTreeMap<PodId, [IpAddr; 2]> {
+        let state = self.state.lock().await;
+        let pods = state.layout.pods.iter();
+        pods.map(|(id, place)| {
+            let pair = place.addresses;
+            (id.clone(), [pair.v4.into(), pair.v6.into()])
+        })
+        .collect()
+    }
+
+    /// Where the pod of this container is.
+    pub async fn address_of(&self, container: &InstanceName) -> Option<IpAddr> {
+        let state = self.state.lock().await;
+        let mut pods = state.kept.pods.iter();
+        let (id, _) = pods.find(|(_, (_, pod))| pod.containers.contains(container))?;
+        Some(state.layout.pods.get(id)?.addresses.v4.into())
     }
 
     /// Takes up the pods that still have a network namespace, and lets go of
@@ -203,7 +263,9 @@ impl PodNetworks {
     }
 
     /// Puts a pod on the network of its namespace, before its first process
-    /// starts. Again for a pod that is there: changes what differs.
+    /// starts. Again for a pod that is there, for each of its containers:
+    /// changes what differs. Its shape is the newest that was said by
+    /// [`PodNetworks::shape`], and that of `pod` only before the first.
     pub async fn attach(
         &self,
         id: &PodId,
@@ -211,11 +273,19 @@ impl PodNetworks {
         namespace: OwnedFd,
     ) -> Result<Attached, AttachError> {
         let mut state = self.state.lock().await;
+        let mut pod = pod;
         let last = state.kept.pods.values().map(|(rank, _)| *rank).max();
         let rank = match state.kept.pods.get(id) {
-            Some((rank, _)) => *rank,
+            Some((rank, old)) => {
+                pod.containers.extend(old.containers.iter().cloned());
+                pod.shape = old.shape.clone();
+                *rank
+            }
             None => last.map_or(0, |rank| rank.saturating_add(1)),
         };
+        if let Some(shape) = self.shapes.borrow().as_ref().and_then(|all| all.get(id)) {
+            pod.shape = shape.clone();
+        }
         let of = pod.app.namespace.clone();
         state.kept.pods.insert(id.clone(), (rank, pod));
         state.namespaces.insert(id.clone(), namespace);
@@ -243,37 +313,50 @@ impl PodNetworks {
         }
     }
 
-    /// Says whether a pod is ready for its users.
-    pub async fn set_ready(&self, id: &PodId, ready: bool) -> Result<(), AttachError> {
-        let mut state = self.state.lock().await;
-        match state.kept.pods.get_mut(id) {
-            Some((_, pod)) if pod.ready != ready => pod.ready = ready,
-            _ => return Ok(()),
-        }
-        self.settle(&mut state).await.map(drop)
+    /// Says how all pods shall be from now on; those that are left out are
+    /// about to go, and not ready. [`PodNetworks::run`] makes it so.
+    pub fn shape(&self, shapes: BTreeMap<PodId, Shape>) {
+        *self.shapes.borrow_mut() = Some(shapes);
+        // When one is there already, it is this news too.
+        let _ = self.reshaped.0.try_send(());
     }
 
-    /// Answers names and mends damage for as long as it is polled. What goes
-    /// wrong is told once, and when it changes.
+    /// Answers names, mends damage and gives pods their newest shape for as
+    /// long as it is polled. What goes wrong is told once, and when it changes.
     pub async fn run(&self, mut tell: impl FnMut(&[String])) {
         let mend = async {
             let mut told = Vec::new();
             loop {
-                let changed = async { self.watch.changed().await.is_ok() };
+                let reshaped = async {
+                    let _ = self.reshaped.1.recv().await;
+                    Some(true)
+                };
+                let changed = async { self.watch.changed().await.ok().map(|()| false) };
                 let again = async {
                     match told.is_empty() {
                         true => std::future::pending().await,
                         false => Timer::after(AGAIN).await,
                     };
-                    true
+                    Some(false)
                 };
-                if !changed.or(again).await {
-                    // A socket that fails once fails again: not at once.
-                    Timer::after(AGAIN).await;
+                let reshaped = match reshaped.or(changed).or(again).await {
+                    Some(reshaped) => reshaped,
+                    None => {
+                        // A socket that fails once fails again: not at once.
+                        Timer::after(AGAIN).await;
+                        false
+                    }
+                };
+                if !reshaped {
+                    Timer::after(CALM).await;
                 }
-                Timer::after(CALM).await;
                 let mut state = self.state.lock().await;
-                if !state.resumed {
+                let other = self
+                    .shapes
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|all| state.reshape(all));
+                if !state.resumed || (reshaped && !other) {
                     continue;
                 }
                 let troubles = match self.settle(&mut state).await {
@@ -354,6 +437,25 @@ impl PodNetworks {
 }
 
 impl State {
+    /// Whether any pod has another shape now.
+    fn reshape(&mut self, shapes: &BTreeMap<PodId, Shape>) -> bool {
+        let mut other = false;
+        for (id, (_, pod)) in &mut self.kept.pods {
+            let shape = match shapes.get(id) {
+                Some(shape) => shape.clone(),
+                None => Shape {
+                    ready: false,
+                    ..pod.shape.clone()
+                },
+            };
+            if shape != pod.shape {
+                pod.shape = shape;
+                other = true;
+            }
+        }
+        other
+    }
+
     fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
         for (id, (rank, pod)) in &self.kept.pods {
@@ -372,14 +474,46 @@ impl State {
                 namespace: pod.app.namespace.clone(),
                 app: pod.app.name.clone(),
                 netns: format!("/proc/self/fd/{}", namespace.as_raw_fd()).into(),
-                ready: pod.ready,
+                ready: pod.shape.ready,
                 rank: *rank,
                 ports: ports.collect(),
-                egress: None,
+                egress: pod.shape.egress.as_ref().map(Egress::from),
             };
             wanted.pods.insert(id.clone(), pod);
         }
+        wanted.services = self.services();
         wanted
+    }
+
+    /// Each name once in its namespace, with the pods of all apps that
+    /// declare it.
+    fn services(&self) -> Vec<Service> {
+        let mut services: BTreeMap<(&Namespace, &AppName), Vec<Endpoint>> = BTreeMap::new();
+        for (id, (_, pod)) in &self.kept.pods {
+            if !self.namespaces.contains_key(id) {
+                continue;
+            }
+            for service in &pod.shape.services {
+                let ports = service.ports.iter().map(|port| ServicePort {
+                    port: port.port,
+                    pod_port: port.target_port,
+                    protocol: port.protocol,
+                });
+                let of = (&pod.app.namespace, &service.name);
+                services.entry(of).or_default().push(Endpoint {
+                    pod: id.clone(),
+                    ports: ports.collect(),
+                });
+            }
+        }
+        let services = services.into_iter();
+        services
+            .map(|((namespace, name), endpoints)| Service {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                endpoints,
+            })
+            .collect()
     }
 }
 

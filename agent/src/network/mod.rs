@@ -31,7 +31,7 @@ pub mod rules;
 pub mod wanted;
 pub mod watch;
 
-pub use attach::{AttachError, Attached, Attachment, PodNetworks};
+pub use attach::{AttachError, Attached, Attachment, PodNetworks, Shape};
 pub use device::{NetworkError, Networks, Outcome, Trouble};
 pub use lease::{Layout, Leases, Pool};
 pub use prefix::Prefix;

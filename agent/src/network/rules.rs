@@ -16,7 +16,9 @@
 use super::lease::{Guard, Layout, Network, PodPlace};
 use super::nft::{Base, Chain, ChainKind, Hook, Rule, Ruleset, Wall};
 use super::prefix::Prefix;
-use super::wanted::{Egress, Pod, PodId, Protocol, PublishedPort, Service, Verdict, Wanted};
+use super::wanted::{
+    Egress, Endpoint, Pod, PodId, Protocol, PublishedPort, Service, Verdict, Wanted,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -270,43 +272,65 @@ fn balance(rules: &mut Vec<Rule>, wanted: &Wanted, layout: &Layout, service: &Se
     let Some(address) = layout.services.get(&key) else {
         return;
     };
-    let ready: Vec<(&PodId, &PodPlace)> = service
+    let ready: Vec<(&Endpoint, &PodPlace)> = service
         .endpoints
         .iter()
-        .filter(|id| {
-            let pod = wanted.pods.get(id);
+        .filter(|endpoint| {
+            let pod = wanted.pods.get(&endpoint.pod);
             pod.is_some_and(|pod| pod.ready && pod.namespace == service.namespace)
         })
-        .filter_map(|id| Some((id, layout.pods.get(id)?)))
+        .filter_map(|endpoint| Some((endpoint, layout.pods.get(&endpoint.pod)?)))
         .collect();
+    // Ports by name go before "all ports".
+    let mut ports: BTreeSet<(bool, u16, bool)> = BTreeSet::new();
+    for (endpoint, _) in &ready {
+        if endpoint.ports.is_empty() {
+            ports.insert((true, 0, false));
+        }
+        for port in &endpoint.ports {
+            ports.insert((false, port.port, port.protocol == Protocol::Udp));
+        }
+    }
     let own = [
         Prefix::host(address.v4.into()),
         Prefix::host(address.v6.into()),
     ];
-    let ports: Vec<_> = match service.ports.is_empty() {
-        true => vec![None],
-        false => service.ports.iter().map(Some).collect(),
-    };
-    for (own, port) in own
-        .iter()
-        .flat_map(|own| ports.iter().map(move |p| (own, p)))
-    {
-        for (index, (id, place)) in ready.iter().enumerate() {
-            let name = &service.name;
-            let mut rule = Rule::new("services", format!("{name} to {id}")).destination(*own);
-            if let Some(port) = port {
-                rule = rule.ports(port.protocol, port.port, port.port);
-            }
-            let left = ready.len() - index;
-            if left > 1 {
-                // At most as many as there are addresses in a network.
-                rule = rule.each_of(left as u32);
-            }
-            let to: IpAddr = match own.is_v4() {
-                true => place.addresses.v4.into(),
-                false => place.addresses.v6.into(),
+    for own in &own {
+        for (all, port, udp) in &ports {
+            let protocol = match udp {
+                true => Protocol::Udp,
+                false => Protocol::Tcp,
             };
-            rules.push(rule.redirect(to, port.map_or(0, |port| port.pod_port)));
+            let behind: Vec<(&Endpoint, &PodPlace, u16)> = ready
+                .iter()
+                .filter_map(|(endpoint, place)| {
+                    let mut declared = endpoint.ports.iter();
+                    let to = match all {
+                        true => declared.next().is_none().then_some(0),
+                        false => declared
+                            .find(|one| one.port == *port && one.protocol == protocol)
+                            .map(|one| one.pod_port),
+                    };
+                    Some((*endpoint, *place, to?))
+                })
+                .collect();
+            for (index, (endpoint, place, to)) in behind.iter().enumerate() {
+                let comment = format!("{} to {}", service.name, endpoint.pod);
+                let mut rule = Rule::new("services", comment).destination(*own);
+                if !all {
+                    rule = rule.ports(protocol, *port, *port);
+                }
+                let left = behind.len() - index;
+                if left > 1 {
+                    // At most as many as there are addresses in a network.
+                    rule = rule.each_of(left as u32);
+                }
+                let pod: IpAddr = match own.is_v4() {
+                    true => place.addresses.v4.into(),
+                    false => place.addresses.v6.into(),
+                };
+                rules.push(rule.redirect(pod, *to));
+            }
         }
     }
 }
@@ -334,7 +358,8 @@ fn leaving(rules: &mut Vec<Rule>, wanted: &Wanted, layout: &Layout, ports: &[Cla
     // A pod that reaches itself through a published port or a service would
     // not take a packet from its own address.
     let mut reached: BTreeSet<&PodId> = ports.iter().map(|(id, _, _)| *id).collect();
-    reached.extend(wanted.services.iter().flat_map(|s| &s.endpoints));
+    let behind = wanted.services.iter().flat_map(|s| &s.endpoints);
+    reached.extend(behind.map(|endpoint| &endpoint.pod));
     for (id, _, place) in placed(wanted, layout).filter(|(id, _, _)| reached.contains(id)) {
         for own in both(place) {
             rules.push(

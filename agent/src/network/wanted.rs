@@ -4,7 +4,7 @@
 
 use super::prefix::Prefix;
 use serde::{Deserialize, Serialize};
-use skerry_wire::{AppName, Namespace};
+use skerry_wire::{AppName, Namespace, policy};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -103,6 +103,40 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl From<&policy::Egress> for Egress {
+    /// A range that cannot be allows nothing and denies everything.
+    fn from(egress: &policy::Egress) -> Self {
+        let rules = egress.rules.iter().filter_map(|rule| {
+            let verdict = Verdict::from(rule.access);
+            let to = rule.to.map(|(address, len)| Prefix::new(address, len));
+            let to = match to {
+                Some(None) if verdict == Verdict::Allow => return None,
+                to => to.flatten(),
+            };
+            let ports = rule.ports.map(|(protocol, first, last)| PortRange {
+                protocol,
+                first,
+                last,
+            });
+            Some(EgressRule { to, ports, verdict })
+        });
+        Self {
+            rules: rules.collect(),
+            otherwise: egress.otherwise.into(),
+            bytes_per_second: egress.bytes_per_second.and_then(NonZeroU64::new),
+        }
+    }
+}
+
+impl From<policy::Access> for Verdict {
+    fn from(access: policy::Access) -> Self {
+        match access {
+            policy::Access::Allow => Self::Allow,
+            policy::Access::Deny => Self::Deny,
+        }
+    }
+}
+
 /// May or may not. A refused packet is answered, so that programs see it at
 /// once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +155,18 @@ pub struct Service {
     pub namespace: Namespace,
     /// Its name in that namespace.
     pub name: AppName,
-    /// Which ports; empty means all ports, to the same port of the pod.
-    pub ports: Vec<ServicePort>,
     /// The pods behind it. Those that are not ready are left out.
-    pub endpoints: Vec<PodId>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A pod behind a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Which.
+    pub pod: PodId,
+    /// Which ports of the service lead to it; empty means all that no pod
+    /// names, to the same port of the pod.
+    pub ports: Vec<ServicePort>,
 }
 
 /// A port of a service.

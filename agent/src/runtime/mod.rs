@@ -45,7 +45,9 @@ mod usage;
 mod user;
 
 pub use find::find_devices;
-pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started};
+pub use handle::{
+    Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
+};
 pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
 pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;

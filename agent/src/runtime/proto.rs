@@ -107,6 +107,11 @@ pub enum Request {
         /// All its limits from now on.
         resources: Resources,
     },
+    /// A sandbox that is there. Answered by `Sandbox`, refused as `NotFound`.
+    FindSandbox {
+        /// Which sandbox.
+        id: ContainerId,
+    },
 }
 
 /// What the keeper answers or tells.
@@ -356,6 +361,7 @@ mod tests {
                 },
                 &[14, 1, b'a', 0, 0, 1, 9, 0, 0, 0, 0, 0, 0],
             ),
+            (Request::FindSandbox { id: id.clone() }, &[15, 1, b'a']),
         ];
         for (request, golden) in requests {
             let bytes = encode(7, request).expect("short");

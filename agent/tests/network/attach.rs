@@ -2,11 +2,11 @@
 //! mended without being asked.
 
 use crate::world::*;
-use skerry_agent::network::attach::{Attachment, PodNetworks};
+use skerry_agent::network::attach::{Attachment, PodNetworks, Shape};
 use skerry_agent::network::dns::Resolvers;
 use skerry_agent::network::{PodId, Pool};
-use skerry_wire::AppRef;
 use skerry_wire::pod::{Port, Protocol};
+use skerry_wire::{AppRef, Digest, RevisionId};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::time::Duration;
@@ -33,7 +33,16 @@ fn attachment(app: &str, host_port: Option<u16>) -> Attachment {
             host_ip: None,
             protocol: Protocol::Tcp,
         }],
-        ready: true,
+        revision: RevisionId(Digest::of(b"revision")),
+        containers: [].into(),
+        shape: ready(true),
+    }
+}
+
+fn ready(ready: bool) -> Shape {
+    Shape {
+        ready,
+        ..Shape::default()
     }
 }
 
@@ -82,7 +91,8 @@ fn pods_come_and_go_and_an_agent_that_starts_again_finds_them() {
             assert!(device.outside.tcp(DEVICE_V4, 8080).is_ok());
             // It starts again: of two pods one has ended meanwhile.
             let networks = open(dir.path());
-            assert_eq!(networks.kept().await, [id("asker"), id("web")]);
+            let kept: Vec<_> = networks.kept().await.into_keys().collect();
+            assert_eq!(kept, [id("asker"), id("web")]);
             networks
                 .resume([(id("web"), web.fd()), (id("asker"), asker.fd())].into())
                 .await
@@ -95,7 +105,8 @@ fn pods_come_and_go_and_an_agent_that_starts_again_finds_them() {
                 .await
                 .unwrap();
             assert!(device.outside.tcp(DEVICE_V4, 8080).is_ok());
-            assert_eq!(networks.kept().await, [id("web")]);
+            let kept: Vec<_> = networks.kept().await.into_keys().collect();
+            assert_eq!(kept, [id("web")]);
             networks.detach(&id("web")).await.unwrap();
             networks.detach(&id("web")).await.unwrap();
             assert_eq!(settled_picture(), before);
@@ -122,9 +133,14 @@ fn damage_is_mended_unasked_and_names_are_answered() {
                     .await
                     .unwrap();
                 assert_eq!(lookup(&asker, web_at.names).await, 1);
-                networks.set_ready(&id("web"), false).await.unwrap();
-                assert_eq!(lookup(&asker, web_at.names).await, 0);
-                networks.set_ready(&id("web"), true).await.unwrap();
+                for (is_ready, count) in [(false, 0), (true, 1)] {
+                    let shapes = [(id("web"), ready(is_ready)), (id("asker"), ready(true))];
+                    networks.shape(shapes.into());
+                    let end = std::time::Instant::now() + LONG;
+                    while lookup(&asker, web_at.names).await != count {
+                        assert!(std::time::Instant::now() < end, "not ready: {is_ready}");
+                    }
+                }
                 let bridge =
                     "$(ip -o link show type bridge | sed 's/^[0-9]*: //; s/:.*//' | grep ^sk)";
                 for damage in [

@@ -400,11 +400,13 @@ fn a_service_balances_over_the_pods_that_are_ready() {
         let pods = ids.each_ref().map(|id| device.pod(id));
         let asker = device.pod("default/asker");
         device.service("default", "web", &ids.each_ref().map(String::as_str));
-        device.wanted.services[0].ports = vec![ServicePort {
-            port: 80,
-            pod_port: 8080,
-            protocol: Tcp,
-        }];
+        for endpoint in &mut device.wanted.services[0].endpoints {
+            endpoint.ports = vec![ServicePort {
+                port: 80,
+                pod_port: 8080,
+                protocol: Tcp,
+            }];
+        }
         for (pod, name) in pods.iter().zip(names) {
             pod.serve_tcp(8080, name);
         }

@@ -1,7 +1,7 @@
 //! A device, what is outside of it, and pods.
 
 use nix::sched::{CloneFlags, setns, unshare};
-use skerry_agent::network::wanted::{PublishedPort, Service};
+use skerry_agent::network::wanted::{Endpoint, PublishedPort, Service};
 use skerry_agent::network::{Leases, Networks, Outcome, Pod, PodId, Pool, Wanted};
 use skerry_wire::pod::Protocol;
 use std::fs::File;
@@ -243,8 +243,13 @@ impl Device {
         self.wanted.services.push(Service {
             namespace: namespace.parse().unwrap(),
             name: name.parse().unwrap(),
-            ports: vec![],
-            endpoints: endpoints.iter().map(|id| PodId((*id).into())).collect(),
+            endpoints: endpoints
+                .iter()
+                .map(|id| Endpoint {
+                    pod: PodId((*id).into()),
+                    ports: vec![],
+                })
+                .collect(),
         });
     }
 

@@ -7,12 +7,13 @@ use super::{State as Shared, body};
 use crate::core::{
     Answer, Event, Fleet, MaxUnavailable, RequestId, RolloutRecord, Steer, Subject, Wish,
 };
+use crate::images::Images;
 use crate::release::{self, BundleError};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Path;
 use skerry_wire::Selector;
-use skerry_wire::update::{Release, ReleaseKind, SignedRelease, key_name};
+use skerry_wire::update::{Artifact, Release, ReleaseKind, SignedRelease, UpdateState, key_name};
 use std::fs::File;
 use std::io::{BufReader, Read};
 
@@ -80,6 +81,23 @@ fn broken_bundle(error: BundleError) -> Failure {
     }
 }
 
+fn lost_upload(error: std::io::Error) -> Failure {
+    Failure::internal(format!("the upload is gone: {error}"))
+}
+
+/// The artifacts behind a bundle's statement, onto the disk.
+fn keep_artifacts(
+    images: &dyn Images,
+    release: &Release,
+    bundle: &mut impl Read,
+) -> Result<(), Failure> {
+    for artifact in &release.artifacts {
+        let mut bytes = bundle.by_ref().take(artifact.size);
+        images.keep_blob(artifact.digest, artifact.size, &mut bytes)?;
+    }
+    Ok(())
+}
+
 /// Takes a bundle in: verified first, then its artifacts, then its record.
 pub async fn import(state: Shared, mut upload: Body) -> Result<Json<types::Release>, Failure> {
     let trusted = state
@@ -88,11 +106,11 @@ pub async fn import(state: Shared, mut upload: Body) -> Result<Json<types::Relea
         .await?;
     let file = Upload::receive(&state, &mut upload, MAX_BUNDLE_BYTES).await?;
     let images = state.images.clone();
-    let taken = smol::unblock(move || -> Result<(SignedRelease, Release), Failure> {
-        let lost = |e: std::io::Error| Failure::internal(format!("the upload is gone: {e}"));
-        let mut bundle = BufReader::new(File::open(file.path()).map_err(lost)?);
-        let signed = release::read_signed(&mut bundle).map_err(broken_bundle)?;
-        let opened = signed.open(&trusted).map_err(|error| {
+    let taken = smol::unblock(
+        move || -> Result<(Upload, SignedRelease, Release), Failure> {
+            let mut bundle = BufReader::new(File::open(file.path()).map_err(lost_upload)?);
+            let signed = release::read_signed(&mut bundle).map_err(broken_bundle)?;
+            let opened = signed.open(&trusted).map_err(|error| {
             Failure::invalid(
                 "ReleaseRefused",
                 format!(
@@ -100,15 +118,26 @@ pub async fn import(state: Shared, mut upload: Body) -> Result<Json<types::Relea
                 ),
             )
         })?;
-        for artifact in &opened.artifacts {
-            let mut bytes = (&mut bundle).take(artifact.size);
-            images.keep_blob(artifact.digest, artifact.size, &mut bytes)?;
-        }
-        Ok((signed, opened))
-    });
-    let (signed, opened) = taken.await?;
+            keep_artifacts(images.as_ref(), &opened, &mut bundle)?;
+            Ok((file, signed, opened))
+        },
+    );
+    let (file, signed, opened) = taken.await?;
     let event = move |request| Event::AddRelease { request, signed };
     state.hub.ask(event).await?;
+    // Another release with the same bytes may have been deleted between the
+    // two; from now on they stay.
+    let images = state.images.clone();
+    let again = smol::unblock(move || -> Result<Release, Failure> {
+        let here = |a: &Artifact| images.has_blob(a.digest, a.size);
+        if !opened.artifacts.iter().all(here) {
+            let mut bundle = BufReader::new(File::open(file.path()).map_err(lost_upload)?);
+            release::read_signed(&mut bundle).map_err(broken_bundle)?;
+            keep_artifacts(images.as_ref(), &opened, &mut bundle)?;
+        }
+        Ok(opened)
+    });
+    let opened = again.await?;
     let items = state.hub.read(shown).await?;
     let mut items = items.into_iter();
     let added = items.find(|r| r.kind == opened.kind.as_str() && r.version == opened.version);
@@ -307,13 +336,41 @@ pub async fn undo(
     steer(state, subject, Steer::Undo).await
 }
 
+/// How far a device is that has not switched yet.
+fn progress(state: &UpdateState) -> Option<String> {
+    match state {
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } if done_bytes == total_bytes => Some("installs it".into()),
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } => Some(format!(
+            "fetches it: {} of {} MB",
+            done_bytes / 1_000_000,
+            total_bytes.div_ceil(1_000_000)
+        )),
+        UpdateState::Trying
+        | UpdateState::Confirmed
+        | UpdateState::Refused { .. }
+        | UpdateState::RolledBack { .. } => None,
+    }
+}
+
 /// A device's own orders, for a device as it is shown.
 pub fn of_device(fleet: &Fleet, device: &skerry_wire::DeviceId) -> Vec<types::DeviceUpdate> {
     use crate::core::AttemptState as From;
+    let reported = fleet.device(device).and_then(crate::core::Device::report);
+    let reported = reported.map(|report| report.updates).unwrap_or_default();
     let shown = |attempt: &crate::core::AttemptRecord| {
         let rollout = fleet.rollouts().find(|r| r.id == attempt.rollout);
         let (state, message) = match &attempt.state {
-            From::Ordered => (types::UpdateState::Ordered, None),
+            From::Ordered => {
+                let ours = reported.iter().find(|u| u.order == attempt.order);
+                let message = ours.and_then(|u| progress(&u.state));
+                (types::UpdateState::Ordered, message)
+            }
             From::Trying { .. } => (types::UpdateState::Trying, None),
             From::Confirmed => (types::UpdateState::Confirmed, None),
             From::Refused { reason } => (types::UpdateState::Refused, Some(reason.clone())),

@@ -6,8 +6,8 @@ use super::client::{Client, with_query};
 use super::config;
 use super::error::CliError;
 use super::get::{
-    app_is_ready, app_path, arch, clean, container_state, device_path, devices, exit_text, labels,
-    manifest_of, resource_and_names, short, state_text, temperature, uptime,
+    app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices,
+    exit_text, labels, manifest_of, resource_and_names, short, state_text, temperature, uptime,
 };
 use super::human;
 use super::output::{Out, Style};
@@ -34,7 +34,9 @@ pub(super) fn describe(
     for (index, name) in names.iter().enumerate() {
         let text = match resource {
             Resource::Devices => device(out, client, name)?,
-            Resource::Apps => app(out, client, &args.namespace.namespace, name)?,
+            Resource::Apps | Resource::Jobs | Resource::CronJobs => {
+                app(out, client, &args.namespace.namespace, name)?
+            }
             Resource::Configs => {
                 config::describe(client, ConfigKind::Config, &args.namespace.namespace, name)?
             }
@@ -43,7 +45,7 @@ pub(super) fn describe(
             }
             Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
                 return Err(CliError::Usage(
-                    "devices, apps, configs and secrets can be described; use 'skerry get' for the others".into(),
+                    "devices, apps, jobs, cronjobs, configs and secrets can be described; use 'skerry get' for the others".into(),
                 ));
             }
         };
@@ -155,12 +157,16 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         "STATE",
         "RESTARTS",
         "REVISION",
+        "ADDRESS",
         "DETAIL",
     ]);
     for app in &device.apps {
         app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
     }
     text.push_str(&or_none(&table, colour));
+    let apps = device.apps.iter();
+    let apps = apps.map(|a| (format!("{}/{}", a.namespace, a.name), a));
+    text.push_str(&changes_text(apps.collect(), "APP", colour));
     text.push_str(&events_text(events, colour));
     text
 }
@@ -220,6 +226,7 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             Cell::new(state, style),
             "".into(),
             revision.clone().into(),
+            "".into(),
             detail.into(),
         ]);
     }
@@ -231,9 +238,43 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             Cell::new(state, style),
             container.restarts.to_string().into(),
             revision.clone().into(),
+            app.address.as_deref().unwrap_or_default().into(),
             container_detail(app, container).into(),
         ]);
     }
+}
+
+/// How changes of revisions fare that are not over or went wrong, and what
+/// apps report of themselves; nothing where there is none.
+fn changes_text(apps: Vec<(String, &DeviceApp)>, head: &'static str, colour: bool) -> String {
+    let mut text = String::new();
+    let mut changes = Table::new(&[head, "CHANGE", "TO", "DETAIL"]);
+    let mut values = Table::new(&[head, "VALUE", "IS"]);
+    for (name, app) in apps {
+        if let Some(update) = &app.update {
+            let (state, style) = app_update_text(update.state);
+            changes.row(vec![
+                name.as_str().into(),
+                Cell::new(state, style),
+                short(&update.to).into(),
+                update.message.as_deref().unwrap_or_default().into(),
+            ]);
+        }
+        for (value, is) in &app.values {
+            values.row(vec![
+                name.as_str().into(),
+                value.as_str().into(),
+                is.as_str().into(),
+            ]);
+        }
+    }
+    for (title, table) in [("Changes", changes), ("Values", values)] {
+        if !table.is_empty() {
+            let rows = indented(&table.render(colour, true));
+            text.push_str(&format!("\n{title}:\n{rows}"));
+        }
+    }
+    text
 }
 
 fn container_detail(app: &DeviceApp, container: &crate::api::types::Container) -> String {
@@ -308,6 +349,65 @@ fn app(out: &Out, client: &Client, namespace: &str, name: &str) -> Result<String
     Ok(app_text(&app, &devices, &events, out.colour))
 }
 
+/// How far a job is on each device, and the runs of a CronJob; nothing for what
+/// is no job.
+fn jobs_text(devices: &[Device], colour: bool) -> String {
+    let time = |ms: Option<u64>| ms.map(human::moment).unwrap_or_default();
+    let state = |outcome: Option<&str>, reason: Option<&str>| match (outcome, reason) {
+        (Some("Failed"), reason) => {
+            let reason = reason.unwrap_or_default();
+            Cell::new(format!("Failed: {reason}"), Style::Bad)
+        }
+        (Some(outcome), _) => Cell::new(outcome, Style::Good),
+        (None, _) => Cell::new("", Style::Plain),
+    };
+    let mut table = Table::new(&[
+        "DEVICE",
+        "ACTIVE",
+        "SUCCEEDED",
+        "FAILED",
+        "OUTCOME",
+        "BEGAN",
+        "ENDED",
+        "NEXT",
+    ]);
+    let mut runs = Table::new(&["DEVICE", "DUE", "ENDED", "OUTCOME"]);
+    let apps = devices.iter();
+    for (device, app) in apps.flat_map(|d| d.apps.iter().map(move |a| (d, a))) {
+        let Some(job) = &app.job else {
+            continue;
+        };
+        table.row(vec![
+            device.name.as_str().into(),
+            job.active.to_string().into(),
+            job.succeeded.to_string().into(),
+            job.failed.to_string().into(),
+            state(job.outcome.as_deref(), job.reason.as_deref()),
+            time(job.began_ms).into(),
+            time(job.ended_ms).into(),
+            time(job.next_due_ms).into(),
+        ]);
+        for run in &job.history {
+            runs.row(vec![
+                device.name.as_str().into(),
+                human::moment(run.due_ms).into(),
+                human::moment(run.ended_ms).into(),
+                state(Some(&run.outcome), run.reason.as_deref()),
+            ]);
+        }
+    }
+    let mut text = String::new();
+    for (title, table) in [("Jobs", table), ("Runs", runs)] {
+        if !table.is_empty() {
+            text.push_str(&format!(
+                "\n{title} (times in UTC):\n{}",
+                indented(&table.render(colour, true))
+            ));
+        }
+    }
+    text
+}
+
 fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> String {
     let mut facts = Facts {
         text: String::new(),
@@ -329,6 +429,13 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
             counts.desired, counts.updated, counts.ready, counts.blocked
         ),
     );
+    facts.line("Network", &app.network);
+    if !app.ports.is_empty() {
+        facts.line("Ports", app.ports.join(", "));
+    }
+    if !app.services.is_empty() {
+        facts.line("Services", app.services.join(", "));
+    }
     let mut text = facts.text;
     text.push_str("\nImages:\n");
     for image in &app.images {
@@ -342,6 +449,7 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         "STATE",
         "RESTARTS",
         "REVISION",
+        "ADDRESS",
         "DETAIL",
     ]);
     // Those that need a look come first.
@@ -359,6 +467,11 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         app_rows(&mut table, app, &name);
     }
     text.push_str(&or_none(&table, colour));
+    text.push_str(&jobs_text(devices, colour));
+    let apps = devices
+        .iter()
+        .flat_map(|d| d.apps.iter().map(|a| (d.name.clone(), a)));
+    text.push_str(&changes_text(apps.collect(), "DEVICE", colour));
     text.push_str("\nManifest:\n");
     text.push_str(&indented(&manifest_of(app)));
     text.push_str(&events_text(events, colour));
@@ -387,7 +500,7 @@ mod tests {
             "last_seen_ms": null, "joined_ms": 0,
             "apps": [
               {"namespace": "default", "name": "web", "revision": "bbbbbbbbbbbbbbbb", "running_revision": "aaaaaaaaaaaaaaaa",
-               "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
+               "address": "10.209.8.17", "problem": null, "containers": [{"name": "web", "state": {"kind": "back_off", "delay_secs": 10},
                  "role": "main", "started": false, "ready": false,
                  "restarts": 3, "last_exit": {"kind": "code", "code": 1}}]},
               {"namespace": "default", "name": "cam", "revision": null, "running_revision": null,
@@ -422,9 +535,9 @@ Conditions:
   MemoryCgroupOff   yes   Kernel   memory limits do not hold: add cgroup_enable=memory to cmdline.txt
 
 Apps:
-  APP           CONTAINER   STATE                RESTARTS   REVISION                       DETAIL
-  default/web   web         back-off 10s         3          aaaaaaaaaaaa -> bbbbbbbbbbbb   last ended with code 1
-  default/cam   -           NoImageForPlatform   -          -                              cam:1 has no linux/arm64
+  APP           CONTAINER   STATE                RESTARTS   REVISION                       ADDRESS       DETAIL
+  default/web   web         back-off 10s         3          aaaaaaaaaaaa -> bbbbbbbbbbbb   10.209.8.17   last ended with code 1
+  default/cam   -           NoImageForPlatform   -          -                              -             cam:1 has no linux/arm64
 
 Events:
   none

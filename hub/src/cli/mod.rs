@@ -8,6 +8,7 @@
 
 mod apply;
 mod args;
+mod change;
 mod client;
 mod complete;
 mod config;

@@ -7,7 +7,9 @@ use super::error::CliError;
 use super::get::{app_is_ready, container_state, devices, exit_text};
 use super::human;
 use super::output::Out;
-use crate::api::types::{Applied, ContainerState, Device, DeviceApp, DeviceState, Exit};
+use crate::api::types::{
+    AppUpdate, AppUpdateState, Applied, ContainerState, Device, DeviceApp, DeviceState, Exit,
+};
 use std::time::{Duration, Instant};
 
 /// Between two looks at the fleet, at least.
@@ -191,9 +193,33 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
     } else if app.revision.as_deref() != Some(revision) {
         // Changed again meanwhile, or moved away by its labels: whoever did
         // that waits for it.
-    } else if app_is_ready(app) {
-        let restarts = app.containers.iter().map(|c| c.restarts).sum();
+    } else if let Some(AppUpdate {
+        state: AppUpdateState::RolledBack,
+        message,
+        to,
+    }) = &app.update
+        && to == revision
+    {
+        let why = message.as_deref().unwrap_or("it did not say why");
+        let reason = format!("{name}: rolled back: {why}");
+        progress.failed.push(reason);
+    } else if app_is_ready(app) || app.kind == "CronJob" && app.running_revision == app.revision {
+        // What has ended stays so, and a CronJob is there once it is taken.
+        let restarts = match app.job {
+            Some(_) => 0,
+            None => app.containers.iter().map(|c| c.restarts).sum(),
+        };
         progress.ready.push((name, restarts));
+    } else if let Some(AppUpdate {
+        state: AppUpdateState::Held,
+        message,
+        to,
+    }) = &app.update
+        && to == revision
+    {
+        let why = message.as_deref().unwrap_or("it did not say why");
+        let reason = format!("{name}: the app holds its update: {why}");
+        progress.unready.push(reason);
     } else if app.running_revision != app.revision {
         progress
             .unready
@@ -210,6 +236,22 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
 
 /// What the app lacks, and whether waiting is in vain.
 fn unready(app: &DeviceApp) -> (String, bool) {
+    if let Some(job) = &app.job {
+        let reason = job.reason.as_deref().unwrap_or_default();
+        match job.outcome.as_deref() {
+            Some("Failed") => {
+                let text = format!("the job failed: {reason} ({} pods failed)", job.failed);
+                return (text, true);
+            }
+            _ if app.containers.iter().all(|c| c.ready) => {
+                return (
+                    format!("{} pods of the job ended well so far", job.succeeded),
+                    false,
+                );
+            }
+            _ => {}
+        }
+    }
     for container in &app.containers {
         let name = &container.name;
         let exit = container.last_exit.map(exit_text).unwrap_or_default();
@@ -219,6 +261,9 @@ fn unready(app: &DeviceApp) -> (String, bool) {
             }
             ContainerState::Running { .. } if !container.ready => {
                 return (format!("container {name} is not ready"), false);
+            }
+            ContainerState::Running { .. } if app.job.is_some() => {
+                return (format!("container {name} runs"), false);
             }
             ContainerState::Running { .. } => {}
             ContainerState::Waiting { reason, message } => {
@@ -232,6 +277,11 @@ fn unready(app: &DeviceApp) -> (String, bool) {
                 return (text, false);
             }
             ContainerState::Ended if container.ready => {}
+            // Another pod may come: the job says when it has failed.
+            ContainerState::Ended if app.job.is_some() => {
+                let text = format!("container {name} ended ({exit})");
+                return (text, false);
+            }
             ContainerState::Ended => match container.last_exit {
                 Some(Exit::Code { code: 0 }) | None => {}
                 Some(_) => {
@@ -247,7 +297,12 @@ fn unready(app: &DeviceApp) -> (String, bool) {
             }
         }
     }
-    ("no container is reported yet".into(), false)
+    match &app.update {
+        Some(update) if update.state == AppUpdateState::Trial => {
+            ("has to prove itself yet".into(), false)
+        }
+        Some(_) | None => ("no container is reported yet".into(), false),
+    }
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl Fleet {
     /// limit: nothing is cut off silently.
     fn check_sizes(&self, apps: &[(App, Revision)]) -> Result<(), Refused> {
         let size = |app: &App, revision: &Revision| {
-            encode(&(&revision.pod, &app.policy.depends_on)).len() + app.app.to_string().len() + 64
+            encode(&(&revision.pod, &app.policy)).len() + app.app.to_string().len() + 64
         };
         let replaced: BTreeSet<&AppRef> = apps.iter().map(|(app, _)| &app.app).collect();
         let mut placed: Vec<(&Selector, usize)> = Vec::new();

@@ -366,6 +366,9 @@ pub enum Effect {
         /// So many bytes: they are there.
         max_bytes: usize,
     },
+    /// Nothing needs this blob any more: remove it. A power cut before leaves
+    /// it on the disk, where it does no harm.
+    RemoveBlob(Digest),
     /// Pull what a placed app lacks for a platform, then say
     /// [`Event::ImageAdded`] or [`Event::PullFailed`]. Not asked again
     /// meanwhile.

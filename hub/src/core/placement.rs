@@ -5,9 +5,12 @@ use super::configs::remedy;
 use super::record::Standing;
 use super::{Device, Effect, Fleet, MAX_PULLS, Turn};
 use crate::model::{App, Platform, PlatformImage, Revision};
+use skerry_wire::policy::Grant;
 use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
-use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
+use skerry_wire::{
+    AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, Labels, encode,
+};
 use std::collections::BTreeSet;
 
 /// Bytes of one device's assignments: with its generation and count they fit
@@ -25,6 +28,16 @@ pub struct Blocked {
     pub message: String,
     /// The image to pull, when that would help.
     pub lacks: Option<(String, Digest)>,
+}
+
+/// The device's labels, if one of its apps may read them: nothing is sent for
+/// a label that nobody sees.
+fn labels_for(labels: &Labels, assigned: &[Assignment]) -> Labels {
+    let reads = |a: &Assignment| a.policy.grants.contains(&Grant::ReadDevice);
+    match assigned.iter().any(reads) {
+        true => labels.clone(),
+        false => Labels::default(),
+    }
 }
 
 impl Fleet {
@@ -119,7 +132,11 @@ impl Fleet {
         Ok(Assignment {
             app: app.app.clone(),
             revision: revision.id,
-            policy: app.policy.clone(),
+            policy: {
+                let mut policy = app.policy.clone();
+                crate::zone::renew(&mut policy);
+                policy
+            },
             pod,
         })
     }
@@ -174,8 +191,10 @@ impl Fleet {
         }
         let platform = device.record.platform.clone();
         let (assigned, blocked) = self.assignments(device);
+        let labels = labels_for(&device.record.labels, &assigned);
         let configs = self.configs_for(&assigned);
-        let content = Digest::of(&encode(&(&assigned, self.orders(name), &configs)));
+        let orders = self.orders(name);
+        let content = Digest::of(&encode(&(&assigned, orders, labels, &configs)));
         let device = self.devices.get_mut(name).expect("it was there above");
         if content != device.record.content {
             device.record.content = content;
@@ -213,6 +232,7 @@ impl Fleet {
             return;
         }
         let (assignments, _) = self.assignments(device);
+        let labels = labels_for(&device.record.labels, &assignments);
         let generation = device.record.generation;
         let to = device.record.key;
         let configs = self.configs_for(&assignments);
@@ -221,7 +241,7 @@ impl Fleet {
             assignments,
             updates: self.orders(name),
             configs,
-            labels: Default::default(),
+            labels,
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

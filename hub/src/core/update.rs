@@ -14,7 +14,7 @@ use super::record::{
     AttemptRecord, AttemptState, Change, MaxUnavailable, ReleaseRecord, RolloutRecord,
     RolloutState, Standing, Subject, Target,
 };
-use super::{Answer, Device, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
+use super::{Answer, Device, Effect, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
 use skerry_wire::update::{
     Release, ReleaseKind, SignedRelease, UpdateBody, UpdateOrder, UpdateState, UpdateStatus,
 };
@@ -417,13 +417,44 @@ impl Fleet {
                 refused(RefusedKind::Conflict, "ReleaseInUse", message),
             );
         }
+        let of_it = |a: &&AttemptRecord| {
+            let rollout = self.updates.rollouts.get(&a.rollout);
+            a.state.is_open() && rollout.is_some_and(|r| is_this(&r.target))
+        };
+        let mut attempts = self.updates.attempts.values().flat_map(BTreeMap::values);
+        if let Some(attempt) = attempts.find(of_it) {
+            let message = format!(
+                "device '{0}' is changing to it: delete it when that has come to an end ('skerry describe device {0}')",
+                attempt.device
+            );
+            return turn.answer(
+                request,
+                refused(RefusedKind::Conflict, "ReleaseInUse", message),
+            );
+        }
         match self.updates.releases.remove(&(kind, version.clone())) {
-            Some(_) => {
+            Some(release) => {
                 turn.changes.push(Change::DeleteRelease(kind, version));
+                for artifact in release.artifacts {
+                    if !self.needs_blob(artifact.digest) {
+                        turn.effects.push(Effect::RemoveBlob(artifact.digest));
+                    }
+                }
                 turn.answer(request, Ok(Answer::Done));
             }
             None => turn.answer(request, Err(no_such_release(kind, &version))),
         }
+    }
+
+    /// Whether a release or an image has this blob. No device's order has one
+    /// that its release has not: a release with orders is not deleted.
+    fn needs_blob(&self, blob: Digest) -> bool {
+        let mut artifacts = self.updates.releases.values().flat_map(|r| &r.artifacts);
+        let mut platforms = self.images().flat_map(|image| &image.platforms);
+        artifacts.any(|a| a.digest == blob)
+            || self.images().any(|image| image.digest == blob)
+            || platforms
+                .any(|p| p.manifest == blob || p.blobs.iter().any(|(digest, _)| *digest == blob))
     }
 
     pub(super) fn start_rollout(
@@ -620,6 +651,7 @@ impl Fleet {
         });
         if let Some(before) = before {
             let target = before.target.clone();
+            self.still_here(&target)?;
             let (selector, most) = (rollout.selector.clone(), rollout.max_unavailable);
             return self.begin(turn, target, selector, most, rollout.confirm_secs);
         }
@@ -650,6 +682,31 @@ impl Fleet {
             reason: "NothingBefore",
             message: format!("this hub rolled out nothing before it: {remedy}"),
         })
+    }
+
+    /// What was deleted cannot be gone back to: its bytes are gone.
+    fn still_here(&self, target: &Target) -> Result<(), Refused> {
+        let Target::Release {
+            kind,
+            version,
+            artifacts,
+            ..
+        } = target
+        else {
+            return Ok(());
+        };
+        let release = self.updates.releases.get(&(*kind, version.clone()));
+        match release.is_some_and(|r| r.artifacts == *artifacts) {
+            true => Ok(()),
+            false => Err(Refused {
+                kind: RefusedKind::Conflict,
+                reason: "NothingBefore",
+                message: format!(
+                    "before it was {}, which was deleted: import it again, then undo again",
+                    target.shown()
+                ),
+            }),
+        }
     }
 
     fn set_state(&mut self, turn: &mut Turn, id: u64, state: RolloutState) {

@@ -2,10 +2,16 @@
 //! carry them to the first boot.
 
 use skerry_wire::DeviceId;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 /// Longest name of a Wi-Fi network, in bytes (IEEE 802.11).
 const MAX_SSID_BYTES: usize = 32;
+/// Longest password of a Wi-Fi network, in bytes; one more are the digits of a
+/// key (IEEE 802.11).
+const MAX_PASSPHRASE_BYTES: usize = 63;
+/// Rounds that make a Wi-Fi's key of its password (IEEE 802.11, annex J.4).
+const PSK_ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
 /// Longest name of a user (useradd).
 const MAX_USER_BYTES: usize = 32;
 /// Longest host name (POSIX, Linux: 64; a label of DNS: 63).
@@ -128,7 +134,8 @@ impl Wifi {
         if let Some(password) = &password {
             let printable = password.bytes().all(|b| (0x20..0x7f).contains(&b));
             let key = password.len() == 64 && password.bytes().all(|b| b.is_ascii_hexdigit());
-            if !(key || printable && (8..=63).contains(&password.len())) {
+            let long = (8..=MAX_PASSPHRASE_BYTES).contains(&password.len());
+            if !(key || printable && long) {
                 return unusable(
                     "the Wi-Fi password must have 8 to 63 ASCII characters (or be the 64 hexadecimal digits of a key)",
                 );
@@ -212,14 +219,30 @@ impl Wifi {
         )
     }
 
-    /// wpa_supplicant's configuration (wpa_supplicant.conf(5)); the name as
-    /// hexadecimal digits needs no quoting.
+    /// The key that the password stands for, as hexadecimal digits
+    /// (IEEE 802.11, annex J.4: PBKDF2 with the network's name as salt).
+    fn key(&self, password: &str) -> String {
+        if password.len() == MAX_PASSPHRASE_BYTES + 1 {
+            return password.into();
+        }
+        let mut key = [0; 32];
+        ring::pbkdf2::derive(
+            ring::pbkdf2::PBKDF2_HMAC_SHA1,
+            PSK_ROUNDS,
+            self.ssid.as_bytes(),
+            password.as_bytes(),
+            &mut key,
+        );
+        super::hex(&key)
+    }
+
+    /// wpa_supplicant's configuration (wpa_supplicant.conf(5)). Name and key as
+    /// hexadecimal digits: it knows no escapes between quotes, and takes what
+    /// follows a '#' behind one for a comment.
     fn wpa_supplicant(&self) -> String {
         let country = self.country.as_ref().map(|c| format!("country={c}\n"));
         let key = match &self.password {
-            Some(key) if key.len() == 64 => format!("    psk={key}\n"),
-            // Between quotes up to the last one on the line: no escapes.
-            Some(password) => format!("    psk=\"{password}\"\n"),
+            Some(password) => format!("    psk={}\n", self.key(password)),
             None => "    key_mgmt=NONE\n".into(),
         };
         format!(
@@ -501,6 +524,13 @@ mod tests {
             "{plan}"
         );
         assert!(wifi.wpa_supplicant().contains("ssid=615c623b2263\n"));
+        // The standard's own example (annex J.4.2), as wpa_passphrase has it.
+        let example = Wifi::new("IEEE".into(), Some("password".into()), None, false).unwrap();
+        assert!(
+            example
+                .wpa_supplicant()
+                .contains("psk=f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e\n")
+        );
         for (ssid, password, country) in [
             ("", None, None),
             ("x", Some("short"), None),

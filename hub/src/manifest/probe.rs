@@ -1,10 +1,12 @@
 //! Probes and lifecycle of a container.
 
 use super::decode::{Decoder, Path};
+use super::network::port_by_name;
 use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::write::Fields as Written;
 use super::yaml::Out;
+use skerry_wire::pod::Port;
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 
 /// Words of a program that a probe or hook runs.
@@ -54,6 +56,7 @@ pub(super) fn probe(
     node: &Node,
     path: &Path<'_>,
     kind: Kind,
+    ports: &[Port],
 ) -> Option<Box<Probe>> {
     let before = d.count();
     let mut fields = d.mapping(node, path)?;
@@ -66,11 +69,11 @@ pub(super) fn probe(
     }
     if let Some(node) = fields.take("httpGet") {
         named += 1;
-        checks.extend(http_get(d, node, &path.field("httpGet")).map(Check::Http));
+        checks.extend(http_get(d, node, &path.field("httpGet"), ports).map(Check::Http));
     }
     if let Some(node) = fields.take("tcpSocket") {
         named += 1;
-        checks.extend(tcp_socket(d, node, &path.field("tcpSocket")));
+        checks.extend(tcp_socket(d, node, &path.field("tcpSocket"), ports));
     }
     let mut number = |d: &mut Decoder<'_>, name: &'static str, range| {
         let node = fields.take(name)?;
@@ -135,16 +138,21 @@ pub(super) struct Lifecycle {
 }
 
 /// `lifecycle`.
-pub(super) fn lifecycle(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Lifecycle {
+pub(super) fn lifecycle(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    ports: &[Port],
+) -> Lifecycle {
     let mut lifecycle = Lifecycle::default();
     let Some(mut fields) = d.mapping(node, path) else {
         return lifecycle;
     };
     if let Some(node) = fields.take("postStart") {
-        lifecycle.post_start = hook(d, node, &path.field("postStart")).map(Box::new);
+        lifecycle.post_start = hook(d, node, &path.field("postStart"), ports).map(Box::new);
     }
     if let Some(node) = fields.take("preStop") {
-        lifecycle.pre_stop = hook(d, node, &path.field("preStop")).map(Box::new);
+        lifecycle.pre_stop = hook(d, node, &path.field("preStop"), ports).map(Box::new);
     }
     if let Some(node) = fields.take("stopSignal") {
         lifecycle.stop_signal = signal(d, node, &path.field("stopSignal"));
@@ -153,7 +161,7 @@ pub(super) fn lifecycle(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Li
     lifecycle
 }
 
-fn hook(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Hook> {
+fn hook(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, ports: &[Port]) -> Option<Hook> {
     let before = d.count();
     let mut fields = d.mapping(node, path)?;
     let mut hooks = Vec::new();
@@ -165,7 +173,7 @@ fn hook(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Hook> {
     }
     if let Some(node) = fields.take("httpGet") {
         named += 1;
-        hooks.extend(http_get(d, node, &path.field("httpGet")).map(Hook::Http));
+        hooks.extend(http_get(d, node, &path.field("httpGet"), ports).map(Hook::Http));
     }
     if let Some(node) = fields.take("sleep") {
         named += 1;
@@ -221,11 +229,11 @@ fn exec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Vec<String>
     words.collect()
 }
 
-fn http_get(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<HttpGet> {
+fn http_get(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, ports: &[Port]) -> Option<HttpGet> {
     let mut fields = d.mapping(node, path)?;
     let port = fields
         .require(d, path, "port", "name the port, as in port: 8080")
-        .and_then(|node| port(d, node, &path.field("port")));
+        .and_then(|node| port_by_name(d, node, &path.field("port"), ports));
     let url = match fields.take("path") {
         Some(node) => url_path(d, node, &path.field("path")),
         None => Some("/".into()),
@@ -255,33 +263,17 @@ fn http_get(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<HttpGet
     })
 }
 
-fn tcp_socket(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Check> {
+fn tcp_socket(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, ports: &[Port]) -> Option<Check> {
     let mut fields = d.mapping(node, path)?;
     let port = fields
         .require(d, path, "port", "name the port, as in port: 8080")
-        .and_then(|node| port(d, node, &path.field("port")));
+        .and_then(|node| port_by_name(d, node, &path.field("port"), ports));
     let host = host(d, fields.take("host"), &path.field("host"));
     fields.finish(d, path, Place::Other);
     Some(Check::Tcp {
         host: host?,
         port: port?,
     })
-}
-
-fn port(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<u16> {
-    if let Value::Scalar(scalar) = &node.value
-        && !scalar.text.starts_with(|c: char| c.is_ascii_digit())
-    {
-        d.error(
-            node.at,
-            path,
-            "is not a number",
-            "write the port's number, as in 8080",
-        );
-        return None;
-    }
-    let number = d.integer(node, path, 1..=u64::from(u16::MAX))?;
-    Some(number as u16)
 }
 
 /// `Some(None)` when it is absent.

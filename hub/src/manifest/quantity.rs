@@ -18,6 +18,10 @@ const MAX_MEMORY_BYTES: u128 = 16 << 40;
 const MIN_LOG_BYTES: u128 = 16 * 1024;
 /// Half of a small device's disk is too much for one log.
 const MAX_LOG_BYTES: u128 = 1 << 30;
+/// Less lets nothing through, and a missing suffix is found out.
+const MIN_RATE_BYTES: u128 = 1024;
+/// More than any network card of today.
+const MAX_RATE_BYTES: u128 = 16 << 30;
 /// A page.
 const MIN_VOLUME_BYTES: u128 = 4 * 1024;
 /// 1 PiB: more than any device has.
@@ -76,6 +80,11 @@ pub(super) fn memory_bytes(text: &str) -> Result<u64, QuantityError> {
 /// Bytes of log kept.
 pub(super) fn log_max_bytes(text: &str) -> Result<u64, QuantityError> {
     bytes(text, MIN_LOG_BYTES, MAX_LOG_BYTES, "16Ki to 1Gi")
+}
+
+/// Bytes in a second that an app may send.
+pub(super) fn bytes_per_second(text: &str) -> Result<u64, QuantityError> {
+    bytes(text, MIN_RATE_BYTES, MAX_RATE_BYTES, "1Ki to 16Gi")
 }
 
 /// Bytes in a volume.

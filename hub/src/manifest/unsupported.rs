@@ -16,6 +16,10 @@ pub(super) enum Place {
     Metadata,
     /// `spec` of an app.
     AppSpec,
+    /// `spec` of a job, or `spec.jobTemplate.spec` of a CronJob.
+    JobSpec,
+    /// `spec` of a CronJob.
+    CronSpec,
     /// `spec.placement`.
     Placement,
     /// `spec.template`.
@@ -40,10 +44,16 @@ pub(super) enum Place {
     Volume,
     /// Inside a volume's source.
     VolumeSource,
+    /// `spec.strategy`.
+    Strategy,
     /// One of `spec.dependsOn`.
     Dependency,
     /// A container's `logging`.
     Logging,
+    /// `seccompProfile` or `appArmorProfile`.
+    Profile,
+    /// `capabilities`.
+    Capabilities,
     /// A probe.
     Probe,
     /// A container's `lifecycle`.
@@ -52,6 +62,20 @@ pub(super) enum Place {
     Hook,
     /// `httpGet`.
     HttpGet,
+    /// One of a container's `ports`.
+    Port,
+    /// One of `spec.services`.
+    Service,
+    /// One of a service's `ports`.
+    ServicePort,
+    /// `spec.egress`.
+    Egress,
+    /// One of its `rules`.
+    EgressRule,
+    /// One of a rule's `to`.
+    Peer,
+    /// `ipBlock`.
+    IpBlock,
     /// Anything else.
     Other,
 }
@@ -96,14 +120,66 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::AppSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
             "move it to spec.template.spec"
         }
-        (Place::AppSpec, "strategy" | "updateStrategy" | "rollout" | "minReadySeconds") => {
+        (Place::AppSpec, "updateStrategy") => {
+            "write strategy: { type: DownloadThenStop }, or StartThenStop, or Recreate"
+        }
+        (Place::AppSpec, "rollout") => {
             "remove it; rollouts in waves come in a later release: for now, all devices change at once"
         }
-        (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
+        (Place::AppSpec, "revisionHistoryLimit" | "paused") => NOT_YET,
+        (Place::Strategy, "rollingUpdate") => {
+            "remove it: on a device, one new pod starts beside the one old pod"
+        }
 
         (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
         (Place::Dependency, "app") => "write name",
         (Place::Dependency, "restart" | "required") => NOT_YET,
+
+        (Place::JobSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to template.spec"
+        }
+        (Place::JobSpec, "selector" | "manualSelector" | "managedBy") => {
+            "remove it: a job's pods are its own; spec.placement chooses devices"
+        }
+        (
+            Place::JobSpec,
+            "podFailurePolicy"
+            | "successPolicy"
+            | "podReplacementPolicy"
+            | "backoffLimitPerIndex"
+            | "maxFailedIndexes",
+        ) => "remove it: backoffLimit and activeDeadlineSeconds say when a job has failed",
+        (
+            Place::JobSpec,
+            "schedule"
+            | "timeZone"
+            | "concurrencyPolicy"
+            | "startingDeadlineSeconds"
+            | "successfulJobsHistoryLimit"
+            | "failedJobsHistoryLimit",
+        ) => "write it in spec of a kind: CronJob",
+        (Place::JobSpec, "placement" | "dependsOn" | "services" | "egress") => {
+            "move it to spec of the CronJob"
+        }
+        (
+            Place::CronSpec,
+            "template"
+            | "completions"
+            | "backoffLimit"
+            | "activeDeadlineSeconds"
+            | "ttlSecondsAfterFinished"
+            | "parallelism"
+            | "completionMode",
+        ) => "move it to jobTemplate.spec",
+        (Place::CronSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to jobTemplate.spec.template.spec"
+        }
+        (
+            Place::AppSpec,
+            "completions" | "backoffLimit" | "activeDeadlineSeconds" | "ttlSecondsAfterFinished",
+        ) => "write kind: Job",
+        (Place::AppSpec, "schedule" | "timeZone" | "jobTemplate") => "write kind: CronJob",
+        (Place::Other, "metadata") => "remove it: what runs has the CronJob's name",
 
         (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
             "remove it: an app runs once on every device that matches"
@@ -138,11 +214,40 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Pod, "imagePullSecrets") => {
             "remove it: devices get images from the hub (skerry image pull, skerry image import)"
         }
-        (
-            Place::Pod,
-            "dnsPolicy" | "dnsConfig" | "hostAliases" | "subdomain" | "setHostnameAsFQDN",
-        ) => "remove it: with the host network, apps use the device's own names and resolver",
-        (Place::Pod, "hostPID" | "hostIPC" | "shareProcessNamespace" | "hostUsers") => NOT_YET,
+        (Place::Pod, "subdomain" | "setHostnameAsFQDN") => {
+            "remove it: a pod is found by its app's name, as in web.default.skerry.internal"
+        }
+        (Place::Pod, "ports") => "move it into a container: spec.template.spec.containers[]",
+        (Place::Pod, "services" | "egress") => "move it to spec",
+        (Place::Pod, "networks" | "networkMode" | "network_mode") => {
+            "write network: bridge, host or none"
+        }
+
+        (Place::Port, "port" | "target") => "write containerPort",
+        (Place::Port, "published") => "write hostPort",
+        (Place::Service, "selector" | "type" | "clusterIP" | "sessionAffinity") => {
+            "remove it: behind a service are the ready pods of all apps of the namespace that declare its name"
+        }
+        (Place::ServicePort, "name" | "appProtocol") => {
+            "remove it: a service's ports are told apart by their numbers"
+        }
+        (Place::ServicePort, "nodePort" | "hostPort") => "write hostPort in the container's ports",
+        (Place::ServicePort, "containerPort") => "write targetPort",
+        (Place::Egress, "to" | "ports") => "move it into an item of rules",
+        (Place::Egress, "podSelector" | "policyTypes" | "ingress") => {
+            "remove it: egress is about this app, and it is reached by its ports and services only"
+        }
+        (Place::Egress, "default") => "write policy: Allow or Deny",
+        (Place::Egress, "bytesPerSecond") => "write rate, as in rate: 1Mi",
+        (Place::EgressRule, "action" | "access") => "write policy: Allow or Deny",
+        (Place::EgressRule, "ipBlock" | "cidr") => "write to: [{ ipBlock: { cidr: 10.0.0.0/8 } }]",
+        (Place::Peer, "cidr") => "write ipBlock: { cidr: 10.0.0.0/8 }",
+        (Place::Peer, "podSelector" | "namespaceSelector") => {
+            "name a range of addresses: ipBlock: { cidr: 10.0.0.0/8 }; other namespaces cannot be reached anyway"
+        }
+        (Place::IpBlock, "except") => {
+            "write a rule with policy: Deny for that range before this one"
+        }
         (Place::Pod, "activeDeadlineSeconds" | "readinessGates" | "enableServiceLinks") => NOT_YET,
         (Place::Pod, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
@@ -151,32 +256,34 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "move it into a container: spec.template.spec.containers[]"
         }
 
-        (Place::PodSecurity | Place::ContainerSecurity, "capabilities") => {
-            "remove it; choosing capabilities comes in a later release: for now, containers have the usual default set"
+        (
+            Place::PodSecurity,
+            "capabilities"
+            | "privileged"
+            | "allowPrivilegeEscalation"
+            | "procMount"
+            | "readOnlyRootFilesystem",
+        ) => "move it to the container's securityContext",
+        (Place::ContainerSecurity, "fsGroup" | "supplementalGroups" | "sysctls") => {
+            "move it to the pod's securityContext"
         }
-        (Place::PodSecurity, "readOnlyRootFilesystem") => {
-            "move it to the container's securityContext"
+        (Place::PodSecurity, "fsGroupChangePolicy" | "supplementalGroupsPolicy") => {
+            "remove it: there is one way only"
         }
         (
             Place::PodSecurity | Place::ContainerSecurity,
-            "fsGroup"
-            | "fsGroupChangePolicy"
-            | "supplementalGroups"
-            | "supplementalGroupsPolicy"
-            | "seLinuxOptions"
-            | "seLinuxChangePolicy"
-            | "seccompProfile"
-            | "appArmorProfile"
-            | "sysctls"
-            | "windowsOptions"
-            | "procMount"
-            | "allowPrivilegeEscalation"
-            | "privileged",
-        ) => NOT_YET,
-
-        (Place::Container, "ports") => {
-            "remove it: with the host network, the ports that the app opens are the device's"
+            "seLinuxOptions" | "seLinuxChangePolicy",
+        ) => "remove it: devices confine apps by seccomp, capabilities and AppArmor",
+        (Place::PodSecurity | Place::ContainerSecurity, "windowsOptions") => {
+            "remove it: devices run Linux"
         }
+        (
+            Place::Container,
+            "privileged" | "cap_add" | "cap_drop" | "security_opt" | "read_only",
+        ) => {
+            "write securityContext: privileged, capabilities.add and .drop, seccompProfile, readOnlyRootFilesystem"
+        }
+
         (Place::Container, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
         }
@@ -186,6 +293,8 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Container, "stopSignal" | "stop_signal") => "write lifecycle: { stopSignal: ... }",
         (Place::Container, "healthcheck") => "write livenessProbe, readinessProbe or startupProbe",
         (Place::Container, "preStop" | "postStart") => "move it under lifecycle",
+
+        (Place::Profile, "localhostProfileName" | "name") => "write localhostProfile",
 
         (Place::Probe, "grpc") => "use tcpSocket, or exec with a program of the image",
         (Place::Probe, "command") => "write exec: { command: [...] }",

@@ -137,6 +137,16 @@ impl Images for FakeImages {
         Ok(())
     }
 
+    fn remove_blob(&self, digest: Digest) -> Result<(), ImageFailure> {
+        self.blobs.lock().unwrap().remove(&digest);
+        Ok(())
+    }
+
+    fn has_blob(&self, digest: Digest, size: u64) -> bool {
+        let blobs = self.blobs.lock().unwrap();
+        blobs.get(&digest).is_some_and(|b| b.len() as u64 == size)
+    }
+
     fn blobs_dir(&self) -> &Path {
         &self.dir
     }

@@ -4,10 +4,11 @@
 use super::chance::Chance;
 use skerry_hub::model::{App, ConfigObject, Image, PinnedImage, Platform, PlatformImage, Revision};
 use skerry_wire::pod::EnvValue;
+use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
-    AppRef, Config, ConfigData, ConfigKind, ConfigRef, ContainerSpec, Digest, EnvVar, Namespace,
-    PodSpec, RestartPolicy, Selector, Timestamp, Volume, VolumeSource,
+    AppPolicy, AppRef, Config, ConfigData, ConfigKind, ConfigRef, ContainerSpec, Digest, EnvVar,
+    Namespace, PodSpec, RestartPolicy, Selector, Timestamp, Volume, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -179,6 +180,7 @@ impl Catalog {
             termination_grace_secs: chance.between(0, 3) as u32,
             ..PodSpec::new(containers)
         };
+        let (pod, policy) = work(chance, pod);
         let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
         let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
         let named: Result<PodSpec<String>, std::convert::Infallible> =
@@ -186,7 +188,11 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
-            policy: Default::default(),
+            policy: AppPolicy {
+                update: update_policy(chance),
+                grants: vec![Grant::HoldUpdates],
+                ..policy
+            },
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))
@@ -223,6 +229,58 @@ impl Catalog {
             pre_stop: hook(chance),
             ..ContainerSpec::new(name, pinned)
         }
+    }
+}
+
+/// Some apps are jobs, or CronJobs that never have two pods beside each other:
+/// their pods have an end.
+fn work(chance: &mut Chance, mut pod: PodSpec<PinnedImage>) -> (PodSpec<PinnedImage>, AppPolicy) {
+    let mut policy = AppPolicy::default();
+    if !chance.one_in(4) {
+        return (pod, policy);
+    }
+    if pod.restart_policy == RestartPolicy::Always {
+        pod.restart_policy = RestartPolicy::OnFailure;
+    }
+    let job = Job {
+        completions: chance.between(1, 3) as u32,
+        backoff_limit: chance.between(0, 3) as u32,
+        active_deadline_secs: chance.one_in(3).then(|| chance.between(5, 200) as u32),
+        ttl_after_finished_secs: chance.one_in(3).then(|| chance.between(0, 60) as u32),
+        suspend: chance.one_in(10),
+    };
+    policy.work = if chance.one_in(2) {
+        Work::Job(job)
+    } else {
+        let schedules = ["* * * * *", "*/5 * * * *", "0 3 * * *"];
+        let concurrency = [Concurrency::Forbid, Concurrency::Replace];
+        Work::CronJob(Box::new(CronJob {
+            concurrency: *chance.pick(&concurrency),
+            starting_deadline_secs: chance.one_in(3).then_some(30),
+            ..CronJob::new(
+                (*chance.pick(&schedules)).into(),
+                Job {
+                    suspend: false,
+                    ..job
+                },
+            )
+        }))
+    };
+    (pod, policy)
+}
+
+fn update_policy(chance: &mut Chance) -> UpdatePolicy {
+    let strategies = [
+        Strategy::DownloadThenStop,
+        Strategy::Recreate,
+        Strategy::StartThenStop,
+    ];
+    UpdatePolicy {
+        strategy: *chance.pick(&strategies),
+        progress_deadline_secs: chance.one_in(2).then(|| chance.between(5, 60) as u32),
+        min_ready_secs: chance.between(0, 5) as u32,
+        confirm_secs: chance.one_in(4).then(|| chance.between(10, 60) as u32),
+        hold_limit_secs: chance.below(2) as u32 * 30,
     }
 }
 

@@ -11,7 +11,9 @@ use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::health::{Answer, ProbeKind};
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
+use skerry_agent::core::replace::{Runs, Stage, runs};
 use skerry_agent::core::update::UpdateStart;
+use skerry_agent::core::work::{Run, RunPhase, WorkRecord, pod_revision};
 use skerry_agent::core::{
     Change, Configs, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing,
     Records, Start,
@@ -128,6 +130,8 @@ pub struct DeviceHost {
     pub commits: u64,
     /// Messages that this run has heard.
     heard: BTreeSet<u64>,
+    /// Times at which CronJobs were started, since they are on this machine.
+    started: BTreeMap<(AppRef, Timestamp), u32>,
 }
 
 /// What a machine's clock says.
@@ -176,6 +180,7 @@ impl DeviceHost {
             files: BTreeMap::new(),
             commits: 0,
             heard: BTreeSet::new(),
+            started: BTreeMap::new(),
         }
     }
 
@@ -219,12 +224,47 @@ impl DeviceHost {
         written.is_none_or(|written| files(&written.all) == files(&self.configs))
     }
 
+    /// What shall run by what is on its disk: of each app one revision, or two.
+    pub fn shall_run(&self) -> Vec<&Assignment> {
+        let mut all = Vec::new();
+        for assignment in self.assignments() {
+            let runs = self.runs(assignment);
+            all.push(runs.newest());
+            if let Runs::Both { old, .. } = runs {
+                all.push(old);
+            }
+        }
+        all
+    }
+
+    /// Which revisions of an app shall run.
+    pub fn runs<'a>(&'a self, assignment: &'a Assignment) -> Runs<'a> {
+        let (app, records) = (&assignment.app, &self.records);
+        let previous = records.previous.get(app);
+        runs(assignment, previous, records.replacing.get(app))
+    }
+
     /// The core, while it runs.
     pub fn core(&self) -> Option<&Core> {
         match &self.agent {
             AgentRun::Running(core) => Some(core),
             AgentRun::Off | AgentRun::Joining(_) => None,
         }
+    }
+
+    /// Whether a job's run that is on the disk and desired has this pod, and it
+    /// shall run.
+    pub fn has_pod(&self, app: &AppRef, revision: RevisionId) -> bool {
+        let Some(record) = self.records.works.get(app) else {
+            return false;
+        };
+        let desired = self.assignments().iter();
+        let mut desired = desired.filter(|a| a.app == *app && a.revision == record.revision);
+        let shall = |run: &Run| run.phase == RunPhase::Pod;
+        desired.any(|a| {
+            let mut runs = record.runs.iter().filter(|run| shall(run));
+            runs.any(|run| pod_revision(a.revision, run.number, run.pod) == revision)
+        })
     }
 
     fn read_desired(&mut self) {
@@ -306,10 +346,54 @@ impl World {
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
         self.device_after(device)?;
+        self.clock_set(device)?;
         let serial = self.devices[device].keeper.serial;
         let list_ms = self.chance.between(1, 30);
         let list = KeeperNews::List(run);
         self.later(list_ms, Happening::Keeper(device, serial, list));
+        Ok(())
+    }
+
+    /// The shell says whether the clock can be believed.
+    pub(super) fn clock_set(&mut self, device: usize) -> Lawful {
+        let host = &self.devices[device];
+        let trusted = matches!(host.wall, Wall::Shifted(_));
+        match host.agent {
+            AgentRun::Running(_) => self.device_event(device, Event::Clock { trusted }),
+            AgentRun::Off | AgentRun::Joining(_) => Ok(()),
+        }
+    }
+
+    /// No time of a CronJob is started twice, and none by a clock that nobody
+    /// believes; no job goes on beyond its completions.
+    fn check_work(&mut self, device: usize, app: &AppRef, record: Option<&WorkRecord>) -> Lawful {
+        let host = &mut self.devices[device];
+        let Some(record) = record else {
+            host.started.retain(|(other, _), _| other != app);
+            return Ok(());
+        };
+        let before = host.records.works.get(app).map_or(0, |old| old.count);
+        for run in &record.runs {
+            let Some(due) = run.due else {
+                continue;
+            };
+            if run.number > before && matches!(host.wall, Wall::Since1970) {
+                return broken(
+                    "no CronJob goes by a wrong clock",
+                    format!("{app} at {due:?}"),
+                );
+            }
+            let key = (app.clone(), due);
+            if *host.started.entry(key).or_insert(run.number) != run.number {
+                return broken("no time is started twice", format!("{app} at {due:?}"));
+            }
+        }
+        for run in &record.runs {
+            *self.stats.counts.entry("job steps").or_default() += 1;
+            if run.is_over() {
+                *self.stats.counts.entry("job ends").or_default() += 1;
+            }
+        }
         Ok(())
     }
 
@@ -369,6 +453,8 @@ impl World {
             ..Records::default()
         };
         host.before = None;
+        // What it does not remember it may do again.
+        host.started.clear();
         host.read_desired();
     }
 
@@ -818,6 +904,7 @@ impl World {
                 Ok(())
             }
             Effect::ForgetExit { .. }
+            | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
             | Effect::OpenVolume { .. }
@@ -877,6 +964,18 @@ impl World {
             }
             // Nothing of the device itself changes in this world.
             Effect::Update(_) => Ok(()),
+            Effect::ServeApps(_) | Effect::ReleaseHold { .. } => Ok(()),
+            Effect::AskHold { app } => {
+                let holds = !self.calm && self.chance.one_in(3);
+                let held = holds.then(|| "it is busy".to_string());
+                if holds {
+                    self.count("update held", || app.to_string());
+                }
+                let delay_ms = self.chance.between(1, 50);
+                let news = Box::new(Event::Hold { app, held });
+                self.later(delay_ms, Happening::AgentNews(device, run, news));
+                Ok(())
+            }
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));
@@ -929,6 +1028,7 @@ impl World {
             host.before = Some(host.records.clone());
         }
         for change in changes {
+            let host = &self.devices[device];
             if let Change::Desired(new, _) = &change {
                 if new.generation <= host.generation() {
                     return broken(
@@ -944,8 +1044,21 @@ impl World {
                 }
                 *self.stats.counts.entry("desired taken").or_default() += 1;
             }
-            host.records.apply(change);
+            if let Change::Work(app, record) = &change {
+                self.check_work(device, app, record.as_ref())?;
+            }
+            if let Change::Replacing(_, record) = &change {
+                let what = match record.as_ref().map(|r| &r.stage) {
+                    Some(Stage::RolledBack { .. }) => "rolled back",
+                    Some(Stage::Trial { .. }) => "on trial",
+                    Some(Stage::Waiting | Stage::Held { .. }) => "to be changed",
+                    None => "proved",
+                };
+                *self.stats.counts.entry(what).or_default() += 1;
+            }
+            self.devices[device].records.apply(change);
         }
+        let host = &mut self.devices[device];
         host.read_desired();
         Ok(())
     }
@@ -962,9 +1075,8 @@ impl World {
         }
         self.check_configs(device, &wanted.configs)?;
         let app = &wanted.assignment.app;
-        let desired = host.assignments().contains(&wanted.assignment);
-        let previous = host.records.previous.get(app) == Some(&wanted.assignment);
-        if !desired && !previous {
+        let job = host.has_pod(app, wanted.assignment.revision);
+        if !job && !host.shall_run().contains(&&wanted.assignment) {
             return broken(
                 "nothing runs that was not desired",
                 format!("{} of {app}", wanted.id),
@@ -1006,7 +1118,6 @@ impl World {
             return Ok(());
         }
         let wanted = |a: &Assignment| a.app == one.app && a.revision == one.revision;
-        let previous = host.records.previous.values().any(wanted);
         let mut ledger = host.records.ledger.values();
         let entry = ledger.find(|e| e.name().incarnation(e.incarnation) == *id);
         let reason = match entry.map(|e| &e.phase) {
@@ -1024,7 +1135,7 @@ impl World {
         if reason {
             return Ok(());
         }
-        if host.assignments().iter().any(wanted) || previous {
+        if host.shall_run().iter().any(|a| wanted(a)) {
             return broken(
                 "a running app is never stopped without a reason",
                 format!("device {device} {does} {id}, which is desired"),

@@ -568,6 +568,10 @@ impl World {
                 }
             }
             Effect::StreamOut(stream, output) => self.stream_out(stream, output),
+            Effect::RemoveBlob(digest) => {
+                self.catalog.blobs.remove(&digest);
+                Ok(())
+            }
             Effect::ReadBlob {
                 device,
                 stream,

@@ -141,6 +141,7 @@ impl Keeper {
             Request::MakeSandbox(spec) => self.make_sandbox(asker, spec),
             Request::RemoveSandbox { id } => self.remove_sandbox(asker, &id),
             Request::ListSandboxes => self.list_sandboxes(asker),
+            Request::FindSandbox { id } => self.find_sandbox(asker, &id),
             Request::Resize { id, resources } => self.resize(asker, &id, &resources),
         }
     }

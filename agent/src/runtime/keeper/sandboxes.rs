@@ -154,6 +154,17 @@ impl Keeper {
         self.answer(asker, &Response::Done);
     }
 
+    pub(super) fn find_sandbox(&mut self, asker: Asker, id: &ContainerId) {
+        match self.sandboxes.get_mut(id) {
+            Some(one) if one.held.is_none() => one.askers.push(asker),
+            Some(_) => self.tell_sandbox(asker, id, false),
+            None => {
+                let text = format!("there is no sandbox {id}");
+                self.fail(asker, FailureKind::NotFound, text);
+            }
+        }
+    }
+
     pub(super) fn list_sandboxes(&mut self, asker: Asker) {
         let ids = self.sandboxes.keys().cloned().collect();
         self.answer(asker, &Response::Sandboxes { ids });

@@ -14,6 +14,7 @@ pub(super) struct ContainerRow {
     namespace: String,
     pub app: String,
     device_state: DeviceState,
+    address: Option<String>,
     pub container: Container,
 }
 
@@ -29,6 +30,7 @@ pub(super) fn container_rows(devices: &[Device], namespace: Option<&str>) -> Vec
                 namespace: app.namespace.clone(),
                 app: app.name.clone(),
                 device_state: device.state,
+                address: app.address.clone(),
                 container: container.clone(),
             }));
         }
@@ -43,7 +45,7 @@ pub(super) fn container_table(rows: &[ContainerRow], show: &Show) -> Table {
         head.insert(1, "NAMESPACE");
     }
     if show.wide() {
-        head.push("LAST EXIT");
+        head.extend(["LAST EXIT", "ADDRESS"]);
     }
     let mut table = Table::new(&head);
     for row in rows {
@@ -71,6 +73,7 @@ pub(super) fn container_table(rows: &[ContainerRow], show: &Show) -> Table {
         if show.wide() {
             let exit = row.container.last_exit.map(exit_text);
             cells.push(exit.unwrap_or_default().into());
+            cells.push(row.address.clone().unwrap_or_default().into());
         }
         table.row(cells);
     }

@@ -171,6 +171,15 @@ impl World {
                     put(&mut stored.apps, *r, |a| a.app.app == id)
                 }
                 Change::DeleteApp(id) => stored.apps.retain(|a| a.app.app != id),
+                Change::PutConfig(r) => {
+                    let id = r.object.config.reference();
+                    put(&mut stored.configs, *r, |c| {
+                        c.object.config.reference() == id
+                    })
+                }
+                Change::DeleteConfig(id) => {
+                    stored.configs.retain(|c| c.object.config.reference() != id)
+                }
                 Change::PutToken(r) => {
                     let id = r.id;
                     put(&mut stored.tokens, r, |t| t.id == id)

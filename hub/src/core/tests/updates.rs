@@ -355,6 +355,60 @@ fn only_a_known_makers_releases_are_taken() {
 }
 
 #[test]
+fn a_deleted_release_leaves_with_its_bytes_when_nothing_needs_them() {
+    let mut site = Site::new(1);
+    for version in ["2.0", "3.0"] {
+        site.import(version);
+        site.roll_out(version, 1, false).unwrap();
+        assert!(site.try_it(0));
+        site.end(0, Some(version));
+    }
+    let delete = |version: &str| {
+        let version = version.to_string();
+        move |request| Event::DeleteRelease {
+            request,
+            kind: ReleaseKind::Agent,
+            version,
+        }
+    };
+    let removed = |effects: &[Effect]| -> Vec<Digest> {
+        let one = |e: &Effect| match e {
+            Effect::RemoveBlob(digest) => Some(*digest),
+            _ => None,
+        };
+        effects.iter().filter_map(one).collect()
+    };
+    // A device on its way to it keeps it, in a rollout that nobody pursues too.
+    site.roll_out("2.0", 1, true).unwrap();
+    assert!(site.try_it(0));
+    site.roll_out("3.0", 1, true).unwrap();
+    let no = site.ask(delete("2.0")).unwrap_err();
+    assert_eq!(no.reason, "ReleaseInUse");
+    assert!(no.message.contains("'d0'"), "{no}");
+    site.end(0, Some("2.0"));
+    assert!(site.try_it(0));
+    site.end(0, Some("3.0"));
+
+    let (answer, effects) = site.world.ask(delete("2.0"));
+    answer.unwrap();
+    assert_eq!(removed(&effects), [Digest::of(b"2.0")]);
+    let no = site.steer(Steer::Undo).unwrap_err();
+    assert!(no.message.contains("agent 2.0, which was deleted"), "{no}");
+
+    // The same bytes by another name.
+    let bytes = Digest::of(b"3.0");
+    let mut image = image("other:1", &["amd64"]);
+    image.platforms[0].blobs.push((bytes, 9));
+    site.say(Event::ImageAdded {
+        request: None,
+        image,
+    });
+    let (answer, effects) = site.world.ask(delete("3.0"));
+    answer.unwrap();
+    assert_eq!(removed(&effects), []);
+}
+
+#[test]
 fn versions_are_in_the_order_that_people_expect() {
     let mut versions = ["1.10.0", "1.2.0", "1.10.0-rc1", "2.0", "0.9"];
     versions.sort_by(|a, b| compare_versions(a, b));

@@ -1,0 +1,996 @@
+//! All of a manifest that is about networks: which one a pod lives in, its
+//! ports and names, the services it is behind, and what it may reach.
+
+use super::decode::{Decoder, Fields, Path};
+use super::quantity::{self, bytes_text};
+use super::tree::{Node, Value};
+use super::unsupported::Place;
+use super::write::Fields as Written;
+use super::yaml::Out;
+use skerry_wire::pod::{DnsConfig, HostAlias, Network, Port, Protocol};
+use skerry_wire::policy::{Access, Egress, EgressRule, Service, ServicePort};
+use skerry_wire::{AppName, AppPolicy, PodSpec};
+use std::net::IpAddr;
+
+/// Ports of one container, and of one service.
+const MAX_PORTS: usize = 64;
+/// Lines for `/etc/hosts`, and names on one of them.
+const MAX_ALIASES: usize = 64;
+/// Name servers that a C library reads (`MAXNS` of resolv.conf(5)).
+const MAX_NAMESERVERS: usize = 3;
+/// Search domains, as in Kubernetes.
+const MAX_SEARCHES: usize = 32;
+/// Options of resolv.conf(5): it knows fewer.
+const MAX_OPTIONS: usize = 32;
+/// Longest name of a port (RFC 6335, section 5.1), in bytes.
+const MAX_PORT_NAME_BYTES: usize = 15;
+/// Longest domain name (RFC 1035), in bytes.
+const MAX_DOMAIN_BYTES: usize = 253;
+
+const NETWORKS: &str = "write host (the device's own), bridge (an address of its own) or none";
+
+// --- the pod
+
+/// `network` and Kubernetes' `hostNetwork`, and whether one of them is written.
+pub(super) fn network(
+    d: &mut Decoder<'_>,
+    fields: &mut Fields<'_>,
+    path: &Path<'_>,
+) -> (Network, bool) {
+    let ours = fields.take("network");
+    let theirs = fields.take("hostNetwork");
+    let named = ours.and_then(|node| {
+        let path = path.field("network");
+        let text = d.text(node, &path)?;
+        match text.as_str() {
+            "host" => Some(Network::Host),
+            "bridge" => Some(Network::Bridge),
+            "none" => Some(Network::None),
+            _ => {
+                let shown: String = text.chars().take(80).collect();
+                d.error(
+                    node.at,
+                    &path,
+                    format!("there is no network '{shown}'"),
+                    NETWORKS,
+                );
+                None
+            }
+        }
+    });
+    let flag = theirs.and_then(|node| d.boolean(node, &path.field("hostNetwork")));
+    if let (Some(node), Some(network), Some(host)) = (theirs, named, flag)
+        && host != (network == Network::Host)
+    {
+        d.error(
+            node.at,
+            &path.field("hostNetwork"),
+            "says something else than 'network'",
+            "remove one of the two",
+        );
+    }
+    let network = match (named, flag) {
+        (Some(network), _) => network,
+        // Kubernetes' pod network.
+        (None, Some(false)) => Network::Bridge,
+        (None, Some(true) | None) => Network::Host,
+    };
+    (network, ours.is_some() || theirs.is_some())
+}
+
+/// `hostAliases`.
+pub(super) fn host_aliases(
+    d: &mut Decoder<'_>,
+    fields: &mut Fields<'_>,
+    path: &Path<'_>,
+) -> Vec<HostAlias> {
+    let Some(node) = fields.take("hostAliases") else {
+        return Vec::new();
+    };
+    let path = path.field("hostAliases");
+    let items = d.bounded_sequence(node, &path, MAX_ALIASES);
+    let mut aliases = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        let Some(mut fields) = d.mapping(item, &path) else {
+            continue;
+        };
+        let ip = fields
+            .require(d, &path, "ip", "write the address, as in ip: 10.0.0.9")
+            .and_then(|node| address(d, node, &path.field("ip")));
+        let names = fields.require(d, &path, "hostnames", "write its names, as in [plc]");
+        let names = names.map(|node| domains(d, node, &path.field("hostnames"), MAX_ALIASES));
+        fields.finish(d, &path, Place::Other);
+        if let (Some(ip), Some(hostnames)) = (ip, names) {
+            aliases.push(HostAlias { ip, hostnames });
+        }
+    }
+    aliases
+}
+
+/// `dnsPolicy` and `dnsConfig`.
+pub(super) fn dns(
+    d: &mut Decoder<'_>,
+    fields: &mut Fields<'_>,
+    path: &Path<'_>,
+    network: Network,
+) -> Option<DnsConfig> {
+    let config = fields
+        .take("dnsConfig")
+        .and_then(|node| dns_config(d, node, &path.field("dnsConfig")));
+    let Some(node) = fields.take("dnsPolicy") else {
+        return config;
+    };
+    let path = path.field("dnsPolicy");
+    let servers = config.as_ref().map_or(0, |c| c.nameservers.len());
+    match (d.text(node, &path)?.as_str(), network) {
+        ("None", _) if servers > 0 => {}
+        ("None", _) => d.error(
+            node.at,
+            &path,
+            "needs name servers",
+            "write dnsConfig: { nameservers: [10.0.0.53] }, or remove it",
+        ),
+        // On the device's own network all of them mean the device's resolvers.
+        ("Default" | "ClusterFirst", Network::Host | Network::None) => {}
+        ("ClusterFirst", Network::Bridge) => {}
+        ("Default", Network::Bridge) => d.error(
+            node.at,
+            &path,
+            "is not supported on a bridge: names of apps are found first, all others by the device's resolvers",
+            "remove it, or write None and dnsConfig with name servers",
+        ),
+        ("ClusterFirstWithHostNet", _) => d.error(
+            node.at,
+            &path,
+            "is not supported: names of apps are answered on bridges only",
+            "remove it, or write network: bridge",
+        ),
+        _ => d.error(
+            node.at,
+            &path,
+            "is not a policy",
+            "write ClusterFirst, Default or None, or remove it",
+        ),
+    }
+    config
+}
+
+fn dns_config(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DnsConfig> {
+    let mut fields = d.mapping(node, path)?;
+    let mut config = DnsConfig::default();
+    if let Some(node) = fields.take("nameservers") {
+        let path = path.field("nameservers");
+        let items = d.bounded_sequence(node, &path, MAX_NAMESERVERS);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            config
+                .nameservers
+                .extend(address(d, item, &path.index(index)));
+        }
+    }
+    if let Some(node) = fields.take("searches") {
+        config.searches = domains(d, node, &path.field("searches"), MAX_SEARCHES);
+    }
+    if let Some(node) = fields.take("options") {
+        let path = path.field("options");
+        let items = d.bounded_sequence(node, &path, MAX_OPTIONS);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            config
+                .options
+                .extend(dns_option(d, item, &path.index(index)));
+        }
+    }
+    fields.finish(d, path, Place::Other);
+    Some(config)
+}
+
+/// `{name: ndots, value: "2"}` as resolv.conf(5) has it.
+fn dns_option(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let mut fields = d.mapping(node, path)?;
+    let name = fields
+        .require(d, path, "name", "name the option, as in name: ndots")
+        .and_then(|node| Some((node.at, d.text(node, &path.field("name"))?)));
+    let value = fields
+        .take("value")
+        .and_then(|node| d.text(node, &path.field("value")));
+    fields.finish(d, path, Place::Other);
+    let (at, name) = name?;
+    let text = match value {
+        Some(value) => format!("{name}:{value}"),
+        None => name,
+    };
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-:".contains(&b);
+    if !text.is_empty() && text.bytes().all(good) {
+        return Some(text);
+    }
+    let remedy = "write it as in name: ndots and value: \"2\"";
+    d.error(at, path, "is not an option of resolv.conf", remedy);
+    None
+}
+
+fn domains(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, max: usize) -> Vec<String> {
+    let items = d.bounded_sequence(node, path, max);
+    let mut names = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        let Some(text) = d.text(item, &path) else {
+            continue;
+        };
+        let good = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+        if text.is_empty() || text.len() > MAX_DOMAIN_BYTES || !text.bytes().all(good) {
+            d.error(
+                item.at,
+                &path,
+                "is not a name of a host or domain",
+                "use letters, digits, '-' and '.', as in plc.example",
+            );
+            continue;
+        }
+        names.push(text);
+    }
+    names
+}
+
+fn address(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<IpAddr> {
+    let text = d.text(node, path)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        let remedy = "write one of IPv4 or IPv6, as in 10.0.0.9";
+        d.error(node.at, path, "is not an address", remedy);
+    }
+    address
+}
+
+// --- ports
+
+/// A container's `ports`.
+pub(super) fn ports(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Vec<Port> {
+    let Some(node) = fields.take("ports") else {
+        return Vec::new();
+    };
+    let path = path.field("ports");
+    let items = d.bounded_sequence(node, &path, MAX_PORTS);
+    let mut ports = Vec::new();
+    for (index, item) in items.unwrap_or_default().iter().enumerate() {
+        let path = path.index(index);
+        if let Value::Scalar(scalar) = &item.value
+            && let Some((host, container)) = scalar.text.split_once(':')
+        {
+            let (host, container): (String, String) = (
+                host.chars().take(20).collect(),
+                container.chars().take(20).collect(),
+            );
+            let remedy = format!("write hostPort: {host} and containerPort: {container}");
+            d.error(
+                item.at,
+                &path,
+                "expects fields, but there is a single value",
+                remedy,
+            );
+            continue;
+        }
+        ports.extend(port(d, item, &path));
+    }
+    ports
+}
+
+fn port(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Port> {
+    let mut fields = d.mapping(node, path)?;
+    let name = fields
+        .take("name")
+        .and_then(|node| port_name(d, node, &path.field("name")));
+    let remedy = "write the port that the program listens on, as in containerPort: 80";
+    let container_port = fields
+        .require(d, path, "containerPort", remedy)
+        .and_then(|node| number(d, node, &path.field("containerPort")));
+    let host_port = fields
+        .take("hostPort")
+        .and_then(|node| number(d, node, &path.field("hostPort")));
+    let host_ip = fields
+        .take("hostIP")
+        .and_then(|node| Some((node.at, address(d, node, &path.field("hostIP"))?)));
+    let protocol = fields
+        .take("protocol")
+        .and_then(|node| protocol(d, node, &path.field("protocol")));
+    fields.finish(d, path, Place::Port);
+    if let Some((at, _)) = host_ip
+        && host_port.is_none()
+    {
+        let remedy = "write hostPort too, or remove it";
+        d.error(
+            at,
+            &path.field("hostIP"),
+            "means nothing without hostPort",
+            remedy,
+        );
+    }
+    Some(Port {
+        name,
+        container_port: container_port?,
+        host_port,
+        host_ip: host_ip.map(|(_, ip)| ip),
+        protocol: protocol.unwrap_or_default(),
+    })
+}
+
+/// RFC 6335, section 5.1.
+fn port_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_name = (1..=MAX_PORT_NAME_BYTES).contains(&text.len())
+        && text.bytes().all(good)
+        && text.bytes().any(|b| b.is_ascii_lowercase())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--");
+    if is_name {
+        return Some(text);
+    }
+    d.error(
+        node.at,
+        path,
+        "is not a port's name",
+        "use 1 to 15 of a-z, 0-9 and '-', as in http",
+    );
+    None
+}
+
+fn number(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<u16> {
+    let number = d.integer(node, path, 1..=u64::from(u16::MAX))?;
+    Some(number as u16)
+}
+
+fn protocol(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Protocol> {
+    match d.text(node, path)?.as_str() {
+        "TCP" => return Some(Protocol::Tcp),
+        "UDP" => return Some(Protocol::Udp),
+        "SCTP" => d.error(node.at, path, "is not supported", "use TCP or UDP"),
+        _ => d.error(node.at, path, "is not a protocol", "write TCP or UDP"),
+    }
+    None
+}
+
+/// A port by its number, or by the name that it has in `ports`.
+pub(super) fn port_by_name(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    ports: &[Port],
+) -> Option<u16> {
+    if let Value::Scalar(scalar) = &node.value
+        && !scalar.text.starts_with(|c: char| c.is_ascii_digit())
+    {
+        let name = &scalar.text;
+        let found = ports.iter().find(|port| port.name.as_ref() == Some(name));
+        if found.is_none() {
+            unknown_port(d, node, path, ports.iter());
+        }
+        return found.map(|port| port.container_port);
+    }
+    number(d, node, path)
+}
+
+fn unknown_port<'p>(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    ports: impl Iterator<Item = &'p Port>,
+) {
+    let names: Vec<&str> = ports.filter_map(|port| port.name.as_deref()).collect();
+    let remedy = match names.is_empty() {
+        true => {
+            "write the port's number, as in 8080, or give it a name under the container's ports"
+                .into()
+        }
+        false => format!("write its number, or one of {}", names.join(", ")),
+    };
+    d.error(
+        node.at,
+        path,
+        "is neither a number nor the name of a port",
+        remedy,
+    );
+}
+
+/// What ports of one pod must not be, together and on this network.
+/// `containers` are the lists as they are written, with the names of their
+/// fields.
+pub(super) fn check_ports<Image>(
+    d: &mut Decoder<'_>,
+    pod: &PodSpec<Image>,
+    explicit: bool,
+    containers: &[(&Node, &str)],
+    path: &Path<'_>,
+) {
+    let mut seen: Vec<&Port> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    let nodes = containers.iter().flat_map(|(list, name)| {
+        let items = match &list.value {
+            Value::Sequence(items) => items.as_slice(),
+            _ => &[],
+        };
+        items
+            .iter()
+            .enumerate()
+            .map(move |(i, item)| (item, *name, i))
+    });
+    for (container, (node, list, index)) in pod.all_containers().zip(nodes) {
+        let (list, ports) = (path.field(list), "ports");
+        let item = list.index(index);
+        let ports = item.field(ports);
+        for (index, port) in container.ports.iter().enumerate() {
+            let path = ports.index(index);
+            let at = find(node, "ports").and_then(|node| match &node.value {
+                Value::Sequence(items) => items.get(index),
+                _ => None,
+            });
+            let at = at.map_or(node.at, |node| node.at);
+            if let Some(name) = &port.name {
+                if names.contains(&name.as_str()) {
+                    let message = format!("there are two ports named '{name}'");
+                    d.error(
+                        at,
+                        &path.field("name"),
+                        message,
+                        "give one of them another name",
+                    );
+                }
+                names.push(name);
+            }
+            let Some(host_port) = port.host_port else {
+                continue;
+            };
+            let path = path.field("hostPort");
+            let own = port.container_port;
+            match (pod.network, explicit) {
+                (Network::Bridge, _) => {}
+                (Network::Host, false) => d.error(
+                    at,
+                    &path,
+                    "means nothing with the device's own network, which an app has that names no other",
+                    "write network: bridge, so that this port leads to the app; or hostNetwork: true, and let the app open the port itself",
+                ),
+                (Network::Host, true) if host_port == own => {}
+                (Network::Host, true) => d.error(
+                    at,
+                    &path,
+                    format!("has to be {own} as containerPort: with hostNetwork the app opens the device's port itself"),
+                    format!("write {own}, remove it, or write network: bridge"),
+                ),
+                (Network::None, _) => d.error(
+                    at,
+                    &path,
+                    "leads nowhere: this pod has no network",
+                    "remove it, or write network: bridge",
+                ),
+            }
+            if seen.iter().any(|other| same_port(other, port)) {
+                d.error(
+                    at,
+                    &path,
+                    format!("the device's port {host_port} is there twice"),
+                    "give one of them another hostPort or hostIP",
+                );
+            }
+            seen.push(port);
+        }
+    }
+}
+
+fn same_port(one: &Port, other: &Port) -> bool {
+    let overlap = match (one.host_ip, other.host_ip) {
+        (None, _) | (_, None) => true,
+        (Some(a), Some(b)) => {
+            let any = a.is_unspecified() || b.is_unspecified();
+            a == b || (any && a.is_ipv4() == b.is_ipv4())
+        }
+    };
+    overlap && one.host_port == other.host_port && one.protocol == other.protocol
+}
+
+fn find<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
+    match &node.value {
+        Value::Mapping(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
+        _ => None,
+    }
+}
+
+// --- services
+
+/// Services and egress rules need an address of the pod's own.
+fn needs_bridge<Image>(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, pod: &PodSpec<Image>) {
+    if pod.network != Network::Bridge {
+        d.error(
+            node.at,
+            path,
+            "needs a pod with an address of its own",
+            "write network: bridge in spec.template.spec",
+        );
+    }
+}
+
+/// `spec.services`.
+pub(super) fn services<Image>(
+    d: &mut Decoder<'_>,
+    node: Option<&Node>,
+    path: &Path<'_>,
+    pod: &PodSpec<Image>,
+) -> Vec<Service> {
+    let Some(node) = node else {
+        return Vec::new();
+    };
+    let items = d.bounded_sequence(node, path, AppPolicy::MAX_SERVICES);
+    let items = items.unwrap_or_default();
+    if !items.is_empty() {
+        needs_bridge(d, node, path, pod);
+    }
+    let ports: Vec<&Port> = pod.all_containers().flat_map(|c| &c.ports).collect();
+    let mut services: Vec<Service> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        let Some(service) = service(d, item, &path, &ports) else {
+            continue;
+        };
+        if services.iter().any(|other| other.name == service.name) {
+            let message = format!("there are two services named '{}'", service.name);
+            d.error(item.at, &path.field("name"), message, "make one of them");
+        }
+        services.push(service);
+    }
+    services
+}
+
+fn service(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    pod_ports: &[&Port],
+) -> Option<Service> {
+    let mut fields = d.mapping(node, path)?;
+    let name = fields
+        .require(d, path, "name", "name the service, as in name: web")
+        .and_then(|node| d.name(node, &path.field("name"), AppName::new));
+    let mut ports: Vec<ServicePort> = Vec::new();
+    if let Some(node) = fields.take("ports") {
+        let path = path.field("ports");
+        let items = d.bounded_sequence(node, &path, MAX_PORTS);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            let path = path.index(index);
+            let Some(port) = service_port(d, item, &path, pod_ports) else {
+                continue;
+            };
+            let same =
+                |other: &ServicePort| (other.port, other.protocol) == (port.port, port.protocol);
+            if ports.iter().any(same) {
+                let message = format!("port {} is there twice", port.port);
+                d.error(item.at, &path, message, "remove one");
+            }
+            ports.push(port);
+        }
+    }
+    fields.finish(d, path, Place::Service);
+    Some(Service { name: name?, ports })
+}
+
+fn service_port(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    pod_ports: &[&Port],
+) -> Option<ServicePort> {
+    let mut fields = d.mapping(node, path)?;
+    let port = fields
+        .require(d, path, "port", "write the service's port, as in port: 80")
+        .and_then(|node| number(d, node, &path.field("port")));
+    let written = match fields.take("protocol") {
+        Some(node) => Some(protocol(d, node, &path.field("protocol"))?),
+        None => None,
+    };
+    let target = match fields.take("targetPort") {
+        Some(node) => Some(target_port(
+            d,
+            node,
+            &path.field("targetPort"),
+            written,
+            pod_ports,
+        )?),
+        None => None,
+    };
+    fields.finish(d, path, Place::ServicePort);
+    let port = port?;
+    let (target_port, of_target) = target.unwrap_or((port, None));
+    Some(ServicePort {
+        port,
+        target_port,
+        protocol: written.or(of_target).unwrap_or_default(),
+    })
+}
+
+/// By number, or by name with its protocol.
+fn target_port(
+    d: &mut Decoder<'_>,
+    node: &Node,
+    path: &Path<'_>,
+    written: Option<Protocol>,
+    ports: &[&Port],
+) -> Option<(u16, Option<Protocol>)> {
+    if let Value::Scalar(scalar) = &node.value
+        && !scalar.text.starts_with(|c: char| c.is_ascii_digit())
+    {
+        let named = ports
+            .iter()
+            .filter(|p| p.name.as_ref() == Some(&scalar.text));
+        let mut fits = named.filter(|port| written.is_none_or(|wanted| wanted == port.protocol));
+        let found = fits.next();
+        if found.is_none() {
+            unknown_port(d, node, path, ports.iter().copied());
+        }
+        return found.map(|port| (port.container_port, Some(port.protocol)));
+    }
+    number(d, node, path).map(|port| (port, None))
+}
+
+// --- egress
+
+/// `spec.egress`: Kubernetes' NetworkPolicy for one app, with an order.
+pub(super) fn egress<Image>(
+    d: &mut Decoder<'_>,
+    node: Option<&Node>,
+    path: &Path<'_>,
+    pod: &PodSpec<Image>,
+) -> Option<Egress> {
+    let node = node?;
+    needs_bridge(d, node, path, pod);
+    let mut fields = d.mapping(node, path)?;
+    let otherwise = fields
+        .take("policy")
+        .and_then(|node| access(d, node, &path.field("policy")));
+    let rate = fields
+        .take("rate")
+        .and_then(|node| rate(d, node, &path.field("rate")));
+    let mut rules = Vec::new();
+    let rules_node = fields.take("rules");
+    if let Some(node) = rules_node {
+        let path = path.field("rules");
+        let items = d.bounded_sequence(node, &path, Egress::MAX_RULES);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            rules.extend(rule(d, item, &path.index(index)));
+        }
+        if rules.len() > Egress::MAX_RULES {
+            let message = format!(
+                "are {} rules, each range with each port counted, more than {}",
+                rules.len(),
+                Egress::MAX_RULES
+            );
+            d.error(node.at, &path, message, "name larger ranges");
+        }
+    }
+    fields.finish(d, path, Place::Egress);
+    // As in Kubernetes: what rules do not name is refused. Without rules there
+    // is only a rate.
+    let usual = match rules_node.is_some() {
+        true => Access::Deny,
+        false => Access::Allow,
+    };
+    Some(Egress {
+        rules,
+        otherwise: otherwise.unwrap_or(usual),
+        bytes_per_second: rate,
+    })
+}
+
+fn access(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Access> {
+    match d.text(node, path)?.as_str() {
+        "Allow" => Some(Access::Allow),
+        "Deny" => Some(Access::Deny),
+        _ => {
+            d.error(node.at, path, "is not a policy", "write Allow or Deny");
+            None
+        }
+    }
+}
+
+fn rate(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<u64> {
+    let text = d.quantity_text(node, path)?;
+    match quantity::bytes_per_second(text) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            d.error(node.at, path, error.what, error.remedy);
+            None
+        }
+    }
+}
+
+/// One rule as it is written: every range with every port.
+fn rule(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EgressRule> {
+    let Some(mut fields) = d.mapping(node, path) else {
+        return Vec::new();
+    };
+    let access = match fields.take("policy") {
+        Some(node) => access(d, node, &path.field("policy")),
+        None => Some(Access::Allow),
+    };
+    let mut ranges: Vec<Option<(IpAddr, u8)>> = Vec::new();
+    if let Some(node) = fields.take("to") {
+        let path = path.field("to");
+        let items = d.bounded_sequence(node, &path, Egress::MAX_RULES);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            ranges.extend(peer(d, item, &path.index(index)).map(Some));
+        }
+    } else {
+        ranges.push(None);
+    }
+    let mut ports: Vec<Option<(Protocol, u16, u16)>> = Vec::new();
+    if let Some(node) = fields.take("ports") {
+        let path = path.field("ports");
+        let items = d.bounded_sequence(node, &path, Egress::MAX_RULES);
+        for (index, item) in items.unwrap_or_default().iter().enumerate() {
+            ports.extend(port_range(d, item, &path.index(index)).map(Some));
+        }
+    } else {
+        ports.push(None);
+    }
+    fields.finish(d, path, Place::EgressRule);
+    let Some(access) = access else {
+        return Vec::new();
+    };
+    let each = ranges.iter().flat_map(|to| {
+        ports.iter().map(move |ports| EgressRule {
+            to: *to,
+            ports: *ports,
+            access,
+        })
+    });
+    each.collect()
+}
+
+/// `{ipBlock: {cidr: 10.0.0.0/8}}`.
+fn peer(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<(IpAddr, u8)> {
+    let mut fields = d.mapping(node, path)?;
+    let remedy = "write ipBlock: { cidr: 10.0.0.0/8 }";
+    let at = fields.at;
+    let block = fields.take("ipBlock");
+    if block.is_none() && fields.left().count() == 0 {
+        d.error(at, path, "does not say where to", remedy);
+    }
+    let range = block.and_then(|node| {
+        let path = path.field("ipBlock");
+        let mut fields = d.mapping(node, &path)?;
+        let node = fields.require(d, &path, "cidr", remedy);
+        fields.finish(d, &path, Place::IpBlock);
+        cidr(d, node?, &path.field("cidr"))
+    });
+    fields.finish(d, path, Place::Peer);
+    range
+}
+
+fn cidr(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<(IpAddr, u8)> {
+    let text = d.text(node, path)?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let len = width(address);
+        let remedy = format!("write {address}/{len} for this address alone");
+        d.error(node.at, path, "is an address, not a range", remedy);
+        return None;
+    }
+    let range = text.split_once('/').and_then(|(address, len)| {
+        let address: IpAddr = address.parse().ok()?;
+        let len: u8 = len.parse().ok()?;
+        (len <= width(address)).then_some((address, len))
+    });
+    let Some((address, len)) = range else {
+        let remedy = "write an address and a length, as in 10.0.0.0/8 or fd00::/8";
+        d.error(node.at, path, "is not a range", remedy);
+        return None;
+    };
+    let first = first_of(address, len);
+    if first != address {
+        let remedy = format!("write {first}/{len}, or {address}/{} alone", width(address));
+        d.error(
+            node.at,
+            path,
+            "has more of an address than its length says",
+            remedy,
+        );
+        return None;
+    }
+    Some((address, len))
+}
+
+fn width(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// The first address of a range.
+fn first_of(address: IpAddr, len: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(u32::from(32 - len)).unwrap_or(0);
+            std::net::Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(u32::from(128 - len)).unwrap_or(0);
+            std::net::Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+        }
+    }
+}
+
+fn port_range(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<(Protocol, u16, u16)> {
+    let mut fields = d.mapping(node, path)?;
+    let before = d.count();
+    let protocol = match fields.take("protocol") {
+        Some(node) => protocol(d, node, &path.field("protocol")),
+        None => Some(Protocol::default()),
+    };
+    let first = fields
+        .take("port")
+        .map(|node| (node.at, number(d, node, &path.field("port"))));
+    let last = fields
+        .take("endPort")
+        .map(|node| (node.at, number(d, node, &path.field("endPort"))));
+    fields.finish(d, path, Place::Other);
+    if d.count() > before {
+        return None;
+    }
+    let (first, last) = match (first, last) {
+        (None, None) => (Some(1), Some(u16::MAX)),
+        (Some((_, first)), None) => (first, first),
+        (Some((_, first)), Some((at, last))) => {
+            if last < first {
+                d.error(at, &path.field("endPort"), "is before port", "swap them");
+            }
+            (first, last)
+        }
+        (None, Some((at, _))) => {
+            let remedy = "write port for the first one";
+            d.error(
+                at,
+                &path.field("endPort"),
+                "means nothing without port",
+                remedy,
+            );
+            return None;
+        }
+    };
+    Some((protocol?, first?, last?))
+}
+
+// --- writing
+
+/// The pod's fields about its network.
+pub(super) fn write_pod<Image>(pod: &PodSpec<Image>, out: &mut Written) {
+    match pod.network {
+        Network::Host => out.bare("hostNetwork", true),
+        Network::Bridge => out.text("network", "bridge"),
+        Network::None => out.text("network", "none"),
+    }
+    out.some_text("hostname", pod.hostname.as_deref());
+    out.list(
+        "hostAliases",
+        pod.host_aliases.iter().map(|alias| {
+            let mut out = Written::default();
+            out.text("ip", alias.ip.to_string());
+            out.list("hostnames", alias.hostnames.iter().cloned().map(Out::Text));
+            out.done()
+        }),
+    );
+    let Some(dns) = &pod.dns else { return };
+    if !dns.nameservers.is_empty() {
+        out.text("dnsPolicy", "None");
+    }
+    let mut config = Written::default();
+    let servers = dns.nameservers.iter();
+    config.list("nameservers", servers.map(|ip| Out::Text(ip.to_string())));
+    config.list("searches", dns.searches.iter().cloned().map(Out::Text));
+    config.list(
+        "options",
+        dns.options.iter().map(|option| {
+            let mut out = Written::default();
+            match option.split_once(':') {
+                Some((name, value)) => {
+                    out.text("name", name);
+                    out.text("value", value);
+                }
+                None => out.text("name", option.as_str()),
+            }
+            out.done()
+        }),
+    );
+    out.fields("dnsConfig", config);
+}
+
+/// A container's `ports`.
+pub(super) fn write_ports(ports: &[Port]) -> impl Iterator<Item = Out> {
+    ports.iter().map(|port| {
+        let mut out = Written::default();
+        out.some_text("name", port.name.as_deref());
+        out.bare("containerPort", port.container_port);
+        out.some_bare("hostPort", port.host_port);
+        out.some_text("hostIP", port.host_ip.map(|ip| ip.to_string()));
+        write_protocol(&mut out, port.protocol);
+        out.done()
+    })
+}
+
+fn write_protocol(out: &mut Written, protocol: Protocol) {
+    match protocol {
+        Protocol::Tcp => {}
+        Protocol::Udp => out.text("protocol", "UDP"),
+    }
+}
+
+/// `spec.services` and `spec.egress`.
+pub(super) fn write_policy(policy: &AppPolicy, out: &mut Written) {
+    out.list(
+        "services",
+        policy.services.iter().map(|service| {
+            let mut out = Written::default();
+            out.text("name", service.name.as_str());
+            out.list(
+                "ports",
+                service.ports.iter().map(|port| {
+                    let mut out = Written::default();
+                    out.bare("port", port.port);
+                    if port.target_port != port.port {
+                        out.bare("targetPort", port.target_port);
+                    }
+                    write_protocol(&mut out, port.protocol);
+                    out.done()
+                }),
+            );
+            out.done()
+        }),
+    );
+    if let Some(egress) = &policy.egress {
+        out.fields("egress", write_egress(egress));
+    }
+}
+
+fn write_egress(egress: &Egress) -> Written {
+    let word = |access| match access {
+        Access::Allow => "Allow",
+        Access::Deny => "Deny",
+    };
+    let mut out = Written::default();
+    out.text("policy", word(egress.otherwise));
+    out.some_bare("rate", egress.bytes_per_second.map(bytes_text));
+    out.list(
+        "rules",
+        egress.rules.iter().map(|rule| {
+            let mut out = Written::default();
+            // Written also where it is what is usual: rules are read one by one.
+            out.text("policy", word(rule.access));
+            out.list(
+                "to",
+                rule.to.iter().map(|(address, len)| {
+                    let mut block = Written::default();
+                    block.text("cidr", format!("{address}/{len}"));
+                    let mut out = Written::default();
+                    out.fields("ipBlock", block);
+                    out.done()
+                }),
+            );
+            out.list(
+                "ports",
+                rule.ports.iter().map(|(protocol, first, last)| {
+                    let mut out = Written::default();
+                    match protocol {
+                        Protocol::Tcp => out.text("protocol", "TCP"),
+                        Protocol::Udp => out.text("protocol", "UDP"),
+                    }
+                    if (*first, *last) != (1, u16::MAX) {
+                        out.bare("port", first);
+                    }
+                    if last != first && (*first, *last) != (1, u16::MAX) {
+                        out.bare("endPort", last);
+                    }
+                    out.done()
+                }),
+            );
+            out.done()
+        }),
+    );
+    out
+}
