@@ -463,6 +463,10 @@ impl<M: Machine> Engine<M> {
 
     async fn machine_event(&mut self, event: MachineEvent) {
         match event {
+            MachineEvent::Trouble(reason, message) => {
+                tracing::warn!("{message}");
+                self.step(Event::Trouble { reason, message }).await;
+            }
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
             MachineEvent::Network {
                 addresses,
