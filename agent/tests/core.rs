@@ -487,6 +487,7 @@ fn a_device_that_is_shut_out_keeps_its_apps_ends_the_hubs_streams_and_falls_sile
         world.now_ms = at_ms;
         world.say(Event::Wake);
     }
+    assert!(world.records.replacing.is_empty());
     assert!(world.sent.is_empty(), "it reports to nobody");
 }
 
