@@ -23,7 +23,6 @@ mod quantity;
 mod scalar;
 mod security;
 mod services;
-
 mod tree;
 mod unsupported;
 mod update;
