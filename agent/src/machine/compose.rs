@@ -437,7 +437,7 @@ pub fn compose(
     }
     mounts.extend(place.files.iter().cloned());
     let config = &image.config;
-    let env = Environment::of(create, &config.env, places)?;
+    let env = Environment::of(create, &config.env, places, place)?;
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
     let mut args = if container.command.is_empty() {
