@@ -39,6 +39,7 @@ const MAX_BROKEN: u32 = 3;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
+const CARRIED: TableDefinition<&str, &[u8]> = TableDefinition::new("carried");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
 
 /// The store's copy during a trial.
@@ -284,6 +285,13 @@ impl Store {
                 records.previous.insert(assignment.app.clone(), assignment);
             }
         }
+        if let Some(carried) = table(read_only.open_table(CARRIED))? {
+            for row in carried.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, carried) = read("carried revision", bytes.value())?;
+                records.carried.insert(app, carried);
+            }
+        }
         if let Some(updates) = table(read_only.open_table(UPDATES))? {
             for row in updates.iter().map_err(database("reading"))? {
                 let (_, bytes) = row.map_err(database("reading"))?;
@@ -422,6 +430,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             LEDGER,
             &name.to_string(),
             entry.as_ref().map(value),
+        ),
+        Change::Carried(app, carried) => row(
+            transaction,
+            CARRIED,
+            &app.to_string(),
+            carried.map(|carried| value(&(app, carried))),
         ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
         Change::Update(subject, record) => row(

@@ -43,6 +43,7 @@ impl Core {
                 return self.refusal(now, "DesiredRefused", &text);
             }
         };
+        let assignments = self.carry(assignments);
         self.keep_previous(&assignments);
         let record = DesiredRecord { generation, bytes };
         self.changes.push(Change::Desired(record, seq));

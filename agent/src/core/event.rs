@@ -1,13 +1,16 @@
 //! What goes into the core and what comes out: closed enums of plain data.
 
+use super::devices::{DevicesSeen, WatchedDevice};
 use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::network::PodShape;
+use super::resize::Carried;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
@@ -17,7 +20,7 @@ use skerry_wire::{
     AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, RevisionId,
     Seq, StreamId, Timestamp, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// When something happens.
@@ -173,6 +176,15 @@ pub enum Event {
         addresses: Vec<(AppRef, RevisionId, IpAddr)>,
         /// What is not as it has to be, in words.
         troubles: Vec<String>,
+    },
+    /// Watched devices came or went.
+    Devices(DevicesSeen),
+    /// Outcome of [`Effect::Resize`].
+    Resized {
+        /// Which container.
+        id: ContainerId,
+        /// Why its old limits stay, in words.
+        result: Result<(), String>,
     },
     /// Something of an update.
     Update(UpdateEvent),
@@ -361,6 +373,16 @@ pub enum Effect {
     },
     /// All pods on bridges shall be so from now on. A later one replaces it.
     ShapeNetwork(Vec<PodShape>),
+    /// Look for these devices from now on, and say [`Event::Devices`] now and
+    /// whenever it changes. A later one replaces it.
+    WatchDevices(BTreeSet<WatchedDevice>),
+    /// Change a running container's limits, then say [`Event::Resized`].
+    Resize {
+        /// Which container.
+        id: ContainerId,
+        /// All of them, new.
+        resources: Box<Resources>,
+    },
     /// Something for an update.
     Update(UpdateEffect),
     /// The device was shut out: close the line and stay away.
@@ -451,6 +473,8 @@ pub struct Records {
     pub revoked: bool,
     /// The newest order of each subject that was begun.
     pub updates: BTreeMap<Subject, UpdateRecord>,
+    /// Revisions that run under the name of another.
+    pub carried: BTreeMap<AppRef, Carried>,
 }
 
 /// A desired state as it was received.
@@ -476,6 +500,8 @@ pub enum Change {
     Previous(AppRef, Option<Box<Assignment>>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
+    /// The name that an app's revision runs under; `None` is its own.
+    Carried(AppRef, Option<Carried>),
     /// The device was shut out.
     Revoked,
     /// How far the newest order of a subject is.
@@ -513,6 +539,12 @@ impl Records {
             }
             Change::Ledger(name, None) => {
                 self.ledger.remove(&name);
+            }
+            Change::Carried(app, Some(carried)) => {
+                self.carried.insert(app, carried);
+            }
+            Change::Carried(app, None) => {
+                self.carried.remove(&app);
             }
             Change::Revoked => self.revoked = true,
             Change::Update(subject, record) => {

@@ -2,6 +2,7 @@
 //! shall be done.
 
 use super::desired::read_desired;
+use super::devices::WatchedDevice;
 use super::event::{Change, Effect, Event, Now, Outgoing, Records};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
@@ -12,9 +13,10 @@ use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
 use super::report::{Pace, Urgency};
+use super::resize::{Carried, Size};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
-use crate::runtime::Status;
+use crate::runtime::{ContainerId, Status};
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
@@ -95,6 +97,14 @@ pub struct Core {
     pub(super) effects: Vec<Effect>,
     /// How pods on bridges were said to be.
     pub(super) shapes: Vec<PodShape>,
+    /// Devices that were said to be watched.
+    pub(super) watched: BTreeSet<WatchedDevice>,
+    /// Revisions that run under the name of another.
+    pub(super) carried: BTreeMap<AppRef, Carried>,
+    /// How new limits of running containers stand.
+    pub(super) sizes: BTreeMap<ContainerId, Size>,
+    /// When refused limits are tried again, in milliseconds since boot.
+    pub(super) resize_at_ms: Option<u64>,
 }
 
 /// How the line stands.
@@ -156,12 +166,17 @@ impl Core {
             changes: Vec::new(),
             effects: Vec::new(),
             shapes: Vec::new(),
+            watched: BTreeSet::new(),
+            carried: records.carried,
+            sizes: BTreeMap::new(),
+            resize_at_ms: None,
             facts: start.facts,
             identity,
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
                 Ok((assignments, updates)) => {
+                    let assignments = core.carry_on(assignments);
                     core.desired = Some(InForce {
                         generation: record.generation,
                         digest: Digest::of(&record.bytes),
@@ -175,12 +190,14 @@ impl Core {
             }
         }
         core.facts.boot_count = records.boots;
+        core.observed.allocatable = core.facts.allocatable.clone();
         if records.boot_id != core.facts.boot_id {
             core.rebooted();
         }
         core.restore_updates(now);
         core.step_updates(now);
         core.settle(now);
+        core.watch_devices();
         let effects = core.take_effects();
         (core, effects)
     }
@@ -232,6 +249,7 @@ impl Core {
             | Event::Usage { .. }
             | Event::Conditions(_)
             | Event::Network { .. }
+            | Event::Resized { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -247,6 +265,7 @@ impl Core {
             }
             Event::Listed(containers) => {
                 self.observed.busy.clear();
+                self.sizes.clear();
                 let containers = containers.into_iter().collect();
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
@@ -349,12 +368,15 @@ impl Core {
                     boot_count,
                     ..*facts
                 };
+                self.observed.allocatable = self.facts.allocatable.clone();
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::Network {
                 addresses,
                 troubles,
             } => self.network(now, addresses, troubles),
+            Event::Devices(seen) => self.devices_seen(now, seen),
+            Event::Resized { id, result } => self.resized(now, id, result),
             Event::Update(event) => self.update_event(now, event),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
@@ -363,11 +385,13 @@ impl Core {
         if replan {
             self.settle(now);
             self.shape_network();
+            self.watch_devices();
         } else {
             self.commit();
             self.report_when_due(now);
         }
         self.ask_probes(now);
+        self.ask_sizes(now);
         self.take_effects()
     }
 
@@ -383,6 +407,7 @@ impl Core {
         let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            self.resize_at_ms,
             probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dependency;
+pub mod devices;
 pub mod event;
 pub mod fetch;
 pub mod health;
@@ -21,6 +22,7 @@ pub mod observed;
 pub mod order;
 pub mod plan;
 pub mod report;
+pub mod resize;
 pub mod streams;
 pub mod update;
 
@@ -33,9 +35,11 @@ mod probes;
 mod settle;
 mod view;
 
+pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
     Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
     Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;
+pub use resize::Carried;

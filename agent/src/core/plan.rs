@@ -14,6 +14,7 @@
 //! - carrying out a plan's ledger changes and planning again gives nothing.
 
 use super::dependency::{Running, may_stop, unmet};
+use super::devices::lacks;
 use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_policy};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
@@ -226,6 +227,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         .iter()
         .map(|pod| (&pod.assignment.app, pod.assignment))
         .collect();
+    let lacking = lacks(pods.iter().map(|pod| pod.assignment), observed, ledger);
     for pod in &pods {
         // What was adopted in this very plan is planned for in the next.
         if pod.names.iter().any(|name| adopted.contains_key(name)) {
@@ -234,7 +236,8 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         let Assignment { app, revision, .. } = pod.assignment;
         let others = revisions.get(app).into_iter().flatten();
         let alone = others.into_iter().all(|other| other == revision);
-        planner.keep_pod(pod, alone && !strays_run, &running, &mut creating);
+        let free = alone && !strays_run && !lacking.contains_key(app);
+        planner.keep_pod(pod, free, &running, &mut creating);
     }
     planner.plan
 }
@@ -582,6 +585,9 @@ impl<'a> Planner<'a> {
                 if let Some(unwell) = self.observed.health.unwell(&id) {
                     let grace_secs = unwell.grace_secs.unwrap_or(pods_secs);
                     self.stop(name, id, grace_secs, StopCause::Unwell);
+                } else if self.observed.lost_node(&id).is_some() {
+                    // It starts anew with the node that there is now.
+                    self.stop(name, id, pods_secs, StopCause::Unwell);
                 } else if finished {
                     self.stop(name, id, pods_secs, StopCause::Finished);
                 }

@@ -2,6 +2,7 @@
 //! again until the hub has it.
 
 use super::dependency::{Running, unmet};
+use super::devices::{Lack, lacks};
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
@@ -185,6 +186,7 @@ pub fn apps(
         .iter()
         .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
         .collect();
+    let lacking = lacks(running.values().copied(), observed, ledger);
     for assignment in assignments {
         let held = previous.get(&assignment.app).map(|p| p.revision);
         let held = held.filter(|revision| *revision != assignment.revision);
@@ -193,7 +195,13 @@ pub fn apps(
             .find(|e| e.app == assignment.app && e.revision != assignment.revision);
         let older = held.or(leaving.map(|e| e.revision));
         let waits_for = unmet(assignment, &running, observed, ledger);
-        let pod = PodView::of(assignment, waits_for, observed, ledger);
+        let pod = PodView::of(
+            assignment,
+            waits_for,
+            lacking.get(&assignment.app),
+            observed,
+            ledger,
+        );
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         let mut status = AppStatus::new(
             assignment.app.clone(),
@@ -238,6 +246,8 @@ struct PodView<'a> {
     order: Order,
     /// What its beginning waits for.
     waits_for: Option<&'a Dependency>,
+    /// What it does not get.
+    lack: Option<&'a Lack>,
     observed: &'a Observed,
     ledger: &'a Ledger,
 }
@@ -246,6 +256,7 @@ impl<'a> PodView<'a> {
     fn of(
         assignment: &'a Assignment,
         waits_for: Option<&'a Dependency>,
+        lack: Option<&'a Lack>,
         observed: &'a Observed,
         ledger: &'a Ledger,
     ) -> Self {
@@ -267,6 +278,7 @@ impl<'a> PodView<'a> {
             names,
             order,
             waits_for: waits_for.filter(|_| !order.begun),
+            lack,
             observed,
             ledger,
         }
@@ -277,13 +289,23 @@ impl<'a> PodView<'a> {
         let container = pod.container(index).expect("an index of the pod's");
         let (name, role) = (&self.names[index], pod.role(index));
         let entry = self.ledger.get(name);
+        let lack = self
+            .lack
+            .map(|lack| waiting(lack.reason, lack.message.clone()));
         let waits = match self.waits_for {
+            _ if lack.is_some() => lack.clone(),
             Some(dependency) => Some(waits_for_app(dependency)),
             None if !self.order.may_start(role, index) => Some(self.waits(role, index)),
             None => None,
         };
         let mut state = lived(now_ms, name, entry, self.observed)
             .unwrap_or_else(|| yet_to_start(container, older, waits, self.observed));
+        // That it starts again later is not so: it waits.
+        if let Some(lack) = lack
+            && entry.is_some_and(|entry| matches!(entry.phase, Phase::BackOff { .. }))
+        {
+            state = lack;
+        }
         let last_exit = entry.and_then(|e| e.last_exit);
         let id = name.incarnation(entry.map_or(0, |e| e.incarnation));
         let runs = matches!(state, ContainerState::Running { .. });

@@ -68,6 +68,14 @@ impl Core {
 
     /// What the hub would be told now. Does not count as telling.
     pub fn report(&self, now: Now) -> Report {
+        let mut apps = report::apps(
+            now.boot_ms,
+            self.assignments(),
+            &self.previous,
+            &self.observed,
+            &self.ledger,
+        );
+        self.show_carried(&mut apps);
         Report {
             generation: self.generation(),
             at: now.wall,
@@ -78,13 +86,7 @@ impl Core {
                 .cloned()
                 .chain(self.network_condition())
                 .collect(),
-            apps: report::apps(
-                now.boot_ms,
-                self.assignments(),
-                &self.previous,
-                &self.observed,
-                &self.ledger,
-            ),
+            apps,
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),
             updates: self.updates.status(),

@@ -40,6 +40,7 @@ pub(super) fn may_wait(change: &Change) -> bool {
         Change::Starts(_) => true,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
+        | Change::Carried(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,
@@ -51,6 +52,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
     match (a, b) {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
         (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
+        (Change::Carried(a, _), Change::Carried(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),
     }

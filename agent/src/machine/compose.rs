@@ -1,17 +1,19 @@
 //! From an assignment and an image to what the runtime runs.
 
+use super::devices::MachineDevices;
 use super::network::Place;
 use crate::core::CreateContainer;
 use crate::image::UnpackedImage;
 use crate::runtime::{
-    ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
-    Security, Sharing, Tmpfs, find_devices,
+    ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Security,
+    Sharing, Tmpfs,
 };
-use skerry_wire::pod::{DeviceSource, HostPathKind, Network as PodNetwork, Profile};
+use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Digest, VolumeSource};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that a log is kept in.
 const LOG_FILES: u32 = 4;
@@ -33,6 +35,8 @@ pub struct Places {
     pub log_max_bytes: u64,
     /// The device's name: host name of pods that name none.
     pub device: String,
+    /// The machine's devices, and who has which.
+    pub devices: Arc<MachineDevices>,
 }
 
 impl Places {
@@ -264,44 +268,23 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
     })
 }
 
-/// The host's devices that the container is given.
-fn devices(create: &CreateContainer, places: &Places) -> Result<Vec<Device>, String> {
-    let mut all = Vec::new();
-    for wanted in &create.spec().devices {
-        let found = match &wanted.source {
-            DeviceSource::Path(path) => vec![PathBuf::from(path)],
-            DeviceSource::Match(name) => find_devices(name)?,
-            DeviceSource::Cdi(name) => {
-                return Err(format!(
-                    "the CDI device {name} cannot be used: CDI files are not supported; name the device's path below /dev"
-                ));
-            }
-        };
-        for source in found {
-            if !places.may_mount(&source) {
-                return Err(format!(
-                    "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
-                    source.display()
-                ));
-            }
-            let same = source.to_string_lossy().into_owned();
-            // One name cannot be that of several.
-            let target = match (
-                &wanted.container_path,
-                all.iter()
-                    .any(|one: &Device| Some(&one.target) == wanted.container_path.as_ref()),
-            ) {
-                (Some(path), false) => path.clone(),
-                _ => same,
-            };
-            all.push(Device {
-                target,
-                source,
-                read_only: wanted.read_only,
-            });
-        }
+/// A container's limits as the runtime has them.
+pub fn limits(limits: &pod::Resources) -> Resources {
+    Resources {
+        cpu_millis: limits.cpu_millis,
+        memory_bytes: limits.memory_bytes,
+        pids: limits.pids,
+        cpu_request_millis: limits.cpu_request_millis,
+        memory_request_bytes: limits.memory_request_bytes,
+        swap_bytes: limits.swap_bytes,
+        cpus: limits.cpus.clone(),
+        huge_pages: limits
+            .huge_pages
+            .iter()
+            .map(|one| (one.page_bytes, one.bytes))
+            .collect(),
+        io_weight: limits.io_weight,
     }
-    Ok(all)
 }
 
 /// The size of a volume in memory that only this container mounts, once: it is
@@ -349,6 +332,8 @@ pub fn compose(
     mounts.extend(place.files.iter().cloned());
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
+    let given = places.devices.give(create, |path| places.may_mount(path))?;
+    mounts.extend(given.mounts);
     let config = &image.config;
     let mut args = if container.command.is_empty() {
         config.entrypoint.clone()
@@ -366,6 +351,7 @@ pub fn compose(
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_string(), value.to_string()))
         .collect();
+    env.extend(given.env);
     for var in &container.env {
         env.retain(|(name, _)| *name != var.name);
         let value = var.value.text();
@@ -381,7 +367,6 @@ pub fn compose(
         true => Sharing::Sandbox,
         false => Sharing::Own,
     };
-    let limits = &container.resources;
     Ok(ContainerSpec {
         id: create.id.clone(),
         log_name: create.log_name.clone(),
@@ -401,25 +386,12 @@ pub fn compose(
             .iter()
             .chain(&pod.fs_group)
             .copied()
+            .chain(given.groups)
             .collect(),
         mounts,
         tmpfs,
-        devices: devices(create, places)?,
-        resources: Resources {
-            cpu_millis: limits.cpu_millis,
-            memory_bytes: limits.memory_bytes,
-            pids: limits.pids,
-            cpu_request_millis: limits.cpu_request_millis,
-            memory_request_bytes: limits.memory_request_bytes,
-            swap_bytes: limits.swap_bytes,
-            cpus: limits.cpus.clone(),
-            huge_pages: limits
-                .huge_pages
-                .iter()
-                .map(|one| (one.page_bytes, one.bytes))
-                .collect(),
-            io_weight: limits.io_weight,
-        },
+        devices: given.devices,
+        resources: limits(&container.resources),
         hostname: places.hostname(create).to_owned(),
         read_only_root: container.read_only_root,
         security: security(create, places)?,

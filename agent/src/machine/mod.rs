@@ -2,8 +2,11 @@
 //! drives the runtime and the image store, the pretended one lets a thousand
 //! devices live in one process.
 
+mod cdi;
 mod compose;
+mod devices;
 mod exec;
+mod hotplug;
 mod logs;
 mod network;
 mod pretended;
@@ -13,20 +16,23 @@ mod signals;
 mod stream;
 
 pub use compose::Places;
+pub use devices::{MachineDevices, Supply};
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, PodShape};
+use crate::core::{CreateContainer, DevicesSeen, ImageStatus, PodShape, WatchedDevice};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 
@@ -37,6 +43,8 @@ pub enum MachineEvent {
     Exited(ContainerId, Exit),
     /// The runtime is gone: list anew.
     Lost,
+    /// Watched devices came or went.
+    Devices(DevicesSeen),
     /// How the network of pods stands now.
     Network {
         /// Where pods on bridges are.
@@ -105,6 +113,15 @@ pub trait Machine: 'static {
     fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
     /// How pods on bridges shall be from now on. Takes no time.
     fn shape_network(&self, pods: Vec<PodShape>);
+    /// Which devices are watched from now on. Takes no time.
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>);
+    /// Changes a running container's limits; where that fails the old ones
+    /// stay.
+    fn resize(
+        &self,
+        id: &ContainerId,
+        resources: &Resources,
+    ) -> impl Future<Output = Result<(), String>>;
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,

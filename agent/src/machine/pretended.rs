@@ -4,18 +4,19 @@
 
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, PodShape};
+use crate::core::{CreateContainer, DevicesSeen, ImageStatus, PodShape, Presence, WatchedDevice};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
 use smol::channel::{Receiver, Sender, unbounded};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// A container that does nothing.
@@ -170,6 +171,20 @@ impl Machine for PretendedMachine {
     }
 
     fn shape_network(&self, _: Vec<PodShape>) {}
+
+    /// It has one of each.
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>) {
+        let here = |device| (device, Presence::Here { count: 1 });
+        let seen = DevicesSeen {
+            watched: devices.into_iter().map(here).collect(),
+            replaced: BTreeMap::new(),
+        };
+        let _ = self.events_in.try_send(MachineEvent::Devices(seen));
+    }
+
+    async fn resize(&self, _: &ContainerId, _: &Resources) -> Result<(), String> {
+        Ok(())
+    }
 
     async fn shut_down(&self) -> Result<(), String> {
         Ok(())

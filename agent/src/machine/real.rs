@@ -1,11 +1,12 @@
 //! The real machine: the runtime's keeper and the image store.
 
-use super::compose::{Places, compose, sandbox, sandbox_id};
+use super::compose::{Places, compose, limits, sandbox, sandbox_id};
+use super::hotplug::Hotplug;
 use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, MissingBlob, PodShape};
+use crate::core::{CreateContainer, ImageStatus, MissingBlob, PodShape, WatchedDevice};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
@@ -13,12 +14,13 @@ use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +50,7 @@ pub struct RealMachine {
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
     network: MachineNetwork,
+    hotplug: Hotplug,
     /// How containers are told to stop: their image may want another signal.
     signals: StopSignals,
     /// Blobs that were found missing, and their bytes.
@@ -72,6 +75,7 @@ impl RealMachine {
             connected: RefCell::new(None),
             images: Arc::new(images),
             network: MachineNetwork::new(&places.run_dir, pool),
+            hotplug: Hotplug::new(places.devices.clone()),
             places,
             signals,
             needs: RefCell::new(BTreeMap::new()),
@@ -154,6 +158,7 @@ impl Machine for RealMachine {
         let events = runtime.events();
         let states = runtime.list().await.map_err(|e| chain(&e))?;
         self.network.resume(&runtime).await;
+        self.hotplug.tell_again();
         *self.connected.borrow_mut() = Some((runtime, events));
         Ok(states.into_iter().map(|s| (s.id, s.status)).collect())
     }
@@ -173,7 +178,8 @@ impl Machine for RealMachine {
                 RuntimeEvent::KeeperLost => MachineEvent::Lost,
             }
         };
-        smol::future::or(of_runtime, self.network.next_event()).await
+        let others = smol::future::or(self.network.next_event(), self.hotplug.next_event());
+        smol::future::or(of_runtime, others).await
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
@@ -201,9 +207,12 @@ impl Machine for RealMachine {
         let hostname = places.hostname(&create);
         let place = self.network.place(&create, sandbox.as_ref(), hostname);
         let place = place.await?;
-        let spec = smol::unblock(move || compose(&create, &image, &places, &place)).await?;
+        let given = places.devices.clone();
+        let forget = |_: &String| given.forget(&id);
+        let spec = smol::unblock(move || compose(&create, &image, &places, &place)).await;
+        let spec = spec.inspect_err(forget)?;
         // Before it runs, so that no crash of ours comes in between.
-        self.signals.keep(&id, signal)?;
+        self.signals.keep(&id, signal).inspect_err(forget)?;
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
@@ -213,6 +222,7 @@ impl Machine for RealMachine {
             }
             Err(error) => {
                 self.signals.forget(&id);
+                given.forget(&id);
                 Err(chain(&error))
             }
         }
@@ -233,6 +243,7 @@ impl Machine for RealMachine {
     async fn remove(&self, id: &ContainerId) -> Result<(), String> {
         self.runtime()?.remove(id).await.map_err(|e| chain(&e))?;
         self.signals.forget(id);
+        self.places.devices.forget(id);
         Ok(())
     }
 
@@ -365,6 +376,15 @@ impl Machine for RealMachine {
 
     fn shape_network(&self, pods: Vec<PodShape>) {
         self.network.shape(pods);
+    }
+
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>) {
+        self.hotplug.watch(devices);
+    }
+
+    async fn resize(&self, id: &ContainerId, resources: &Resources) -> Result<(), String> {
+        let resized = self.runtime()?.resize(id, limits(resources)).await;
+        resized.map_err(|error| chain(&error))
     }
 
     async fn usage(

@@ -45,6 +45,7 @@ mod usage;
 mod user;
 
 pub use find::find_devices;
+pub use guard::apps_memory;
 pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started};
 pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
 pub use nix::sys::signal::Signal;

@@ -770,6 +770,8 @@ impl World {
             Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
             | Effect::ShapeNetwork(_)
+            | Effect::WatchDevices(_)
+            | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
             | Effect::StreamCredit { .. }
