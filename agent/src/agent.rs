@@ -14,7 +14,7 @@ use crate::machine::{Machine, MachineDevices, Places, RealMachine, chain};
 use crate::network::Pool;
 use crate::notify;
 use crate::pages;
-use crate::runtime::{RuntimeConfig, Status};
+use crate::runtime::{RuntimeConfig, Status, launch_ahead};
 use crate::store::{self, IdentityRecord, Standing, StoreDir, StoreError};
 use crate::update::slot::{Switch, Trial};
 use crate::update::{Software, slots_of};
@@ -29,8 +29,9 @@ use skerry_wire::update::ReleaseKind;
 use skerry_wire::{DeviceId, FleetId, SessionId};
 use smol::channel::{Receiver, unbounded};
 use smol::{LocalExecutor, Timer, future};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,6 +167,8 @@ struct Agent {
     exe: PathBuf,
     asks: Receiver<Ask>,
     session: SessionId,
+    /// The keeper's start, if it was begun ahead of the store.
+    launch: Cell<Option<Child>>,
 }
 
 /// Runs until the device's software changes. `exe` is this program's file.
@@ -178,6 +181,11 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
         // for our fault at their cost.
         probe_with(&exe)(&store_file)?;
     }
+    // A device that is none yet has nothing to run.
+    let joined = store::look_up_identity(&config.data_dir)
+        .is_some_and(|identity| matches!(identity.standing, Standing::Joined { .. }));
+    let launch = joined.then(|| launch_ahead(&runtime_config(&config, &exe)));
+    let launch = launch.flatten();
     let store = open_store(&config, &exe)?;
     notify::phase("store open");
     if !on_trial {
@@ -204,6 +212,7 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
             exe,
             asks,
             session: SessionId(u64::from_le_bytes(random())),
+            launch: Cell::new(launch),
         };
         agent.live(store).await
     }))
@@ -272,6 +281,7 @@ impl Agent {
                 clock: self.clock,
                 software: Some(software.clone()),
                 release_keys: self.config.release_keys.clone(),
+                api_dir: Some(self.config.run_dir.clone()),
             };
             let broken = store.broken.take();
             let mut engine =
@@ -336,7 +346,9 @@ impl Agent {
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {
-        real_machine(&self.config, &self.exe, device.as_str())
+        let machine = real_machine(&self.config, &self.exe, device.as_str())?;
+        machine.wait_for_launch(self.launch.take());
+        Ok(machine)
     }
 
     /// Leaves nothing but an empty store.
@@ -617,14 +629,18 @@ fn facts_of(config: &Config) -> skerry_wire::report::Facts {
     facts
 }
 
-fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
-    let runtime = RuntimeConfig {
+fn runtime_config(config: &Config, exe: &Path) -> RuntimeConfig {
+    RuntimeConfig {
         run_dir: config.run_dir.clone(),
         data_dir: config.data_dir.clone(),
         cgroup_parent: config.cgroup_parent.clone(),
         exe: exe.to_owned(),
         apps_memory: None,
-    };
+    }
+}
+
+fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine, AgentError> {
+    let runtime = runtime_config(config, exe);
     let places = Places {
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
@@ -697,8 +713,15 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 fn remove_files(config: &Config) {
     let data =
         ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
-    let run =
-        ["containers", "logs", "names", "scratch", "stop-signals"].map(|d| config.run_dir.join(d));
+    let run = [
+        "containers",
+        "logs",
+        "names",
+        "scratch",
+        "stop-signals",
+        "api",
+    ]
+    .map(|d| config.run_dir.join(d));
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -773,6 +796,7 @@ pub fn join_alone(
         exe,
         asks,
         session: SessionId(u64::from_le_bytes(random())),
+        launch: Cell::new(None),
     };
     smol::block_on(executor.run(async {
         let starts = store.store.count_start()?;

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod device_api;
 pub mod doctor;
 pub mod engine;
 pub mod facts;

@@ -14,17 +14,20 @@
 
 use crate::core::ledger::Entry;
 use crate::core::{Change, DesiredRecord, Records};
+use redb::backends::FileBackend;
 use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableError,
-    WriteTransaction,
+    BackendError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, WriteTransaction,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use skerry_wire::seal::{KeyPair, PublicKey, TokenSecret};
 use skerry_wire::{Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::ops::{Bound, Range};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Memory for cached pages. The whole store of a device is smaller.
 const CACHE_BYTES: usize = 256 * 1024;
@@ -41,6 +44,7 @@ const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
 const CARRIED: TableDefinition<&str, &[u8]> = TableDefinition::new("carried");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
 
 /// The store's copy during a trial.
 const SNAPSHOT: &str = "agent.redb.before-update";
@@ -214,28 +218,18 @@ impl Store {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(backend)
-            .map_err(database("opening"))?;
+            .map_err(opening)?;
         Ok(Self {
             database: Some(database),
         })
     }
 
     fn at(path: &Path) -> Result<Self, StoreError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(file_error("opening", path))?;
+        let file = open_file(path)?;
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create_file(file)
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked,
-                other => database("opening")(other),
-            })?;
+            .map_err(opening)?;
         Ok(Self {
             database: Some(database),
         })
@@ -297,6 +291,13 @@ impl Store {
                 let (_, bytes) = row.map_err(database("reading"))?;
                 let (subject, record) = read("update", bytes.value())?;
                 records.updates.insert(subject, record);
+            }
+        }
+        if let Some(replacing) = table(read_only.open_table(REPLACING))? {
+            for row in replacing.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record) = read("change of a revision", bytes.value())?;
+                records.replacing.insert(app, record);
             }
         }
         Ok(records)
@@ -373,6 +374,116 @@ impl Store {
     }
 }
 
+fn open_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(file_error("opening", path))
+}
+
+fn opening(error: redb::DatabaseError) -> StoreError {
+    match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Locked,
+        other => database("opening")(other),
+    }
+}
+
+/// A store's file that is locked as it is when it is opened, but written in
+/// memory only.
+#[derive(Debug)]
+struct Tried {
+    file: FileBackend,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Tried {
+    fn of(file: File) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes)?;
+        Ok(Self {
+            file: FileBackend::new(file).map_err(io::Error::other)?,
+            bytes: Mutex::new(bytes),
+        })
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(offset: u64, length: usize) -> Option<Range<usize>> {
+        let start = usize::try_from(offset).ok()?;
+        Some(start..start.checked_add(length)?)
+    }
+}
+
+impl StorageBackend for Tried {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let place = Self::place(offset, out.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = self.bytes();
+        let found = bytes.get(place).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(found);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.bytes().resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let place = Self::place(offset, data.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut bytes = self.bytes();
+        let there = bytes.get_mut(place).ok_or(io::ErrorKind::UnexpectedEof)?;
+        there.copy_from_slice(data);
+        Ok(())
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
+}
+
 fn table<T>(opened: Result<T, TableError>) -> Result<Option<T>, StoreError> {
     match opened {
         Ok(table) => Ok(Some(table)),
@@ -436,6 +547,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             CARRIED,
             &app.to_string(),
             carried.map(|carried| value(&(app, carried))),
+        ),
+        Change::Replacing(app, record) => row(
+            transaction,
+            REPLACING,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
         ),
         Change::Revoked => put(transaction, REVOKED, &value(&true)),
         Change::Update(subject, record) => row(
@@ -689,7 +806,11 @@ fn move_aside(dir: &Path, path: &Path) -> Result<(), StoreError> {
 /// Opens the store and reads all of it. To be called where a crash does no
 /// harm: redb may panic on a file that is damaged enough.
 pub fn probe(path: &Path) -> Result<(), StoreError> {
-    let store = Store::at(path)?;
+    // Nothing is brought to the disk: what is to be mended is mended once, by
+    // who opens it for good.
+    let file = open_file(path)?;
+    let tried = Tried::of(file).map_err(file_error("reading", path))?;
+    let store = Store::on(tried)?;
     store.identity()?;
     store.records()?;
     Ok(())

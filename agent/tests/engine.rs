@@ -234,6 +234,7 @@ fn desired_state_runs_is_reported_and_survives_the_agent() {
             clock: Clock::fake(0),
             software: None,
             release_keys: Vec::new(),
+            api_dir: None,
         };
         Engine::new(executor.clone(), setup, store, machine.clone())
     };

@@ -93,6 +93,7 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
         clock: Clock::fake(0),
         software: None,
         release_keys: Vec::new(),
+        api_dir: None,
     };
     let executor = Rc::new(LocalExecutor::new());
     let machine = Rc::new(PretendedMachine::default());

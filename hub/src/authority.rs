@@ -95,6 +95,8 @@ impl Roster {
                     known.tokens.remove(id);
                 }
                 Change::PutHub(_)
+                | Change::PutConfig(_)
+                | Change::DeleteConfig(_)
                 | Change::PutReport(..)
                 | Change::DeleteReport(_)
                 | Change::PutRevokedKey(_)

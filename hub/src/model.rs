@@ -2,7 +2,9 @@
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
 use serde::{Deserialize, Serialize};
-use skerry_wire::{AppPolicy, AppRef, Digest, PodSpec, RevisionId, Selector, Timestamp, encode};
+use skerry_wire::{
+    AppPolicy, AppRef, Config, Digest, PodSpec, RevisionId, Selector, Timestamp, encode,
+};
 
 /// What an operator declared: this pod, on every device that matches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +18,17 @@ pub struct App {
     pub policy: AppPolicy,
     /// What runs there; images by the names that the manifest gave.
     pub pod: PodSpec<String>,
+}
+
+/// A config or secret as an operator declared it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigObject {
+    /// What devices get of it.
+    pub config: Config,
+    /// It may be deleted, but not changed.
+    pub immutable: bool,
+    /// A secret's type, only shown; empty is Kubernetes' `Opaque`.
+    pub type_name: String,
 }
 
 /// An image name and what it meant when the revision was made.

@@ -88,7 +88,7 @@ impl Hub {
         match self.ask_with(Box::new(event), Some(output)).await? {
             Answer::Stream(id) => Ok((id, receiver)),
             Answer::Done
-            | Answer::Applied(_)
+            | Answer::Applied(..)
             | Answer::Usage(_)
             | Answer::Doctor(_)
             | Answer::Rollout(_) => Err(stopping()),

@@ -23,9 +23,14 @@ const HUB_KEY: &str = "hub";
 const DEVICES: Named = TableDefinition::new("devices");
 const REPORTS: Named = TableDefinition::new("reports");
 const APPS: Named = TableDefinition::new("apps");
+const CONFIGS: Named = TableDefinition::new("configs");
 const IMAGES: Named = TableDefinition::new("images");
 const RELEASES: Named = TableDefinition::new("releases");
 const ATTEMPTS: Named = TableDefinition::new("attempts");
+/// All whose keys are names.
+const NAMED: [Named; 8] = [
+    HUB, DEVICES, REPORTS, APPS, CONFIGS, IMAGES, RELEASES, ATTEMPTS,
+];
 const ROLLOUTS: TableDefinition<u64, &[u8]> = TableDefinition::new("rollouts");
 const REVOKED: Keyed = TableDefinition::new("revoked");
 const TOKENS: Keyed = TableDefinition::new("tokens");
@@ -144,7 +149,7 @@ impl Store {
 
     fn make_tables(&self) -> Result<(), StoreError> {
         let write = self.db.begin_write().map_err(write_error)?;
-        for table in [HUB, DEVICES, REPORTS, APPS, IMAGES, RELEASES, ATTEMPTS] {
+        for table in NAMED {
             write.open_table(table).map_err(write_error)?;
         }
         for table in [REVOKED, TOKENS] {
@@ -164,6 +169,7 @@ impl Store {
             let mut devices = write.open_table(DEVICES).map_err(write_error)?;
             let mut reports = write.open_table(REPORTS).map_err(write_error)?;
             let mut apps = write.open_table(APPS).map_err(write_error)?;
+            let mut configs = write.open_table(CONFIGS).map_err(write_error)?;
             let mut images = write.open_table(IMAGES).map_err(write_error)?;
             let mut revoked = write.open_table(REVOKED).map_err(write_error)?;
             let mut tokens = write.open_table(TOKENS).map_err(write_error)?;
@@ -190,6 +196,11 @@ impl Store {
                         .insert(&r.app.app.to_string()[..], &record(r)[..])
                         .map(drop),
                     Change::DeleteApp(app) => apps.remove(&app.to_string()[..]).map(drop),
+                    Change::PutConfig(r) => {
+                        let key = r.object.config.reference().to_string();
+                        configs.insert(&key[..], &record(r)[..]).map(drop)
+                    }
+                    Change::DeleteConfig(name) => configs.remove(&name.to_string()[..]).map(drop),
                     Change::PutToken(r) => tokens.insert(&r.id[..], &record(r)[..]).map(drop),
                     Change::DeleteToken(id) => tokens.remove(&id[..]).map(drop),
                     Change::PutEvent(r) => events.insert(r.id, &record(r)[..]).map(drop),
@@ -253,6 +264,7 @@ impl Store {
             reports,
             revoked: all("revoked", &keyed(REVOKED)?)?,
             apps: all("apps", &named(APPS)?)?,
+            configs: all("configs", &named(CONFIGS)?)?,
             tokens: all("tokens", &keyed(TOKENS)?)?,
             events,
             images: all("images", &named(IMAGES)?)?,
@@ -268,7 +280,7 @@ impl Store {
         let read = self.db.begin_read().map_err(read_error)?;
         let copy = Store::open(path)?;
         let write = copy.db.begin_write().map_err(write_error)?;
-        for definition in [HUB, DEVICES, REPORTS, APPS, IMAGES, RELEASES, ATTEMPTS] {
+        for definition in NAMED {
             let from = read.open_table(definition).map_err(read_error)?;
             let mut to = write.open_table(definition).map_err(write_error)?;
             for entry in from.iter().map_err(read_error)? {

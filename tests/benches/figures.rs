@@ -101,10 +101,11 @@ fn plans() {
             }
         };
         let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
-        let previous = BTreeMap::new();
+        let (previous, replacing) = (BTreeMap::new(), BTreeMap::new());
         let wanted = Wanted {
             assignments: Some(&assignments),
             previous: &previous,
+            replacing: &replacing,
         };
         let mut observed = Observed {
             containers: Some(BTreeMap::new()),

@@ -398,6 +398,9 @@ impl Machine {
             | Effect::StreamCloseInput { .. }
             | Effect::StreamClose { .. }
             | Effect::Update(_)
+            | Effect::AskHold { .. }
+            | Effect::ReleaseHold { .. }
+            | Effect::ServeApps(_)
             | Effect::StopCalling => None,
         }
     }

@@ -119,6 +119,10 @@ name_type!(
     ConfigName, "config"
 );
 name_type!(
+    /// A named volume: unique in its namespace on a device.
+    VolumeName, "volume"
+);
+name_type!(
     /// A partition of the fleet for a team or an environment.
     Namespace, "namespace"
 );

@@ -28,11 +28,11 @@ pub mod topic;
 pub mod update;
 
 pub use codec::{DecodeError, decode, encode};
-pub use config::{Config, ConfigData, ConfigKind};
+pub use config::{Config, ConfigData, ConfigKind, ConfigRef, named_configs};
 pub use desired::{Assignment, Desired, DesiredPart};
 pub use id::{
     AppName, AppRef, ConfigName, ContainerName, DeviceId, Digest, FleetId, Generation, IdError,
-    Namespace, RevisionId, Seq, SessionId, StreamId, Timestamp,
+    Namespace, RevisionId, Seq, SessionId, StreamId, Timestamp, VolumeName,
 };
 pub use label::{Labels, Selector};
 pub use pod::{

@@ -1,7 +1,10 @@
 //! The messages that are not desired state, report or stream.
 
 use crate::finding::Finding;
-use crate::id::{AppRef, ContainerName, DeviceId, Generation, Seq, SessionId, StreamId, Timestamp};
+use crate::id::{
+    AppName, AppRef, ContainerName, DeviceId, Generation, Namespace, Seq, SessionId, StreamId,
+    Timestamp, VolumeName,
+};
 use crate::report::Facts;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +69,84 @@ pub enum CommandBody {
         /// The hub's clock as it asks: the device compares its own.
         hub_time: Timestamp,
     },
+    /// Do something with the device's named volumes, as a stream.
+    Volume(VolumeRequest),
+}
+
+/// What to do with named volumes. Its stream carries what goes in or out, and
+/// its end says how it went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRequest {
+    /// Where bytes go, and where they come from.
+    pub stream: StreamId,
+    /// What to do.
+    pub action: VolumeAction,
+    /// Bytes of output that may be sent before more credit comes.
+    pub credit: u32,
+}
+
+/// What can be done with named volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VolumeAction {
+    /// The output is an encoded list of [`VolumeInfo`], at most
+    /// [`VolumeInfo::MAX`].
+    List,
+    /// Remove one that no app uses.
+    Remove(VolumeRef),
+    /// The output is a tar of what is at a path: an entry named `.` and what
+    /// is below it, or a single entry named as the file.
+    Read {
+        /// Of which volume.
+        volume: VolumeRef,
+        /// Inside it, without `..`; empty is all of it.
+        path: String,
+    },
+    /// The input is a tar, which is unpacked into a directory that is made
+    /// when missing. What is there and has other names stays.
+    Write {
+        /// Into which volume, made when missing.
+        volume: VolumeRef,
+        /// Inside it, without `..`; empty is its root.
+        path: String,
+    },
+    /// The input is a tar that takes the place of all of a volume that no app
+    /// uses: at once, when all of it has come.
+    Restore(VolumeRef),
+}
+
+/// A named volume of a device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VolumeRef {
+    /// The namespace of the apps that share it.
+    pub namespace: Namespace,
+    /// What they call it: a claim's name.
+    pub name: VolumeName,
+}
+
+impl std::fmt::Display for VolumeRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How a named volume stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// Which.
+    pub volume: VolumeRef,
+    /// Bytes on the disk that its files take.
+    pub used_bytes: u64,
+    /// Files and directories in it.
+    pub entries: u64,
+    /// Most bytes that it may have, where the file system limits it.
+    pub limit_bytes: Option<u64>,
+    /// Apps of the device that use it.
+    pub apps: Vec<AppName>,
+}
+
+impl VolumeInfo {
+    /// Volumes that one answer tells of.
+    pub const MAX: usize = 4096;
 }
 
 /// Which log, and how much of it.

@@ -211,6 +211,9 @@ pub struct ContainerSpec<Image = ImageRef> {
     pub command: Vec<String>,
     /// In place of the image's cmd, unless empty.
     pub args: Vec<String>,
+    /// Whole configs and secrets whose files become variables, before those
+    /// of `env`.
+    pub env_from: Vec<EnvFrom>,
     /// Added to the image's environment; the same name replaces.
     pub env: Vec<EnvVar>,
     /// In place of the image's working directory.
@@ -258,6 +261,7 @@ impl<Image> ContainerSpec<Image> {
             image,
             command: Vec::new(),
             args: Vec::new(),
+            env_from: Vec::new(),
             env: Vec::new(),
             working_dir: None,
             user: None,
@@ -288,6 +292,7 @@ impl<Image> ContainerSpec<Image> {
             name: self.name,
             command: self.command,
             args: self.args,
+            env_from: self.env_from,
             env: self.env,
             working_dir: self.working_dir,
             user: self.user,
@@ -319,6 +324,20 @@ pub struct ImageRef {
     pub manifest: Digest,
     /// Bytes of that manifest.
     pub manifest_size: u64,
+}
+
+/// A config or secret whose files all become environment variables. Later
+/// ones replace the variables of earlier ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvFrom {
+    /// Which of the two.
+    pub kind: ConfigKind,
+    /// Its name, in the app's namespace.
+    pub name: ConfigName,
+    /// Put before each variable's name.
+    pub prefix: String,
+    /// Start without it when there is none.
+    pub optional: bool,
 }
 
 /// One environment variable.

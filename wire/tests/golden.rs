@@ -188,6 +188,12 @@ fn full_container() -> ContainerSpec {
         image: image(),
         command: vec!["httpd".into()],
         args: vec!["-f".into()],
+        env_from: vec![EnvFrom {
+            kind: ConfigKind::Config,
+            name: config_name(),
+            prefix: "P_".into(),
+            optional: true,
+        }],
         env: vec![
             EnvVar {
                 name: "A".into(),
@@ -477,6 +483,20 @@ fn messages() {
                 request: 5,
                 hub_time: Timestamp(6),
             },
+        ),
+        (
+            "command-volume",
+            CommandBody::Volume(VolumeRequest {
+                stream: StreamId(8),
+                action: VolumeAction::Write {
+                    volume: VolumeRef {
+                        namespace: "shop".parse().unwrap(),
+                        name: "data".parse().unwrap(),
+                    },
+                    path: "a/b".into(),
+                },
+                credit: 1000,
+            }),
         ),
     ] {
         check_value(name, Command { session, body });

@@ -34,10 +34,15 @@ impl Core {
             CommandBody::Acknowledge { report, events } => {
                 self.pace.acknowledged(report);
                 self.update_acknowledged(now, report);
+                self.replacements_acknowledged(report);
                 self.journal.acknowledge(events);
             }
             CommandBody::Logs(request) => self.logs(request),
             CommandBody::Exec(request) => self.exec(request),
+            CommandBody::Volume(request) => {
+                let reason = "this agent cannot look into volumes: update it";
+                self.refuse_stream(request.stream, reason.into());
+            }
             CommandBody::Usage { request } => {
                 let containers = self.running();
                 self.effects.push(Effect::ReadUsage {
@@ -141,19 +146,16 @@ impl Core {
             .ok_or_else(|| format!("container {container} of {app} does not run now"))
     }
 
-    /// What runs, or shall run, under this name: the previous revision as long
-    /// as the new one's images are not here.
+    /// What runs, or shall run, under this name: the newer one of two.
     fn find(
         &self,
         app: &AppRef,
         container: Option<&ContainerName>,
     ) -> Result<(&Assignment, usize), String> {
         let assigned = self.assignments().iter().find(|a| a.app == *app);
-        let assignment = match (assigned, self.previous().get(app)) {
-            (Some(_), Some(previous)) => previous,
-            (Some(assignment), None) => assignment,
-            (None, _) => return Err(format!("{app} is not assigned to this device")),
-        };
+        let assignment = assigned.map(|assigned| self.runs(assigned).newest());
+        let assignment =
+            assignment.ok_or_else(|| format!("{app} is not assigned to this device"))?;
         let pod = &assignment.pod;
         let names = || {
             let names: Vec<&str> = pod.all_containers().map(|c| c.name.as_str()).collect();

@@ -3,11 +3,11 @@
 
 use super::event::{Change, DesiredRecord, Now};
 use super::handle::{Core, InForce};
-use super::ledger::Entry;
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
+use skerry_wire::policy::Work;
 use skerry_wire::update::UpdateOrder;
-use skerry_wire::{Assignment, Desired, Digest, Generation, Seq, decode};
+use skerry_wire::{Assignment, Desired, Digest, Generation, Labels, Seq, decode};
 use std::collections::BTreeSet;
 
 /// Containers on a device: what the keeper can hold.
@@ -36,7 +36,7 @@ impl Core {
                 return;
             }
         }
-        let (assignments, updates) = match read_desired(generation, &bytes) {
+        let (assignments, updates, labels) = match read_desired(generation, &bytes) {
             Ok(read) => read,
             Err(text) => {
                 let text = format!("desired state {generation} cannot be used: {text}");
@@ -44,7 +44,7 @@ impl Core {
             }
         };
         let assignments = self.carry(assignments);
-        self.keep_previous(&assignments);
+        self.prepare_replacements(now, &assignments);
         let record = DesiredRecord { generation, bytes };
         self.changes.push(Change::Desired(record, seq));
         self.desired = Some(InForce {
@@ -52,6 +52,7 @@ impl Core {
             digest,
             assignments,
             updates,
+            labels,
         });
         let needed = self.images();
         let steps = self
@@ -61,25 +62,8 @@ impl Core {
         self.observed
             .images
             .retain(|manifest, _| needed.contains(manifest));
+        self.serve_apps();
         self.pace.changed(now.boot_ms, Urgency::Soon);
-    }
-
-    /// What runs now stays what runs until the new images are here.
-    pub(super) fn keep_previous(&mut self, new: &[Assignment]) {
-        let Some(current) = &self.desired else {
-            return;
-        };
-        for old in &current.assignments {
-            let changed = new
-                .iter()
-                .any(|n| n.app == old.app && n.revision != old.revision);
-            let begun = |e: &Entry| e.app == old.app && e.revision == old.revision;
-            if changed && !self.previous.contains_key(&old.app) && self.ledger.values().any(begun) {
-                self.previous.insert(old.app.clone(), old.clone());
-                let change = Change::Previous(old.app.clone(), Some(Box::new(old.clone())));
-                self.changes.push(change);
-            }
-        }
     }
 
     pub(super) fn images(&self) -> BTreeSet<Digest> {
@@ -92,11 +76,16 @@ impl Core {
     }
 }
 
+/// Whether an app runs on, and is changed as its policy says.
+pub(super) fn is_service(assignment: &Assignment) -> bool {
+    assignment.policy.work == Work::Service
+}
+
 /// Reads and checks a desired state. The error says what is wrong with it.
 pub(super) fn read_desired(
     generation: Generation,
     bytes: &[u8],
-) -> Result<(Vec<Assignment>, Vec<UpdateOrder>), String> {
+) -> Result<(Vec<Assignment>, Vec<UpdateOrder>, Labels), String> {
     if bytes.len() > Desired::MAX_BYTES {
         return Err("it is too long".into());
     }
@@ -130,5 +119,5 @@ pub(super) fn read_desired(
             "{count} containers, at most {MAX_CONTAINERS} are possible"
         ));
     }
-    Ok((assignments, desired.updates))
+    Ok((assignments, desired.updates, desired.labels))
 }

@@ -342,8 +342,8 @@ impl Core {
             .flat_map(|assignment| assignment.pod.all_containers())
             .flat_map(watched_of)
             .collect();
-        if watched != self.watched {
-            self.watched.clone_from(&watched);
+        if watched != self.watched_devices {
+            self.watched_devices.clone_from(&watched);
             self.effects.push(Effect::WatchDevices(watched));
         }
     }

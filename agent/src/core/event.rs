@@ -5,12 +5,14 @@ use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::network::PodShape;
+use super::replace::Replacement;
 use super::resize::Carried;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
 use skerry_wire::pod::Resources;
+use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
 use skerry_wire::seal::Purpose;
@@ -188,6 +190,22 @@ pub enum Event {
     },
     /// Something of an update.
     Update(UpdateEvent),
+    /// Outcome of [`Effect::AskHold`], or an app says it by itself.
+    Hold {
+        /// Which app.
+        app: AppRef,
+        /// Why it holds its update, if it does.
+        held: Option<String>,
+    },
+    /// An app reports a value of itself, or takes it back.
+    Value {
+        /// Which app.
+        app: AppRef,
+        /// The value's name.
+        name: String,
+        /// What it is.
+        text: Option<String>,
+    },
     /// The shell has something to tell the operator: CamelCase reason and a
     /// sentence.
     Trouble {
@@ -385,6 +403,18 @@ pub enum Effect {
     },
     /// Something for an update.
     Update(UpdateEffect),
+    /// Ask whether this app holds its update, then say [`Event::Hold`].
+    AskHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// A container of this app has ended: what it held is let go.
+    ReleaseHold {
+        /// Which app.
+        app: AppRef,
+    },
+    /// These apps, and no others, may ask the agent, and what.
+    ServeApps(BTreeMap<AppRef, Vec<Grant>>),
     /// The device was shut out: close the line and stay away.
     StopCalling,
 }
@@ -464,8 +494,7 @@ pub struct Records {
     pub desired: Option<DesiredRecord>,
     /// The highest number seen in the hub's messages.
     pub seen: Seq,
-    /// Revisions that still run because the images of what replaces them are
-    /// not here yet.
+    /// What was before a revision that is not known to be good.
     pub previous: BTreeMap<AppRef, Assignment>,
     /// What we did.
     pub ledger: BTreeMap<InstanceName, Entry>,
@@ -475,6 +504,8 @@ pub struct Records {
     pub updates: BTreeMap<Subject, UpdateRecord>,
     /// Revisions that run under the name of another.
     pub carried: BTreeMap<AppRef, Carried>,
+    /// Revisions that are not known to be good.
+    pub replacing: BTreeMap<AppRef, Replacement>,
 }
 
 /// A desired state as it was received.
@@ -496,7 +527,8 @@ pub enum Change {
     Boot(String, u32),
     /// A newer desired state, and the number of the message that completed it.
     Desired(DesiredRecord, Seq),
-    /// What an app runs until its new images are here; `None` takes it away.
+    /// What an app had before, kept until its new revision is good; `None`
+    /// takes it away.
     Previous(AppRef, Option<Box<Assignment>>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
@@ -513,6 +545,9 @@ pub enum Change {
         /// The certificate that must be in its chain.
         tls_pin: Option<[u8; 32]>,
     },
+    /// How far an app's revision is that is not known to be good; `None` once
+    /// it is.
+    Replacing(AppRef, Option<Replacement>),
 }
 
 impl Records {
@@ -545,6 +580,12 @@ impl Records {
             }
             Change::Carried(app, None) => {
                 self.carried.remove(&app);
+            }
+            Change::Replacing(app, Some(record)) => {
+                self.replacing.insert(app, record);
+            }
+            Change::Replacing(app, None) => {
+                self.replacing.remove(&app);
             }
             Change::Revoked => self.revoked = true,
             Change::Update(subject, record) => {

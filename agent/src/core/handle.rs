@@ -12,6 +12,8 @@ use super::name::InstanceName;
 use super::network::PodShape;
 use super::observed::Observed;
 use super::plan::Ledger;
+use super::replace::Replacement;
+use super::replacing::Watched;
 use super::report::{Pace, Urgency};
 use super::resize::{Carried, Size};
 use super::streams::{Steps, Streams};
@@ -23,7 +25,7 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Seq, SessionId, encode,
+    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Labels, Seq, SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +67,7 @@ pub(super) struct InForce {
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
+    pub(super) labels: Labels,
 }
 
 /// The agent's brain.
@@ -80,6 +83,13 @@ pub struct Core {
     pub(super) link: LinkState,
     pub(super) desired: Option<InForce>,
     pub(super) previous: BTreeMap<AppRef, Assignment>,
+    pub(super) replacing: BTreeMap<AppRef, Replacement>,
+    pub(super) watched: BTreeMap<AppRef, Watched>,
+    /// From when on a change may be called late, in milliseconds since boot.
+    pub(super) judge_from_ms: Option<u64>,
+    pub(super) replace_at_ms: Option<u64>,
+    /// What apps report of themselves.
+    pub(super) values: BTreeMap<AppRef, BTreeMap<String, String>>,
     pub(super) ledger: Ledger,
     pub(super) observed: Observed,
     pub(super) inbox: Inbox,
@@ -98,7 +108,7 @@ pub struct Core {
     /// How pods on bridges were said to be.
     pub(super) shapes: Vec<PodShape>,
     /// Devices that were said to be watched.
-    pub(super) watched: BTreeSet<WatchedDevice>,
+    pub(super) watched_devices: BTreeSet<WatchedDevice>,
     /// Revisions that run under the name of another.
     pub(super) carried: BTreeMap<AppRef, Carried>,
     /// How new limits of running containers stand.
@@ -152,6 +162,11 @@ impl Core {
             },
             desired: None,
             previous: records.previous,
+            replacing: records.replacing,
+            watched: BTreeMap::new(),
+            judge_from_ms: None,
+            replace_at_ms: None,
+            values: BTreeMap::new(),
             ledger: records.ledger,
             observed: Observed::default(),
             inbox,
@@ -166,7 +181,7 @@ impl Core {
             changes: Vec::new(),
             effects: Vec::new(),
             shapes: Vec::new(),
-            watched: BTreeSet::new(),
+            watched_devices: BTreeSet::new(),
             carried: records.carried,
             sizes: BTreeMap::new(),
             resize_at_ms: None,
@@ -175,13 +190,14 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok((assignments, updates)) => {
+                Ok((assignments, updates, labels)) => {
                     let assignments = core.carry_on(assignments);
                     core.desired = Some(InForce {
                         generation: record.generation,
                         digest: Digest::of(&record.bytes),
                         assignments,
                         updates,
+                        labels,
                     });
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
@@ -192,21 +208,26 @@ impl Core {
         core.facts.boot_count = records.boots;
         core.observed.allocatable = core.facts.allocatable.clone();
         if records.boot_id != core.facts.boot_id {
-            core.rebooted();
+            core.rebooted(now);
         }
         core.restore_updates(now);
         core.step_updates(now);
+        core.drop_orphans();
+        if core.desired.is_some() {
+            core.serve_apps();
+        }
         core.settle(now);
         core.watch_devices();
         let effects = core.take_effects();
         (core, effects)
     }
 
-    fn rebooted(&mut self) {
+    fn rebooted(&mut self, now: Now) {
         let boot_id = self.facts.boot_id.clone();
         let boots = self.facts.boot_count.saturating_add(1);
         self.facts.boot_count = boots;
         self.changes.push(Change::Boot(boot_id, boots));
+        self.reboot_replacements(now);
         let before = self.ledger.clone();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
@@ -239,6 +260,7 @@ impl Core {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
         let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
+        let replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
         // What changes nothing that the plan goes by: with many apps, planning
         // is what costs most.
         let mut replan = match &event {
@@ -250,6 +272,7 @@ impl Core {
             | Event::Conditions(_)
             | Event::Network { .. }
             | Event::Resized { .. }
+            | Event::Value { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -270,6 +293,7 @@ impl Core {
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
                 self.watch_found(now);
+                self.judge_from_now(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::RuntimeLost { reason } => {
@@ -281,6 +305,7 @@ impl Core {
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.release_hold(&id);
                 self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
                 self.pace.changed(now_ms, Urgency::Soon);
@@ -378,10 +403,15 @@ impl Core {
             Event::Devices(seen) => self.devices_seen(now, seen),
             Event::Resized { id, result } => self.resized(now, id, result),
             Event::Update(event) => self.update_event(now, event),
+            Event::Hold { app, held } => self.hold_answered(now, &app, held),
+            Event::Value { app, name, text } => self.app_value(now, app, name, text),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
         // Whether or not there is anything to plan: a trial's time may be up.
         self.step_updates(now);
+        if replan || replace_is_due {
+            replan |= self.step_replacements(now);
+        }
         if replan {
             self.settle(now);
             self.shape_network();
@@ -408,6 +438,7 @@ impl Core {
         [
             self.plan_at_ms,
             self.resize_at_ms,
+            self.replacements_due_ms(),
             probes,
             self.pace.wake_at_ms(),
             self.fetcher.wake_at_ms(),

@@ -439,6 +439,16 @@ impl Health {
         self.watched.get(id).is_none_or(Watch::ready)
     }
 
+    /// Whether what is known of its readiness was answered in this run.
+    pub fn is_asked(&self, id: &ContainerId) -> bool {
+        let counts = [ProbeKind::Startup, ProbeKind::Readiness];
+        let asked = |watch: &Watch| {
+            let mut probes = counts.iter().filter_map(|kind| watch.probe(*kind));
+            !probes.any(|probing| probing.assumed)
+        };
+        self.watched.get(id).is_none_or(asked)
+    }
+
     /// Why a container has to be stopped, if so.
     pub fn unwell(&self, id: &ContainerId) -> Option<&Unwell> {
         self.watched.get(id)?.unwell.as_ref()

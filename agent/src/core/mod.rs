@@ -21,20 +21,24 @@ pub mod name;
 pub mod observed;
 pub mod order;
 pub mod plan;
+pub mod replace;
 pub mod report;
 pub mod resize;
 pub mod streams;
 pub mod update;
 
+mod asked;
 mod command;
 mod desired;
 mod handle;
 mod network;
 mod outcome;
 mod probes;
+mod replacing;
 mod settle;
 mod view;
 
+pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
     Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,

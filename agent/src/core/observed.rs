@@ -147,8 +147,7 @@ impl Observed {
             | Action::Vanished { .. }
             | Action::Kill { .. }
             | Action::Reset { .. }
-            | Action::Forget { .. }
-            | Action::DropPrevious { .. } => {}
+            | Action::Forget { .. } => {}
         }
     }
 }

@@ -5,9 +5,10 @@
 //! - a pod's containers start in their order, and sidecars stop after what
 //!   they serve;
 //! - an app that shall not run is stopped and taken down;
-//! - a new revision whose images are not here leaves the old one running;
-//! - at no time are there two incarnations of one instance, nor containers of
-//!   two revisions of one app of which we started the second;
+//! - which revisions of an app run, [`replace`](super::replace) says: one, or
+//!   two while the new one starts beside the old one;
+//! - at no time are there two incarnations of one instance, nor is a container
+//!   started while one of a revision lives that shall not run;
 //! - nothing is planned on what is not known, and nothing for a container that
 //!   the runtime is busy with;
 //! - an image that is here is never fetched;
@@ -19,6 +20,7 @@ use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_poli
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
+use super::replace::{Replacement, Runs, is_given_up, runs};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
@@ -40,8 +42,10 @@ pub struct Wanted<'a> {
     /// The newest desired state; `None` when the hub has never said, and then
     /// nothing is stopped either.
     pub assignments: Option<&'a [Assignment]>,
-    /// Revisions that run until their app's new images are here.
+    /// What was before a revision that is not known to be good.
     pub previous: &'a BTreeMap<AppRef, Assignment>,
+    /// How far such a revision is.
+    pub replacing: &'a BTreeMap<AppRef, Replacement>,
 }
 
 /// What to do, in this order, and when to look again.
@@ -128,11 +132,6 @@ pub enum Action {
         /// It was the last of its revision.
         with_scratch: Option<(AppRef, RevisionId)>,
     },
-    /// The app's new images are here, or the app is not wanted any more.
-    DropPrevious {
-        /// Which app.
-        app: AppRef,
-    },
 }
 
 /// A pod that shall run.
@@ -188,7 +187,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .or_default();
         pod.push((name, entry));
     }
-    let pods = planner.pods_wanted(assignments, wanted.previous);
+    let pods = planner.pods_wanted(assignments, wanted);
     let targets: Targets<'_> = pods
         .iter()
         .flat_map(|pod| {
@@ -223,19 +222,24 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
     for (app, revision) in planner.pods.keys() {
         revisions.entry(app).or_default().push(*revision);
     }
+    // Of two, the last one counts: what serves.
     let running: Running<'_> = pods
         .iter()
         .map(|pod| (&pod.assignment.app, pod.assignment))
         .collect();
     let lacking = lacks(pods.iter().map(|pod| pod.assignment), observed, ledger);
+    let shall_run: BTreeSet<(&AppRef, RevisionId)> = pods
+        .iter()
+        .map(|pod| (&pod.assignment.app, pod.assignment.revision))
+        .collect();
     for pod in &pods {
         // What was adopted in this very plan is planned for in the next.
         if pod.names.iter().any(|name| adopted.contains_key(name)) {
             continue;
         }
-        let Assignment { app, revision, .. } = pod.assignment;
-        let others = revisions.get(app).into_iter().flatten();
-        let alone = others.into_iter().all(|other| other == revision);
+        let app = &pod.assignment.app;
+        let mut others = revisions.get(app).into_iter().flatten();
+        let alone = others.all(|other| shall_run.contains(&(app, *other)));
         let free = alone && !strays_run && !lacking.contains_key(app);
         planner.keep_pod(pod, free, &running, &mut creating);
     }
@@ -263,36 +267,26 @@ fn new_entry(assignment: &Assignment, index: usize) -> Entry {
 }
 
 impl<'a> Planner<'a> {
-    /// What shall run: an app's previous revision as long as the new one's
-    /// images are not here.
-    fn pods_wanted(
-        &mut self,
-        assignments: &'a [Assignment],
-        all_previous: &'a BTreeMap<AppRef, Assignment>,
-    ) -> Vec<Pod<'a>> {
+    /// What shall run, and what has to be on the disk for it and what follows.
+    fn pods_wanted(&mut self, assignments: &'a [Assignment], wanted: Wanted<'a>) -> Vec<Pod<'a>> {
         let mut pods = Vec::new();
         for assignment in assignments {
-            self.fetch(assignment);
-            let target = match all_previous.get(&assignment.app) {
-                Some(previous) if previous.revision == assignment.revision => {
-                    self.drop_previous(&assignment.app);
-                    assignment
+            let record = wanted.replacing.get(&assignment.app);
+            if !is_given_up(record) {
+                self.fetch(assignment);
+            }
+            match runs(assignment, wanted.previous.get(&assignment.app), record) {
+                Runs::One(one) => {
+                    if one.revision != assignment.revision {
+                        self.fetch(one);
+                    }
+                    pods.push(Pod::of(one));
                 }
-                Some(previous) if !images_here(assignment, self.observed) => {
-                    self.fetch(previous);
-                    previous
+                Runs::Both { old, new } => {
+                    self.fetch(old);
+                    pods.extend([Pod::of(new), Pod::of(old)]);
                 }
-                Some(_) => {
-                    self.drop_previous(&assignment.app);
-                    assignment
-                }
-                None => assignment,
-            };
-            pods.push(Pod::of(target));
-        }
-        let assigned: BTreeSet<&AppRef> = assignments.iter().map(|a| &a.app).collect();
-        for app in all_previous.keys().filter(|app| !assigned.contains(app)) {
-            self.drop_previous(app);
+            }
         }
         pods
     }
@@ -338,10 +332,6 @@ impl<'a> Planner<'a> {
     fn wake_at(&mut self, at_ms: u64) {
         let at = self.plan.wake_at_ms.map_or(at_ms, |now| now.min(at_ms));
         self.plan.wake_at_ms = Some(at);
-    }
-
-    fn drop_previous(&mut self, app: &AppRef) {
-        self.act(Action::DropPrevious { app: app.clone() });
     }
 
     fn fetch(&mut self, assignment: &Assignment) {
@@ -696,8 +686,7 @@ pub fn apply(now_ms: u64, ledger: &mut Ledger, action: &Action) {
         Action::FetchImage(_)
         | Action::Stop { instance: None, .. }
         | Action::Kill { instance: None, .. }
-        | Action::Remove { .. }
-        | Action::DropPrevious { .. } => {}
+        | Action::Remove { .. } => {}
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::health::{Answer, Verdict};
 use crate::core::observed::ImageState;
+use crate::core::replace::Stage;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
@@ -36,6 +37,7 @@ struct Paper {
     now_ms: u64,
     desired: Option<Vec<Assignment>>,
     previous: BTreeMap<AppRef, Assignment>,
+    replacing: BTreeMap<AppRef, Replacement>,
     observed: Observed,
     ledger: Ledger,
 }
@@ -54,6 +56,7 @@ impl Paper {
         let wanted = Wanted {
             assignments: self.desired.as_deref(),
             previous: &self.previous,
+            replacing: &self.replacing,
         };
         plan(self.now_ms, wanted, &self.observed, &self.ledger)
     }
@@ -69,13 +72,22 @@ impl Paper {
             for action in plan.actions {
                 apply(self.now_ms, &mut self.ledger, &action);
                 self.observed.begun(self.now_ms, &action);
-                if let Action::DropPrevious { app } = &action {
-                    self.previous.remove(app);
-                }
                 all.push(action);
             }
         }
         panic!("planning does not come to rest: {all:?}");
+    }
+
+    /// An app is to be changed from this.
+    fn replace(&mut self, old: &Assignment, stage: Stage) {
+        let new = self.desired.iter().flatten().find(|a| a.app == old.app);
+        let record = Replacement {
+            to: new.expect("it is assigned").revision,
+            good_before: true,
+            stage,
+        };
+        self.previous.insert(old.app.clone(), old.clone());
+        self.replacing.insert(old.app.clone(), record);
     }
 
     fn image_here(&mut self, revision: &str) {
@@ -104,6 +116,14 @@ impl Paper {
     fn ids(&self) -> Vec<String> {
         let containers = self.observed.containers.as_ref().unwrap();
         containers.keys().map(|id| id.to_string()).collect()
+    }
+}
+
+fn trial(handed_over: bool) -> Stage {
+    Stage::Trial {
+        since_ms: 0,
+        reboots: 0,
+        handed_over,
     }
 }
 
@@ -143,7 +163,6 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
         Action::Remove { .. } => "remove",
         Action::Reset { .. } => "reset",
         Action::Forget { .. } => "forget",
-        Action::DropPrevious { .. } => "drop previous",
     };
     actions.iter().map(kind).collect()
 }
@@ -188,7 +207,7 @@ fn what_shall_not_run_is_stopped_killed_in_time_and_taken_down() {
 fn a_new_revision_waits_for_its_image_and_then_for_the_old_ones_end() {
     let mut paper = started();
     let old = paper.desired.replace(vec![assignment("web", "2")]).unwrap();
-    paper.previous.insert(old[0].app.clone(), old[0].clone());
+    paper.replace(&old[0], Stage::Waiting);
     assert_eq!(kinds(&paper.settle()), ["fetch"]);
     // Meanwhile the old one is kept alive.
     paper.all_end();
@@ -198,11 +217,68 @@ fn a_new_revision_waits_for_its_image_and_then_for_the_old_ones_end() {
     assert_eq!(kinds(&paper.settle()), ["create"]);
     paper.runtime_works();
     paper.image_here("2");
-    assert_eq!(kinds(&paper.settle()), ["drop previous", "stop"]);
+    assert_eq!(paper.settle(), [], "when it begins, others say");
+    paper.replace(&old[0], trial(true));
+    assert_eq!(kinds(&paper.settle()), ["stop"]);
     paper.all_end();
     assert_eq!(kinds(&paper.settle()), ["settle"]);
     paper.runtime_works();
     assert_eq!(kinds(&paper.settle()), ["forget", "create"]);
+}
+
+#[test]
+fn beside_the_old_one_the_new_one_starts_and_the_old_one_stops_when_it_hands_over() {
+    let mut paper = started();
+    let old = paper.desired.replace(vec![assignment("web", "2")]).unwrap();
+    paper.image_here("2");
+    paper.replace(&old[0], trial(false));
+    assert_eq!(kinds(&paper.settle()), ["create"]);
+    paper.runtime_works();
+    assert_eq!(paper.settle(), []);
+    assert_eq!(paper.ids().len(), 2, "both run");
+    // It failed: the old one was never touched.
+    let mut failed = paper.clone();
+    let reason = "not ready".into();
+    failed.replace(&old[0], Stage::RolledBack { reason });
+    let stopped = failed.settle();
+    let old_id = old_id(&old[0]);
+    assert!(
+        matches!(&stopped[..], [Action::Stop { id, .. }] if *id != old_id),
+        "{stopped:?}"
+    );
+    // It is ready: only the old one goes.
+    paper.replace(&old[0], trial(true));
+    let stopped = paper.settle();
+    assert!(
+        matches!(&stopped[..], [Action::Stop { id, .. }] if *id == old_id),
+        "{stopped:?}"
+    );
+}
+
+#[test]
+fn what_was_given_up_is_not_fetched_and_what_was_before_comes_back() {
+    let mut paper = started();
+    let old = paper.desired.replace(vec![assignment("web", "2")]).unwrap();
+    paper.replace(&old[0], trial(true));
+    // Recreate: its image is not here, the old one goes.
+    assert_eq!(kinds(&paper.settle()), ["fetch", "stop"]);
+    paper.all_end();
+    paper.settle();
+    paper.runtime_works();
+    paper.settle();
+    assert_eq!(paper.ids(), Vec::<String>::new());
+    paper.observed.images.remove(&Digest::of(b"2"));
+    let reason = "image web:2 cannot be had".into();
+    paper.replace(&old[0], Stage::RolledBack { reason });
+    assert_eq!(kinds(&paper.settle()), ["create"]);
+    paper.runtime_works();
+    assert_eq!(paper.ids().len(), 1);
+    assert_eq!(paper.settle(), []);
+}
+
+fn old_id(old: &Assignment) -> ContainerId {
+    let container = &old.pod.containers[0].name;
+    InstanceName::new(&old.app, old.revision, container).incarnation(1)
 }
 
 #[test]
@@ -279,6 +355,30 @@ fn a_container_that_the_keeper_lost_starts_again_after_a_wait() {
     assert_eq!(kinds(&paper.settle()), ["create"]);
 }
 
+/// The app whose new revisions start beside the old ones.
+const BESIDE: &str = "app2";
+
+/// The next step of an app's change.
+fn step(paper: &mut Paper, app: &AppRef, yes: bool) {
+    let new = paper.desired.iter().flatten().find(|a| a.app == *app);
+    let here = images_here(new.expect("it is assigned"), &paper.observed);
+    let stage = &mut paper.replacing.get_mut(app).expect("it is changed").stage;
+    match stage {
+        // Recreate does not wait for the images.
+        Stage::Waiting if here || yes => *stage = trial(app.name.as_str() != BESIDE),
+        Stage::Trial { handed_over, .. } if yes && !*handed_over => *handed_over = true,
+        Stage::Trial { .. } if yes => {
+            paper.previous.remove(app);
+            paper.replacing.remove(app);
+        }
+        Stage::Trial { .. } => {
+            let reason = "not ready".into();
+            *stage = Stage::RolledBack { reason };
+        }
+        Stage::Waiting | Stage::Held { .. } | Stage::RolledBack { .. } => {}
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Happening {
     Desire(Vec<(u8, u8)>),
@@ -288,6 +388,8 @@ enum Happening {
     Lose(u8),
     Later(u16),
     LedgerLost,
+    /// The change of this app takes its next step, so or so.
+    Step(u8, bool),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -299,6 +401,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => any::<u8>().prop_map(Happening::Lose),
         3 => any::<u16>().prop_map(Happening::Later),
         1 => Just(Happening::LedgerLost),
+        4 => (0u8..3, any::<bool>()).prop_map(|(app, yes)| Happening::Step(app, yes)),
     ]
 }
 
@@ -323,7 +426,14 @@ proptest! {
                             paper.previous.entry(old.app.clone()).or_insert(old);
                         }
                     }
-                    paper.desired = Some(new);
+                    paper.desired = Some(new.clone());
+                    paper.previous.retain(|app, old| {
+                        new.iter().any(|n| n.app == *app && n.revision != old.revision)
+                    });
+                    paper.replacing.clear();
+                    for old in paper.previous.clone().values() {
+                        paper.replace(old, Stage::Waiting);
+                    }
                 }
                 Happening::Image(revision) => paper.image_here(&revision.to_string()),
                 Happening::RuntimeWorks => paper.runtime_works(),
@@ -346,6 +456,13 @@ proptest! {
                     paper.runtime_works();
                     paper.ledger.clear();
                     paper.previous.clear();
+                    paper.replacing.clear();
+                }
+                Happening::Step(app, yes) => {
+                    let app = paper.previous.keys().find(|a| a.name.as_str() == format!("app{app}"));
+                    if let Some(app) = app.cloned() {
+                        step(&mut paper, &app, yes);
+                    }
                 }
             }
             let before = paper.clone();
@@ -354,14 +471,25 @@ proptest! {
                     prop_assert!(!before.observed.has_image(&image.manifest));
                 }
                 if let Action::Create { entry, assignment, container } = &action {
-                    prop_assert!(paper.desired.as_ref().unwrap().iter().any(|a| a.app == entry.app));
+                    let new = paper.desired.as_ref().unwrap().iter().find(|a| a.app == entry.app);
+                    let new = new.expect("it is assigned");
+                    let of = runs(new, paper.previous.get(&entry.app), paper.replacing.get(&entry.app));
+                    let shall = |revision| [of.serving(), of.newest()].iter().any(|a| a.revision == revision);
+                    prop_assert!(shall(entry.revision));
+                    // Nothing starts before what shall not run is gone.
+                    let left = before.ledger.values().filter(|e| e.app == entry.app && !shall(e.revision));
+                    for other in left {
+                        let id = other.name().incarnation(other.incarnation);
+                        prop_assert!(!before.observed.runs(&id), "{id} is still there");
+                    }
                     let image = &assignment.pod.container(*container).unwrap().image;
                     prop_assert!(before.observed.has_image(&image.manifest));
                 }
             }
             // Planning again plans nothing.
             prop_assert_eq!(paper.plan().actions, vec![]);
-            // Never two of one instance, nor two revisions of one app.
+            // Never two of one instance, nor two revisions of one app, but for
+            // the app that starts the new one beside the old one.
             let alive = paper.observed.containers.as_ref().unwrap().iter()
                 .filter(|(_, status)| matches!(status, Status::Running { .. }))
                 .map(|(id, _)| id.clone())
@@ -370,10 +498,16 @@ proptest! {
             for id in alive {
                 // app<n>-main-<digest>.<number>
                 let app = id.as_str().split('-').next().unwrap().to_string();
-                prop_assert!(apps.insert(app), "two of one app: {:?}", paper);
+                let of = match app.as_str() {
+                    BESIDE => InstanceName::of(&id).unwrap().0.to_string(),
+                    _ => app,
+                };
+                prop_assert!(apps.insert(of), "two of one app: {:?}", paper);
             }
         }
-        // Left alone, it comes to what is desired.
+        // Left alone, and with every change good, it comes to what is desired.
+        paper.previous.clear();
+        paper.replacing.clear();
         for revision in 0..3 {
             paper.image_here(&revision.to_string());
         }

@@ -8,9 +8,12 @@ use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::plan::Ledger;
+use super::replace::{self, Replacement, Runs, Stage};
 use crate::runtime::Status;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, Report};
+use skerry_wire::report::{
+    AppStatus, AppUpdate, AppUpdateState, ContainerState, ContainerStatus, Report,
+};
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
 };
@@ -178,22 +181,30 @@ pub fn apps(
     now_ms: u64,
     assignments: &[Assignment],
     previous: &BTreeMap<AppRef, Assignment>,
+    replacing: &BTreeMap<AppRef, Replacement>,
     observed: &Observed,
     ledger: &Ledger,
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
     let running: Running<'_> = assignments
         .iter()
-        .map(|a| (&a.app, previous.get(&a.app).unwrap_or(a)))
+        .map(|a| (&a.app, runs_of(a, previous, replacing).serving()))
         .collect();
     let lacking = lacks(running.values().copied(), observed, ledger);
-    for assignment in assignments {
-        let held = previous.get(&assignment.app).map(|p| p.revision);
-        let held = held.filter(|revision| *revision != assignment.revision);
-        let leaving = ledger
-            .values()
-            .find(|e| e.app == assignment.app && e.revision != assignment.revision);
-        let older = held.or(leaving.map(|e| e.revision));
+    for wanted in assignments {
+        let stage = replacing.get(&wanted.app).map(|r| r.stage.clone());
+        let of = runs_of(wanted, previous, replacing);
+        // What is not to begin, or not any more, is told of by what runs.
+        let assignment = match stage {
+            Some(Stage::Held { .. } | Stage::RolledBack { .. }) => of.newest(),
+            Some(Stage::Waiting | Stage::Trial { .. }) | None => wanted,
+        };
+        let beside = matches!(of, Runs::Both { .. });
+        let other = |revision: &RevisionId| *revision != assignment.revision;
+        let held = Some(of.serving().revision).filter(other);
+        let mut entries = ledger.values().filter(|e| e.app == assignment.app);
+        let leaving = entries.find(|e| other(&e.revision));
+        let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
         let waits_for = unmet(assignment, &running, observed, ledger);
         let pod = PodView::of(
             assignment,
@@ -212,6 +223,8 @@ pub fn apps(
         // Until it has one, it is reached at that of what it replaces.
         let at = address(assignment.revision).or_else(|| older.and_then(address));
         status.address = at.copied();
+        let kept = previous.contains_key(&wanted.app);
+        status.update = stage.and_then(|stage| update(wanted.revision, stage, kept));
         all.push(status);
     }
     let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
@@ -237,6 +250,28 @@ pub fn apps(
             .map(|((app, revision), containers)| AppStatus::new(app.clone(), revision, containers)),
     );
     all
+}
+
+fn runs_of<'a>(
+    assignment: &'a Assignment,
+    previous: &'a BTreeMap<AppRef, Assignment>,
+    replacing: &BTreeMap<AppRef, Replacement>,
+) -> Runs<'a> {
+    let app = &assignment.app;
+    replace::runs(assignment, previous.get(app), replacing.get(app))
+}
+
+/// How the change to this revision is told. Where nothing was before, there is
+/// none.
+fn update(to: RevisionId, stage: Stage, kept: bool) -> Option<AppUpdate> {
+    let state = match stage {
+        Stage::Waiting => return None,
+        Stage::Held { reason, .. } => AppUpdateState::Held { reason },
+        Stage::Trial { .. } if kept => AppUpdateState::Trial,
+        Stage::Trial { .. } => return None,
+        Stage::RolledBack { reason } => AppUpdateState::RolledBack { reason },
+    };
+    Some(AppUpdate { to, state })
 }
 
 /// A pod that is assigned, as it is told of.

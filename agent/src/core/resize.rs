@@ -101,7 +101,8 @@ impl Core {
                 entries.any(|e| e.app == *app && e.revision == old.revision)
             };
             let same = assignment.revision == shown;
-            let fits = !self.previous.contains_key(app)
+            let settled = !self.previous.contains_key(app) && !self.replacing.contains_key(app);
+            let fits = settled
                 && old.policy == assignment.policy
                 && differ_in_size_only(&old.pod, &assignment.pod)
                 && begun();

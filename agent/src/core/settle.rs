@@ -18,6 +18,7 @@ impl Core {
             let wanted = Wanted {
                 assignments: self.desired.as_ref().map(|d| d.assignments.as_slice()),
                 previous: &self.previous,
+                replacing: &self.replacing,
             };
             let plan = plan(now.boot_ms, wanted, &self.observed, &self.ledger);
             self.plan_at_ms = plan.wake_at_ms;
@@ -108,10 +109,6 @@ impl Core {
                     acts.push(Effect::RemoveScratch { app, revision });
                 }
             }
-            Action::DropPrevious { app } => {
-                self.previous.remove(&app);
-                self.changes.push(Change::Previous(app, None));
-            }
             Action::Adopt { entry } => {
                 let text = format!(
                     "container {} was found and taken over: the agent's store did not know it",
@@ -166,6 +163,6 @@ fn touched(action: &Action) -> Option<InstanceName> {
         | Action::Reset { instance }
         | Action::Forget { instance, .. } => Some(instance.clone()),
         Action::Stop { instance, .. } | Action::Kill { instance, .. } => instance.clone(),
-        Action::FetchImage(_) | Action::Remove { .. } | Action::DropPrevious { .. } => None,
+        Action::FetchImage(_) | Action::Remove { .. } => None,
     }
 }

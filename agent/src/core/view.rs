@@ -33,7 +33,7 @@ impl Core {
         self.desired.as_ref().map_or(&[], |d| &d.assignments)
     }
 
-    /// Revisions that run until their app's new images are here.
+    /// What was before a revision that is not known to be good.
     pub fn previous(&self) -> &BTreeMap<AppRef, Assignment> {
         &self.previous
     }
@@ -72,9 +72,14 @@ impl Core {
             now.boot_ms,
             self.assignments(),
             &self.previous,
+            &self.replacing,
             &self.observed,
             &self.ledger,
         );
+        for status in &mut apps {
+            let values = self.values.get(&status.app).into_iter().flatten();
+            status.values = values.map(|(n, v)| (n.clone(), v.clone())).collect();
+        }
         self.show_carried(&mut apps);
         Report {
             generation: self.generation(),

@@ -12,6 +12,7 @@ use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
 use smol::channel::bounded;
 use smol::future;
+use std::collections::BTreeMap;
 
 impl<M: Machine> Engine<M> {
     pub(super) fn asked(&mut self, ask: Ask) -> Option<Ending> {
@@ -155,6 +156,9 @@ impl<M: Machine> Engine<M> {
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
                     "address": app.address.map(|a| a.to_string()),
+                    "update": app.update.as_ref().map(change_json),
+                    "proved": self.core.is_proved(&app.app),
+                    "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,
                 })
             })
@@ -204,6 +208,17 @@ pub fn shown_broker(broker: &str) -> String {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
         _ => broker.to_string(),
     }
+}
+
+fn change_json(update: &skerry_wire::report::AppUpdate) -> serde_json::Value {
+    use skerry_wire::report::AppUpdateState::*;
+    let (state, reason) = match &update.state {
+        Held { reason } => ("held", Some(reason)),
+        Trial => ("trial", None),
+        Done => ("done", None),
+        RolledBack { reason } => ("rolledBack", Some(reason)),
+    };
+    json!({ "to": update.to.short(), "state": state, "reason": reason })
 }
 
 fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value {

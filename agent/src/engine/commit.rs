@@ -32,10 +32,14 @@ pub(super) struct Unsaved {
 /// Whether apps may go on while this is not on the disk. What is lost with it
 /// at the next start is found out again: the ledger from what the runtime
 /// lists, the boot from the kernel, and an app whose images are all here does
-/// not need its previous revision. The count of starts is for messages only.
+/// not need its previous revision. A change of a revision is begun again, or
+/// fails again. The count of starts is for messages only.
 pub(super) fn may_wait(change: &Change) -> bool {
     match change {
-        Change::Ledger(..) | Change::Boot(..) | Change::Previous(_, None) => true,
+        Change::Ledger(..)
+        | Change::Boot(..)
+        | Change::Previous(_, None)
+        | Change::Replacing(..) => true,
         // There is no line before it is on the disk.
         Change::Starts(_) => true,
         Change::Previous(_, Some(_))
@@ -51,7 +55,8 @@ pub(super) fn may_wait(change: &Change) -> bool {
 fn same_record(a: &Change, b: &Change) -> bool {
     match (a, b) {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
-        (Change::Previous(a, _), Change::Previous(b, _)) => a == b,
+        (Change::Previous(a, _), Change::Previous(b, _))
+        | (Change::Replacing(a, _), Change::Replacing(b, _)) => a == b,
         (Change::Carried(a, _), Change::Carried(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),

@@ -85,7 +85,7 @@ impl<M: Machine> Engine<M> {
                 }
             }
             Effect::Create(create) => {
-                self.has_created = true;
+                self.has_begun = true;
                 tracing::info!("starting {} of {}", create.id, create.assignment.app);
                 self.act(async move {
                     let id = create.id.clone();
@@ -139,11 +139,14 @@ impl<M: Machine> Engine<M> {
                     machine.remove_log(&log_name).await
                 });
             }
-            Effect::PrepareImage(image) => self.find_out(async move {
-                let manifest = image.manifest;
-                let result = machine.prepare_image(image).await;
-                Event::Image { manifest, result }
-            }),
+            Effect::PrepareImage(image) => {
+                self.has_begun = true;
+                self.find_out(async move {
+                    let manifest = image.manifest;
+                    let result = machine.prepare_image(image).await;
+                    Event::Image { manifest, result }
+                });
+            }
             // Waited for: bytes must stay in order, and while the disk is slow
             // nothing more shall come.
             Effect::WriteBlob {
@@ -219,6 +222,9 @@ impl<M: Machine> Engine<M> {
                 Event::Resized { id, result }
             }),
             Effect::Update(effect) => self.update(effect).await,
+            Effect::ServeApps(grants) => self.serve_apps(grants),
+            Effect::AskHold { app } => self.ask_hold(app),
+            Effect::ReleaseHold { app } => self.release_hold(&app),
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

@@ -1,6 +1,7 @@
 //! The only loop: takes one event, asks the core, carries its effects out in
 //! their order. Decides nothing.
 
+mod apps;
 mod asked;
 mod commit;
 mod effects;

@@ -5,7 +5,8 @@ use super::pause::Pause;
 use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
-use crate::core::{Change, Core, Effect, Event, Identity, Start};
+use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
+use crate::device_api::{Asked, DeviceApi};
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -20,6 +21,7 @@ use skerry_wire::{SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +91,8 @@ pub struct Setup {
     pub software: Option<Arc<Software>>,
     /// Whose releases are believed, besides those of the identity.
     pub release_keys: Vec<[u8; 32]>,
+    /// Below which apps find their sockets; `None` where no app may ask.
+    pub api_dir: Option<PathBuf>,
 }
 
 pub(super) enum Turn {
@@ -102,6 +106,7 @@ pub(super) enum Turn {
     Output(StreamOutput),
     StreamEnded(StreamId, End),
     Ask(Ask),
+    App(Asked),
     Wake,
     Save,
     Look,
@@ -143,7 +148,9 @@ pub struct Engine<M: Machine> {
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
     pub(super) ready: bool,
     /// Whether an app was begun to be started.
-    pub(super) has_created: bool,
+    pub(super) has_begun: bool,
+    /// What apps ask with.
+    pub(super) api: Option<DeviceApi>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -164,6 +171,7 @@ impl<M: Machine> Engine<M> {
         };
         let (now, starts) = (setup.clock.now(), setup.starts);
         let (core, effects) = Core::restore(setup.identity.clone(), start, records, now);
+        let api = setup.api_dir.clone().map(DeviceApi::new);
         let (turns_in, turns) = bounded(OUTCOMES);
         let (outputs_in, outputs) = bounded(1);
         let mut engine = Self {
@@ -188,7 +196,8 @@ impl<M: Machine> Engine<M> {
             outputs_in,
             streams: BTreeMap::new(),
             ready: false,
-            has_created: false,
+            has_begun: false,
+            api,
         };
         engine.list(Duration::ZERO);
         if uncounted {
@@ -224,8 +233,8 @@ impl<M: Machine> Engine<M> {
                 return Ok((ending, self.hang_up().await));
             }
             match self.next(asks, &mut beat).await {
-                Turn::Event(event) => self.step(event).await,
-                Turn::Outcome(epoch, event) if epoch == self.epoch => self.step(event).await,
+                Turn::Event(event) => self.event(event).await,
+                Turn::Outcome(epoch, event) if epoch == self.epoch => self.event(event).await,
                 Turn::Listed(epoch, result) if epoch == self.epoch => self.listed(result).await,
                 Turn::Machine(epoch, event) if epoch == self.epoch => {
                     self.machine_event(event).await;
@@ -250,6 +259,7 @@ impl<M: Machine> Engine<M> {
                         return Ok((ending, self.hang_up().await));
                     }
                 }
+                Turn::App(asked) => self.app_asks(asked).await,
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
@@ -312,7 +322,32 @@ impl<M: Machine> Engine<M> {
         future::or(future::or(turn, link), calm).await
     }
 
-    async fn step(&mut self, event: Event) {
+    async fn event(&mut self, event: Event) {
+        let is_over = match &event {
+            Event::Created { .. } => true,
+            Event::Image { result, .. } => !matches!(result, Ok(ImageStatus::Ready)),
+            _ => false,
+        };
+        let runs = matches!(&event, Event::Created { result: Ok(_), .. });
+        self.step(event).await;
+        if is_over {
+            self.start_is_over(runs).await;
+        }
+    }
+
+    /// An app runs, or none can be started without the hub: what the start has
+    /// put off goes on.
+    async fn start_is_over(&mut self, runs: bool) {
+        if self.call_by_ms.is_none() {
+            return;
+        }
+        if !runs {
+            notify::phase(notify::NO_APP);
+        }
+        self.save_and_call().await;
+    }
+
+    pub(super) async fn step(&mut self, event: Event) {
         let effects = self.core.handle(self.setup.clock.now(), event);
         self.carry_out(effects).await;
     }
@@ -366,13 +401,10 @@ impl<M: Machine> Engine<M> {
                 });
                 self.watch = Some(watch);
                 self.step(Event::Listed(containers)).await;
-                if self.call_by_ms.is_some() {
-                    self.save_and_call().await;
+                if !self.has_begun {
+                    self.start_is_over(false).await;
                 }
                 if !self.ready {
-                    if !self.has_created {
-                        notify::phase(notify::NO_APP);
-                    }
                     self.ready = true;
                     notify::ready();
                     tracing::info!("ready");

@@ -110,6 +110,17 @@ fn mount_system() -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)
 }
 
+/// Loads what the data partition needs, in one go: the kernel would ask for one
+/// after the other, each time with a new process.
+fn load_for_data() {
+    // Where there are none, the kernel asks in vain, too, and mounting says so.
+    if let Ok(mut modules) = modules::Modules::of_this_kernel() {
+        for name in ["crc32c_generic", "ext4"] {
+            modules.load(name);
+        }
+    }
+}
+
 /// What the card's first partition says, copied to memory.
 fn read_boot_partition(card: &Card) -> Option<String> {
     let read = slots::with_boot_partition(card, false, |place| {
@@ -197,6 +208,7 @@ impl Init {
         sys::take_ctrl_alt_del();
         let uevents = Uevents::listen()?;
         let autoboot = read_boot_partition(card);
+        load_for_data();
         mount_data(card);
         let trial_secs = slots::look(card, slot, autoboot.as_deref());
         if let Some(secs) = trial_secs {

@@ -3,6 +3,7 @@
 use super::devices::MachineDevices;
 use super::network::Place;
 use crate::core::CreateContainer;
+use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Security,
@@ -314,6 +315,7 @@ pub fn compose(
     let pod = &create.assignment.pod;
     let container = create.spec();
     let (mut mounts, mut tmpfs) = (Vec::new(), Vec::new());
+    mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
         if let Some(size_bytes) = in_memory(create, &mount.volume) {
             tmpfs.push(Tmpfs {

@@ -28,8 +28,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Where Linux lists interfaces.
-const INTERFACES: &str = "/sys/class/net";
+/// Where Linux lists interfaces of this thread's network.
+const INTERFACES: &str = "/proc/thread-self/net/dev";
 const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTNAME: &str = "/etc/hostname";
@@ -116,9 +116,10 @@ impl MachineNetwork {
     /// Whether anything of ours may be there.
     fn is_needed(&self) -> bool {
         let ours = format!("sk{}", self.pool.tag());
-        let is_ours = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&ours);
-        let mut links = fs::read_dir(INTERFACES).into_iter().flatten().flatten();
-        PodNetworks::has_kept(&self.run_dir) || links.any(is_ours)
+        let links = fs::read_to_string(INTERFACES).unwrap_or_default();
+        let mut links = links.lines();
+        PodNetworks::has_kept(&self.run_dir)
+            || links.any(|line| line.trim_start().starts_with(&ours))
     }
 
     /// Takes up the pods that the runtime still has, and lets go of others.

@@ -21,6 +21,7 @@ use skerry_wire::stream::End;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 pub struct RealMachine {
     config: RuntimeConfig,
     places: Places,
+    /// The keeper's start, if it was begun before there was a machine.
+    launch: RefCell<Option<Child>>,
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
     network: MachineNetwork,
@@ -72,6 +75,7 @@ impl RealMachine {
         let signals = StopSignals::in_run_dir(&places.run_dir);
         Ok(Self {
             config,
+            launch: RefCell::new(None),
             connected: RefCell::new(None),
             images: Arc::new(images),
             network: MachineNetwork::new(&places.run_dir, pool),
@@ -82,6 +86,12 @@ impl RealMachine {
             writers: RefCell::new(BTreeMap::new()),
             started: Cell::new(false),
         })
+    }
+
+    /// Takes over a keeper that [`launch_ahead`](crate::runtime::launch_ahead)
+    /// has begun to start.
+    pub fn wait_for_launch(&self, launch: Option<Child>) {
+        *self.launch.borrow_mut() = launch;
     }
 
     fn runtime(&self) -> Result<Runtime, String> {
@@ -153,6 +163,11 @@ fn stop_signal(image: &UnpackedImage) -> Signal {
 impl Machine for RealMachine {
     async fn list(&self) -> Result<Vec<(ContainerId, Status)>, String> {
         *self.connected.borrow_mut() = None;
+        let launch = self.launch.borrow_mut().take();
+        if let Some(mut launch) = launch {
+            // Whether it went well is seen by connecting.
+            let _ = smol::unblock(move || launch.wait()).await;
+        }
         let runtime = Runtime::connect(self.config.clone()).await;
         let runtime = runtime.map_err(|e| chain(&e))?;
         let events = runtime.events();

@@ -212,6 +212,8 @@ impl PodNetworks {
             done,
             resolvers,
             state: Mutex::new(State {
+                // Where nobody was, nobody has to be found first.
+                resumed: kept.pods.is_empty(),
                 kept,
                 ..State::default()
             }),

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -468,11 +468,7 @@ fn unexpected(response: Response) -> RuntimeError {
     clippy::disallowed_methods,
     reason = "nothing tells when another process begins to listen"
 )]
-fn reach(
-    layout: &Layout,
-    exe: &PathBuf,
-    apps_memory: Option<u64>,
-) -> Result<OwnedFd, RuntimeError> {
+fn reach(layout: &Layout, exe: &Path, apps_memory: Option<u64>) -> Result<OwnedFd, RuntimeError> {
     let deadline = Instant::now() + LAUNCH;
     loop {
         let source = match connect(layout) {
@@ -505,10 +501,27 @@ fn connect(layout: &Layout) -> io::Result<OwnedFd> {
     seqpacket::connect_to(&path)
 }
 
-/// False if another keeper runs already.
-fn launch(layout: &Layout, exe: &PathBuf, apps_memory: Option<u64>) -> Result<bool, RuntimeError> {
+/// Starts the keeper if none answers, without waiting for it: on a machine with
+/// a second processor it comes while this one does something else. Whoever then
+/// wants to connect waits for the process first; what went wrong shows there.
+pub fn launch_ahead(config: &RuntimeConfig) -> Option<Child> {
+    let layout = Layout {
+        run_dir: config.run_dir.clone(),
+        data_dir: config.data_dir.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+    };
+    if connect(&layout).is_ok() {
+        return None;
+    }
+    let mut command = keeper(&layout, &config.exe, config.apps_memory);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().ok()
+}
+
+fn keeper(layout: &Layout, exe: &Path, apps_memory: Option<u64>) -> Command {
     let apps_memory = apps_memory.map(|bytes| ["--apps-memory".to_owned(), bytes.to_string()]);
-    let output = Command::new(exe)
+    let mut command = Command::new(exe);
+    command
         .arg("keeper")
         .arg("--run-dir")
         .arg(&layout.run_dir)
@@ -516,7 +529,13 @@ fn launch(layout: &Layout, exe: &PathBuf, apps_memory: Option<u64>) -> Result<bo
         .arg(&layout.data_dir)
         .args(["--cgroup-parent", &layout.cgroup_parent])
         .args(apps_memory.into_iter().flatten())
-        .stdin(Stdio::null())
+        .stdin(Stdio::null());
+    command
+}
+
+/// False if another keeper runs already.
+fn launch(layout: &Layout, exe: &Path, apps_memory: Option<u64>) -> Result<bool, RuntimeError> {
+    let output = keeper(layout, exe, apps_memory)
         .output()
         .map_err(|error| RuntimeError::Launch(format!("{}: {error}", exe.display())))?;
     if output.status.success() {

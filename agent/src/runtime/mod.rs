@@ -46,7 +46,9 @@ mod user;
 
 pub use find::find_devices;
 pub use guard::apps_memory;
-pub use handle::{Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started};
+pub use handle::{
+    Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
+};
 pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
 pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;

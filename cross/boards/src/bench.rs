@@ -53,9 +53,8 @@ impl Bench {
             &[&["--advertise", &seen], options].concat(),
         );
         import_images(&mut hub, &scratch);
-        let token = hub.token(&[]);
         let card = scratch.path().join("card.img");
-        new_card(&card, &format!("joinToken: \"{token}\"\nname: {name}\n"));
+        new_card(&hub, &card, name);
         Self { scratch, hub, card }
     }
 
@@ -113,11 +112,12 @@ impl Bench {
     }
 }
 
-/// A card of the image with this `agent.yaml`, as `skerry flash` makes it.
-pub fn new_card(card: &Path, agent_yaml: &str) {
-    fs::copy(prepared("SKERRY_BOARD_IMAGE"), card).expect("the image is copied");
+/// A card of the image for the device `name`, made by `skerry flash`.
+pub fn new_card(hub: &Hub, card: &Path, name: &str) {
+    let image = prepared("SKERRY_BOARD_IMAGE");
+    let (image, to) = (image.display().to_string(), card.display().to_string());
+    hub.skerry(&["flash", &image, &to, "--name", name]);
     grow_card(card, CARD_BYTES).expect("the card grows");
-    write_boot_file(card, "skerry/agent.yaml", agent_yaml.as_bytes());
 }
 
 /// Puts a file on the card's first partition.

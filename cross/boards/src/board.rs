@@ -132,6 +132,10 @@ pub struct Setup {
     pub clock: Option<String>,
     /// Added to the command line, as the firmware adds to it.
     pub more_cmdline: String,
+    /// Whether its time is counted instead of taken: a nanosecond for each
+    /// instruction, of all processors one after the other. The host's speed and
+    /// load do not show then.
+    pub counted: bool,
     /// Boots this instead of what the firmware would find on the card.
     pub boot: Option<Boot>,
 }
@@ -146,6 +150,7 @@ impl Setup {
             network: true,
             clock: None,
             more_cmdline: String::new(),
+            counted: false,
             boot: None,
         }
     }
@@ -208,14 +213,11 @@ impl Board {
         };
         let mut qemu = Command::new("qemu-system-aarch64");
         // Only TCG: where these tests run, KVM may be there and hang.
-        qemu.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-display",
-            "none",
-            "-monitor",
-            "none",
-        ]);
+        match setup.counted {
+            true => qemu.args(["-accel", "tcg,thread=single", "-icount", "shift=0"]),
+            false => qemu.args(["-accel", "tcg,thread=multi"]),
+        };
+        qemu.args(["-display", "none", "-monitor", "none"]);
         qemu.args(["-no-reboot", "-nodefaults"])
             .args(model.arguments());
         let card = format!("file={},format=raw", setup.card.display());

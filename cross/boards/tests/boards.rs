@@ -257,9 +257,6 @@ fn raspi3b_survives_twenty_power_cuts() {
     survives_power_cuts(Model::Raspi3b, 20);
 }
 
-/// Starts that are measured; the best counts, because whatever else the host
-/// does can only make one slower.
-const MEASURED_STARTS: usize = 3;
 /// DESIGN: from the agent's start to its first app running, in seconds.
 const START_BUDGET_SECS: f64 = 0.5;
 /// DESIGN: agent and keeper idle with three apps, TLS on, in KiB.
@@ -277,10 +274,10 @@ fn applied(bench: &Bench, name: &str) {
     assert!(kept.is_some(), "{:#}", bench.hub.device(name));
 }
 
-/// Gives power to a board with an app, a few times, and measures each start;
-/// then what agent and keeper hold when they are idle with three.
+/// Measures the start of a board with one app, in time that is counted, then
+/// what agent and keeper hold when they are idle with three.
 #[test]
-#[ignore = "measures: wants a machine of its own, and the agent that users get (SKERRY_BOARD_AGENT)"]
+#[ignore = "measures the agent that users get: give it with SKERRY_BOARD_AGENT"]
 fn virt_keeps_to_its_budgets() {
     let bench = Bench::new("budgets");
     let mut board = bench.boot(Model::Virt).expect("power");
@@ -288,14 +285,19 @@ fn virt_keeps_to_its_budgets() {
     apply(&bench, PLAIN);
     said(&board, RUNNING);
     applied(&bench, "budgets");
-    let mut best = f64::MAX;
-    for _ in 0..MEASURED_STARTS {
-        board.power_on().expect("power");
-        said(&board, RUNNING);
-        best = best.min(tell_start(&board, "virt"));
-        joined(&bench, &board, "budgets");
-    }
-    println!("{}", phases(&board));
+    board.cut_power();
+    let mut setup = bench.setup(Model::Virt);
+    setup.counted = true;
+    setup.network = false;
+    let mut counted = Board::boot(&setup).expect("power");
+    said(&counted, RUNNING);
+    let share = tell_start(&counted, "virt, counted");
+    println!("{}", phases(&counted));
+    counted.cut_power();
+    board.power_on().expect("power");
+    said(&board, RUNNING);
+    tell_start(&board, "virt");
+    joined(&bench, &board, "budgets");
     for number in 2..=3 {
         let name = format!("name: plain-{number} }}");
         apply(&bench, &PLAIN.replace("name: plain }", &name));
@@ -321,11 +323,11 @@ fn virt_keeps_to_its_budgets() {
     let (run, keeper) = (of("run"), of("keeper"));
     let (pss, anonymous) = (run.0 + keeper.0, run.1 + keeper.1);
     println!(
-        "best start {:.0} ms (budget {:.0}); agent and keeper {pss} KiB PSS (budget {PSS_BUDGET_KIB}), {anonymous} KiB anonymous (budget {ANONYMOUS_BUDGET_KIB})",
-        best * 1000.0,
+        "start {:.0} ms (budget {:.0}); agent and keeper {pss} KiB PSS (budget {PSS_BUDGET_KIB}), {anonymous} KiB anonymous (budget {ANONYMOUS_BUDGET_KIB})",
+        share * 1000.0,
         START_BUDGET_SECS * 1000.0
     );
-    assert!(best < START_BUDGET_SECS, "the start takes too long");
+    assert!(share < START_BUDGET_SECS, "the start takes too long");
     assert!(pss <= PSS_BUDGET_KIB, "too much memory");
     assert!(
         anonymous <= ANONYMOUS_BUDGET_KIB,

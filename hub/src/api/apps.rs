@@ -3,23 +3,30 @@
 
 use super::error::Failure;
 use super::types::{self, Applied, Difference, ErrorDetail, List, Manifests};
-use super::{Api, State, body, images, view};
-use crate::core::{Answer, AppAction, Event, Fleet};
+use super::{Api, State, body, configs, images, view};
+use crate::core::{Answer, AppAction, Event, Fleet, Refused};
 use crate::manifest::{self, Object};
-use crate::model::{App, PinnedImage, Revision};
+use crate::model::{App, ConfigObject, PinnedImage, Revision};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use skerry_wire::{AppName, AppRef, Digest, Namespace};
+use skerry_wire::{AppName, AppRef, ConfigRef, Digest, Namespace};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Images that one apply pulls at the same time.
 const PULLS_AT_ONCE: usize = 8;
 
-fn read(manifests: Manifests) -> Result<(Vec<App>, bool), Failure> {
+/// What files declare.
+struct Declared {
+    apps: Vec<App>,
+    configs: Vec<ConfigObject>,
+    dry_run: bool,
+}
+
+fn read(manifests: Manifests) -> Result<Declared, Failure> {
     let files: Vec<manifest::File> = manifests
         .files
         .into_iter()
@@ -29,8 +36,18 @@ fn read(manifests: Manifests) -> Result<(Vec<App>, bool), Failure> {
         })
         .collect();
     let objects = manifest::parse_files(&files).map_err(Failure::manifests)?;
-    let apps = objects.into_iter().map(|Object::App(app)| app).collect();
-    Ok((apps, manifests.dry_run))
+    let mut declared = Declared {
+        apps: Vec::new(),
+        configs: Vec::new(),
+        dry_run: manifests.dry_run,
+    };
+    for object in objects {
+        match object {
+            Object::App(app) => declared.apps.push(app),
+            Object::Config(config) => declared.configs.push(config),
+        }
+    }
+    Ok(declared)
 }
 
 /// All image names of these apps that the hub knows, with what they mean.
@@ -122,77 +139,99 @@ fn applied(
         revision: revisions.get(&app).cloned(),
         namespace: app.namespace.to_string(),
         name: app.name.to_string(),
-        action: match action {
-            AppAction::Created => types::Action::Created,
-            AppAction::Configured => types::Action::Configured,
-            AppAction::Unchanged => types::Action::Unchanged,
-            AppAction::Deleted => types::Action::Deleted,
-            AppAction::Absent => types::Action::Absent,
-        },
+        action: configs::action_of(action),
     };
     actions.into_iter().map(item).collect()
 }
 
 pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
-    let (apps, dry_run) = read(body::json(body, false).await?)?;
+    let Declared {
+        apps,
+        configs,
+        dry_run,
+    } = read(body::json(body, false).await?)?;
     let apps = resolve(&state, apps).await?;
     let revisions = apps
         .iter()
         .map(|(app, revision)| (app.app.clone(), view::revision(revision.id)))
         .collect();
-    let actions = if dry_run {
-        state.hub.read(move |fleet| fleet.preview(&apps)).await??
+    let (actions, config_actions) = if dry_run {
+        let look = move |fleet: &Fleet| {
+            let actions = fleet.preview(&apps)?;
+            Ok::<_, Refused>((actions, fleet.preview_configs(&configs, &apps)?))
+        };
+        state.hub.read(look).await??
     } else {
-        match state
-            .hub
-            .ask(move |request| Event::Apply { request, apps })
-            .await?
-        {
-            Answer::Applied(actions) => actions,
+        let apply = move |request| Event::Apply {
+            request,
+            configs,
+            apps,
+        };
+        match state.hub.ask(apply).await? {
+            Answer::Applied(actions, config_actions) => (actions, config_actions),
             Answer::Done
             | Answer::Stream(_)
             | Answer::Usage(_)
             | Answer::Doctor(_)
-            | Answer::Rollout(_) => Vec::new(),
+            | Answer::Rollout(_) => (Vec::new(), Vec::new()),
         }
     };
-    let items = applied(actions, &revisions);
+    let mut items = configs::applied(config_actions);
+    items.extend(applied(actions, &revisions));
     Ok(Json(List { items }))
 }
 
 pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
-    let (apps, dry_run) = read(body::json(body, false).await?)?;
-    let names: Vec<AppRef> = apps.into_iter().map(|app| app.app).collect();
-    let actions = if dry_run {
+    let declared = read(body::json(body, false).await?)?;
+    let apps: Vec<AppRef> = declared.apps.into_iter().map(|app| app.app).collect();
+    let configs = declared.configs.iter();
+    let configs: Vec<ConfigRef> = configs.map(|c| c.config.reference()).collect();
+    let (actions, config_actions) = if declared.dry_run {
         let look = move |fleet: &Fleet| {
-            let action = |name: AppRef| match fleet.app(&name) {
-                Some(_) => (name, AppAction::Deleted),
-                None => (name, AppAction::Absent),
+            fleet.preview_delete(&configs, &apps)?;
+            let what = |there: bool| match there {
+                true => AppAction::Deleted,
+                false => AppAction::Absent,
             };
-            names.into_iter().map(action).collect()
+            let app = |name: AppRef| (name.clone(), what(fleet.app(&name).is_some()));
+            let config = |name: ConfigRef| (name.clone(), what(fleet.config(&name).is_some()));
+            let apps: Vec<_> = apps.into_iter().map(app).collect();
+            let configs: Vec<_> = configs.into_iter().map(config).collect();
+            Ok::<_, Refused>((apps, configs))
         };
-        state.hub.read(look).await?
+        state.hub.read(look).await??
     } else {
-        take_away(&state, names).await?
+        take_away(&state, apps, configs).await?
     };
-    let items = applied(actions, &BTreeMap::new());
+    let mut items = applied(actions, &BTreeMap::new());
+    items.extend(configs::applied(config_actions));
     Ok(Json(List { items }))
 }
 
-async fn take_away(state: &State, apps: Vec<AppRef>) -> Result<Vec<(AppRef, AppAction)>, Failure> {
-    let delete = move |request| Event::Delete { request, apps };
+type Taken = (Vec<(AppRef, AppAction)>, Vec<(ConfigRef, AppAction)>);
+
+async fn take_away(
+    state: &State,
+    apps: Vec<AppRef>,
+    configs: Vec<ConfigRef>,
+) -> Result<Taken, Failure> {
+    let delete = move |request| Event::Delete {
+        request,
+        configs,
+        apps,
+    };
     match state.hub.ask(delete).await? {
-        Answer::Applied(actions) => Ok(actions),
+        Answer::Applied(actions, config_actions) => Ok((actions, config_actions)),
         Answer::Done
         | Answer::Stream(_)
         | Answer::Usage(_)
         | Answer::Doctor(_)
-        | Answer::Rollout(_) => Ok(Vec::new()),
+        | Answer::Rollout(_) => Ok((Vec::new(), Vec::new())),
     }
 }
 
 pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Failure> {
-    let (apps, _) = read(body::json(body, false).await?)?;
+    let Declared { apps, configs, .. } = read(body::json(body, false).await?)?;
     let known = known_images(&state, &apps).await?;
     let look = move |fleet: &Fleet| {
         let item = |app: App| {
@@ -217,7 +256,10 @@ pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Fa
                 images,
             }
         };
-        apps.into_iter().map(item).collect()
+        let first = configs
+            .iter()
+            .map(|object| configs::difference(fleet, object));
+        first.chain(apps.into_iter().map(item)).collect()
     };
     let items = state.hub.read(look).await?;
     Ok(Json(List { items }))
@@ -288,7 +330,7 @@ pub async fn delete_one(
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Json<List<Applied>>, Failure> {
     let app = app_ref(&namespace, &name)?;
-    let actions = take_away(&state, vec![app.clone()]).await?;
+    let (actions, _) = take_away(&state, vec![app.clone()], Vec::new()).await?;
     if actions.iter().any(|(_, a)| *a == AppAction::Absent) {
         return Err(no_such_app(&app));
     }

@@ -3,6 +3,7 @@
 
 mod apps;
 mod body;
+mod configs;
 mod devices;
 mod error;
 mod fleet;
@@ -13,6 +14,7 @@ mod serve;
 mod streams;
 pub mod types;
 mod view;
+mod volumes;
 
 pub use error::Failure;
 pub use images::UPLOADS_DIR;

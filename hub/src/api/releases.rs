@@ -13,7 +13,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::Path;
 use skerry_wire::Selector;
-use skerry_wire::update::{Artifact, Release, ReleaseKind, SignedRelease, key_name};
+use skerry_wire::update::{Artifact, Release, ReleaseKind, SignedRelease, UpdateState, key_name};
 use std::fs::File;
 use std::io::{BufReader, Read};
 
@@ -286,7 +286,7 @@ async fn answer(
     let id = match state.hub.ask(event).await? {
         Answer::Rollout(id) => id,
         Answer::Done
-        | Answer::Applied(_)
+        | Answer::Applied(..)
         | Answer::Stream(_)
         | Answer::Usage(_)
         | Answer::Doctor(_) => 0,
@@ -336,13 +336,41 @@ pub async fn undo(
     steer(state, subject, Steer::Undo).await
 }
 
+/// How far a device is that has not switched yet.
+fn progress(state: &UpdateState) -> Option<String> {
+    match state {
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } if done_bytes == total_bytes => Some("installs it".into()),
+        UpdateState::Fetching {
+            done_bytes,
+            total_bytes,
+        } => Some(format!(
+            "fetches it: {} of {} MB",
+            done_bytes / 1_000_000,
+            total_bytes.div_ceil(1_000_000)
+        )),
+        UpdateState::Trying
+        | UpdateState::Confirmed
+        | UpdateState::Refused { .. }
+        | UpdateState::RolledBack { .. } => None,
+    }
+}
+
 /// A device's own orders, for a device as it is shown.
 pub fn of_device(fleet: &Fleet, device: &skerry_wire::DeviceId) -> Vec<types::DeviceUpdate> {
     use crate::core::AttemptState as From;
+    let reported = fleet.device(device).and_then(crate::core::Device::report);
+    let reported = reported.map(|report| report.updates).unwrap_or_default();
     let shown = |attempt: &crate::core::AttemptRecord| {
         let rollout = fleet.rollouts().find(|r| r.id == attempt.rollout);
         let (state, message) = match &attempt.state {
-            From::Ordered => (types::UpdateState::Ordered, None),
+            From::Ordered => {
+                let ours = reported.iter().find(|u| u.order == attempt.order);
+                let message = ours.and_then(|u| progress(&u.state));
+                (types::UpdateState::Ordered, message)
+            }
             From::Trying { .. } => (types::UpdateState::Trying, None),
             From::Confirmed => (types::UpdateState::Confirmed, None),
             From::Refused { reason } => (types::UpdateState::Refused, Some(reason.clone())),

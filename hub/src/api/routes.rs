@@ -1,7 +1,7 @@
 //! Every route, once.
 
 use super::error::Failure;
-use super::{Api, OPENAPI, apps, devices, fleet, images, releases, streams};
+use super::{Api, OPENAPI, apps, configs, devices, fleet, images, releases, streams, volumes};
 use crate::core::same_secret;
 use axum::Router;
 use axum::extract::{Request, State};
@@ -70,6 +70,29 @@ fn guarded() -> Vec<Route> {
             "/v1/apps/{namespace}/{name}",
             &["get", "delete"],
             get(apps::one).delete(apps::delete_one),
+        ),
+        ("/v1/configs", &["get"], get(configs::list_configs)),
+        (
+            "/v1/configs/{namespace}/{name}",
+            &["get", "delete"],
+            get(configs::one_config).delete(configs::delete_config),
+        ),
+        ("/v1/secrets", &["get"], get(configs::list_secrets)),
+        (
+            "/v1/secrets/{namespace}/{name}",
+            &["get", "delete"],
+            get(configs::one_secret).delete(configs::delete_secret),
+        ),
+        ("/v1/devices/{device}/volumes", &["get"], get(volumes::list)),
+        (
+            "/v1/devices/{device}/volumes/{namespace}/{name}",
+            &["delete"],
+            delete(volumes::remove),
+        ),
+        (
+            "/v1/devices/{device}/volumes/{namespace}/{name}/files",
+            &["get", "put"],
+            get(volumes::read).put(volumes::write),
         ),
         (
             "/v1/images",

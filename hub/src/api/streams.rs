@@ -33,7 +33,7 @@ const MAX_ARGS: usize = 1_000;
 /// Bytes of all arguments: a command fits one message.
 const MAX_ARGS_BYTES: usize = 64 * 1024;
 
-fn frame(channel: u8, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn frame(channel: u8, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(5 + bytes.len());
     out.push(channel);
     out.extend((bytes.len() as u32).to_be_bytes());
@@ -42,7 +42,7 @@ fn frame(channel: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The last frame of a log or an exec, if it has one.
-fn last_frame(end: End) -> Option<Vec<u8>> {
+pub(super) fn last_frame(end: End) -> Option<Vec<u8>> {
     match end {
         End::Done => None,
         End::Exit(code) => Some(frame(channel::EXIT, &code.to_be_bytes())),
@@ -56,9 +56,9 @@ fn last_frame(end: End) -> Option<Vec<u8>> {
 }
 
 /// Ends the stream on the device when its operator is gone.
-struct Closing {
-    hub: Hub,
-    stream: StreamId,
+pub(super) struct Closing {
+    pub hub: Hub,
+    pub stream: StreamId,
 }
 
 impl Drop for Closing {

@@ -402,6 +402,38 @@ pub struct DeviceApp {
     /// own network.
     #[serde(default)]
     pub address: Option<String>,
+    /// How the change of its revision goes or went; absent when there is
+    /// nothing to say.
+    #[serde(default)]
+    pub update: Option<AppUpdate>,
+    /// What the app reports of itself.
+    #[serde(default)]
+    pub values: BTreeMap<String, String>,
+}
+
+/// How the change of an app's revision goes on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppUpdate {
+    /// The revision that shall run.
+    pub to: String,
+    /// How far it is.
+    pub state: AppUpdateState,
+    /// What the app says that holds it; or why it was rolled back.
+    pub message: Option<String>,
+}
+
+/// How far the change of an app's revision is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppUpdateState {
+    /// The app holds it.
+    Held,
+    /// It runs, and has to prove itself.
+    Trial,
+    /// It is good.
+    Done,
+    /// It failed, and what was before it is back.
+    RolledBack,
 }
 
 /// Why something is not as declared.
@@ -571,6 +603,56 @@ pub enum Action {
     Absent,
 }
 
+/// A config or secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// `Config` or `Secret`.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// A secret's type.
+    #[serde(rename = "type")]
+    pub secret_type: Option<String>,
+    /// It may be deleted, but not changed.
+    pub immutable: bool,
+    /// Its files, without what is in them.
+    pub files: Vec<ConfigFile>,
+    /// Apps that name it, as `NAMESPACE/NAME`; empty in a list.
+    pub apps: Vec<String>,
+    /// When it was last changed.
+    pub changed_ms: u64,
+    /// The manifest as JSON, a secret's values as stars; absent in a list.
+    pub manifest: Option<serde_json::Value>,
+}
+
+/// A file of a config or secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A named volume of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The namespace of the apps that share it.
+    pub namespace: String,
+    /// Its name: the apps' `claimName`.
+    pub name: String,
+    /// Bytes on the disk that its files take.
+    pub used_bytes: u64,
+    /// Files and directories in it.
+    pub entries: u64,
+    /// Most bytes that it may have, where the file system limits it.
+    pub limit_bytes: Option<u64>,
+    /// Apps of the device that use it.
+    pub apps: Vec<String>,
+}
+
 /// One thing of `POST /v1/diff`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
@@ -640,6 +722,9 @@ pub struct AppCounts {
     pub ready: u32,
     /// Those that cannot have it; the device says why.
     pub blocked: u32,
+    /// Those where it failed and what was before it is back.
+    #[serde(default)]
+    pub rolled_back: u32,
 }
 
 /// One image.

@@ -39,6 +39,8 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         problem: None,
         containers: Vec::new(),
         address: None,
+        update: None,
+        values: BTreeMap::new(),
     };
     for assignment in assigned {
         let app = apps
@@ -62,6 +64,8 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         app.running_revision = Some(status.revision.to_string());
         app.containers = status.containers.iter().map(container).collect();
         app.address = status.address.map(|address| address.to_string());
+        app.update = status.update.as_ref().map(app_update);
+        app.values = status.values.iter().cloned().collect();
     }
     types::Device {
         name: record.device.to_string(),
@@ -84,6 +88,22 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         joined_ms: record.joined.0,
         apps: apps.into_values().collect(),
         updates: super::releases::of_device(fleet, &record.device),
+    }
+}
+
+fn app_update(update: &report::AppUpdate) -> types::AppUpdate {
+    use report::AppUpdateState as From;
+    use types::AppUpdateState as To;
+    let (state, message) = match &update.state {
+        From::Held { reason } => (To::Held, Some(reason.clone())),
+        From::Trial => (To::Trial, None),
+        From::Done => (To::Done, None),
+        From::RolledBack { reason } => (To::RolledBack, Some(reason.clone())),
+    };
+    types::AppUpdate {
+        to: update.to.to_string(),
+        state,
+        message,
     }
 }
 
@@ -211,9 +231,15 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
             counts.desired += 1;
             counts.updated += u32::from(updated.is_some());
             counts.ready += u32::from(updated.is_some_and(|s| is_ready(s)));
+            counts.rolled_back += u32::from(status.is_some_and(|s| is_rolled_back(s)));
         }
     }
     all
+}
+
+fn is_rolled_back(status: &report::AppStatus) -> bool {
+    let update = status.update.as_ref().map(|update| &update.state);
+    matches!(update, Some(report::AppUpdateState::RolledBack { .. }))
 }
 
 fn is_ready(status: &report::AppStatus) -> bool {

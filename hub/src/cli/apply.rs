@@ -20,7 +20,12 @@ pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<
         out.print(&applied_line(item, args.dry_run))?;
     }
     if args.wait {
-        wait::wait(out, client, &answer.items, started, args.timeout)?;
+        let apps: Vec<Applied> = answer
+            .items
+            .into_iter()
+            .filter(|item| item.kind == "App")
+            .collect();
+        wait::wait(out, client, &apps, started, args.timeout)?;
     }
     Ok(())
 }

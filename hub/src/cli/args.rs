@@ -72,17 +72,20 @@ pub struct Connection {
 pub enum Command {
     /// Serve: be the hub
     Hub(HubArgs),
-    /// Show devices, apps, containers, images, events or tokens
+    /// Show devices, apps, containers, images, events, tokens, configs or
+    /// secrets
     #[command(visible_alias = "list")]
     Get(GetArgs),
     /// Show all containers of all devices
     Ps(PsArgs),
-    /// Show all about one device or app
+    /// Show all about one device, app, config or secret
     Describe(DescribeArgs),
     /// Make it so: create or change what the files declare
     Apply(ApplyArgs),
     /// Show what apply would change; exit code 1 if anything
     Diff(FilesArgs),
+    /// Make a config or secret from files and words
+    Create(CreateArgs),
     /// Delete what files declare, or by name
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),
@@ -91,6 +94,9 @@ pub enum Command {
     Logs(LogsArgs),
     /// Run a command inside a container
     Exec(ExecArgs),
+    /// Show, copy, back up and remove what devices keep for their apps
+    #[command(visible_alias = "volumes")]
+    Volume(VolumeArgs),
     /// Set (key=value) or remove (key-) labels of a device
     Label(LabelArgs),
     /// Let a device in that waits in the lobby
@@ -236,11 +242,15 @@ pub enum Resource {
     Events,
     /// What lets devices join.
     Tokens,
+    /// Small files for apps.
+    Configs,
+    /// The same, shown to nobody.
+    Secrets,
 }
 
 impl Resource {
     /// Every name that people use for it, the usual one first.
-    pub(super) const NAMES: [(Resource, &[&str]); 6] = [
+    pub(super) const NAMES: [(Resource, &[&str]); 8] = [
         (
             Resource::Devices,
             &["devices", "device", "dev", "devs", "nodes", "node", "no"],
@@ -253,6 +263,11 @@ impl Resource {
         (Resource::Images, &["images", "image", "img"]),
         (Resource::Events, &["events", "event", "ev"]),
         (Resource::Tokens, &["tokens", "token"]),
+        (
+            Resource::Configs,
+            &["configs", "config", "configmaps", "configmap", "cm"],
+        ),
+        (Resource::Secrets, &["secrets", "secret"]),
     ];
 
     /// The resource that people mean by `text`.
@@ -263,7 +278,7 @@ impl Resource {
                 return Ok(resource);
             }
         }
-        Err("use devices, apps, containers, images, events or tokens".into())
+        Err("use devices, apps, containers, images, events, tokens, configs or secrets".into())
     }
 
     /// `device`, as in `device/kiosk-7`.
@@ -275,6 +290,8 @@ impl Resource {
             Resource::Images => "image",
             Resource::Events => "event",
             Resource::Tokens => "token",
+            Resource::Configs => "config",
+            Resource::Secrets => "secret",
         }
     }
 }
@@ -312,7 +329,8 @@ pub struct InNamespace {
 /// `skerry get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// devices, apps, containers, images, events or tokens; or device/NAME
+    /// devices, apps, containers, images, events, tokens, configs or secrets;
+    /// or device/NAME
     pub resource: String,
     /// Only these
     pub names: Vec<String>,
@@ -368,7 +386,7 @@ impl From<PsArgs> for GetArgs {
 /// `skerry describe`.
 #[derive(Debug, Clone, Args)]
 pub struct DescribeArgs {
-    /// device or app; or device/NAME
+    /// device, app, config or secret; or device/NAME
     pub resource: String,
     /// Which
     pub names: Vec<String>,
@@ -409,7 +427,7 @@ pub struct ApplyArgs {
 /// `skerry delete`.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArgs {
-    /// app, device or token; or app/NAME
+    /// app, device, token, config or secret; or app/NAME
     #[arg(required_unless_present = "files", conflicts_with = "files")]
     pub resource: Option<String>,
     /// Which
@@ -429,6 +447,124 @@ pub struct DeleteArgs {
     /// The app's namespace
     #[command(flatten)]
     pub namespace: InNamespace,
+}
+
+/// `skerry create`.
+#[derive(Debug, Clone, Args)]
+pub struct CreateArgs {
+    /// What to make
+    #[command(subcommand)]
+    pub kind: CreateKind,
+}
+
+/// What can be made without a manifest.
+#[derive(Debug, Clone, Subcommand)]
+pub enum CreateKind {
+    /// Files that apps read
+    #[command(visible_aliases = ["configmap", "cm"])]
+    Config(CreateConfig),
+    /// Files that apps read and nobody else sees
+    Secret(CreateConfig),
+}
+
+/// What a config or secret is made of.
+#[derive(Debug, Clone, Args)]
+pub struct CreateConfig {
+    /// Its name
+    #[arg(required = true, num_args = 1..=2, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// A file (under its own name or KEY), or all files of a directory; may be
+    /// repeated
+    #[arg(long, value_name = "[KEY=]FILE")]
+    pub from_file: Vec<String>,
+    /// A file with these words; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub from_literal: Vec<String>,
+    /// Each line KEY=VALUE of this file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub from_env_file: Vec<PathBuf>,
+    /// It may be deleted, but never changed
+    #[arg(long)]
+    pub immutable: bool,
+    /// Only print the manifest, with its values
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Its namespace
+    #[command(flatten)]
+    pub namespace: InNamespace,
+}
+
+/// `skerry volume`.
+#[derive(Debug, Clone, Args)]
+pub struct VolumeArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: VolumeCommand,
+}
+
+/// What to do with volumes.
+#[derive(Debug, Clone, Subcommand)]
+pub enum VolumeCommand {
+    /// Show a device's volumes
+    #[command(name = "ls", visible_alias = "list")]
+    List {
+        /// Which device
+        device: String,
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Remove volumes that no app uses, with all that is in them
+    #[command(name = "rm", visible_alias = "delete")]
+    Remove {
+        /// Which
+        #[arg(required = true, value_name = "DEVICE/[NAMESPACE/]VOLUME")]
+        volumes: Vec<String>,
+        /// The volume's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
+    },
+    /// Copy files or directories out of a volume or into it, as in
+    /// 'volume cp kiosk-1:data/web.db .' or 'volume cp conf/ kiosk-1:data/conf'.
+    /// With a slash at its end, the target is a directory to copy into
+    #[command(name = "cp", visible_alias = "copy")]
+    Copy {
+        /// A path, or DEVICE:VOLUME/PATH
+        from: String,
+        /// A path, or DEVICE:VOLUME/PATH
+        to: String,
+        /// The volume's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
+    },
+    /// Save all of a volume to a file of this machine, through the hub. Apps
+    /// may go on writing: stop them first where that matters
+    Backup {
+        /// Which device
+        device: String,
+        /// Which volume
+        volume: String,
+        /// Where to, compressed as its name says (.tar, .tar.gz, .tar.zst);
+        /// - for stdout [default: DEVICE-VOLUME.tar.zst]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The volume's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
+    },
+    /// Put what 'volume backup' saved in the place of all that is in a volume.
+    /// No app may use it meanwhile
+    Restore {
+        /// Which device
+        device: String,
+        /// Which volume; made when missing
+        volume: String,
+        /// What was saved; - for stdin
+        file: PathBuf,
+        /// The volume's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
+    },
 }
 
 /// `skerry logs`.
@@ -697,8 +833,12 @@ pub struct RolloutArgs {
 pub enum RolloutCommand {
     /// Show how far it is
     Status {
-        /// agent, os or line; the newest of all when absent
+        /// agent, os or line, or app/NAME; the newest of the first three when
+        /// absent
         subject: Option<String>,
+        /// The app's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
         /// Wait until every device has it; fail if one cannot
         #[arg(short, long, visible_alias = "watch")]
         wait: bool,

@@ -294,6 +294,17 @@ impl Client {
         self.read(response)
     }
 
+    /// Puts a stream of bytes of a length that is not known.
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        reader: &mut dyn Read,
+    ) -> Result<T, CliError> {
+        let body = SendBody::from_reader(reader);
+        let content = Some(("application/x-tar", None));
+        self.read(self.send(Method::PUT, path, body, content)?)
+    }
+
     fn send_json<B: Serialize>(
         &self,
         method: Method,

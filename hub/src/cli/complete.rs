@@ -7,7 +7,7 @@ use super::client::{Client, Target};
 use super::error::CliError;
 use super::get::{devices, familiar_image};
 use super::output::Out;
-use crate::api::types::{App, DeviceState, Image, Token};
+use crate::api::types::{App, Config, DeviceState, Image, Token};
 use clap::CommandFactory;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -77,6 +77,14 @@ impl Names for Live {
             Resource::Tokens => self.ask(|c| {
                 let tokens: Vec<Token> = c.list("/v1/tokens")?;
                 Ok(tokens.into_iter().map(|t| t.id).collect())
+            }),
+            Resource::Configs | Resource::Secrets => self.ask(|c| {
+                let path = match resource {
+                    Resource::Secrets => "/v1/secrets",
+                    _ => "/v1/configs",
+                };
+                let configs: Vec<Config> = c.list(path)?;
+                Ok(configs.into_iter().map(|c| c.name).collect())
             }),
             Resource::Containers | Resource::Events => None,
         };
@@ -239,11 +247,14 @@ fn positional(
         let usual = Resource::NAMES.iter().filter(|(r, _)| known.contains(r));
         usual.map(|(_, names)| names[0].to_string()).collect()
     };
-    use Resource::{Apps, Containers, Devices, Events, Images, Tokens};
+    use Resource::{Apps, Configs, Containers, Devices, Events, Images, Secrets, Tokens};
     match (path, positionals) {
-        (["get"], []) => resources(&[Devices, Apps, Containers, Images, Events, Tokens]),
-        (["describe"] | ["top"], []) => resources(&[Devices, Apps]),
-        (["delete"], []) => resources(&[Apps, Devices, Tokens]),
+        (["get"], []) => resources(&[
+            Devices, Apps, Containers, Images, Events, Tokens, Configs, Secrets,
+        ]),
+        (["describe"], []) => resources(&[Devices, Apps, Configs, Secrets]),
+        (["top"], []) => resources(&[Devices, Apps]),
+        (["delete"], []) => resources(&[Apps, Devices, Tokens, Configs, Secrets]),
         (["get" | "describe" | "delete"], [resource, ..]) => {
             Resource::parse(resource).map_or_else(|_| Vec::new(), |r| names.of(r))
         }
@@ -258,6 +269,8 @@ fn positional(
         (["label"], []) | (["label"], ["device" | "devices"]) => names.of(Devices),
         (["approve"], _) => names.pending(),
         (["doctor"], _) => names.of(Devices),
+        (["volume", "ls" | "backup" | "restore"], []) => names.of(Devices),
+        (["volume", "restore"], [_, _]) => vec![FILES.into()],
         (["token", "delete"], _) => names.of(Tokens),
         (["completion"], []) => ["bash", "zsh", "fish"].map(String::from).to_vec(),
         (["backup" | "restore"], []) | (["image", "import"], []) => vec![FILES.into()],

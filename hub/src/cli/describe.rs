@@ -3,15 +3,17 @@
 
 use super::args::{DescribeArgs, Resource};
 use super::client::{Client, with_query};
+use super::config;
 use super::error::CliError;
 use super::get::{
-    app_is_ready, app_path, arch, clean, container_state, device_path, devices, exit_text, labels,
-    manifest_of, resource_and_names, short, state_text, temperature, uptime,
+    app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices,
+    exit_text, labels, manifest_of, resource_and_names, short, state_text, temperature, uptime,
 };
 use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
 use crate::api::types::{App, ContainerState, Device, DeviceApp, Event, Vitals};
+use skerry_wire::ConfigKind;
 
 /// Events shown at the end.
 const EVENTS: u32 = 20;
@@ -33,9 +35,15 @@ pub(super) fn describe(
         let text = match resource {
             Resource::Devices => device(out, client, name)?,
             Resource::Apps => app(out, client, &args.namespace.namespace, name)?,
+            Resource::Configs => {
+                config::describe(client, ConfigKind::Config, &args.namespace.namespace, name)?
+            }
+            Resource::Secrets => {
+                config::describe(client, ConfigKind::Secret, &args.namespace.namespace, name)?
+            }
             Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
                 return Err(CliError::Usage(
-                    "devices and apps can be described; use 'skerry get' for the others".into(),
+                    "devices, apps, configs and secrets can be described; use 'skerry get' for the others".into(),
                 ));
             }
         };
@@ -48,12 +56,12 @@ pub(super) fn describe(
 }
 
 /// Lines of `name: value`, values aligned.
-struct Facts {
-    text: String,
+pub(super) struct Facts {
+    pub text: String,
 }
 
 impl Facts {
-    fn line(&mut self, name: &str, value: impl AsRef<str>) {
+    pub fn line(&mut self, name: &str, value: impl AsRef<str>) {
         let value = match value.as_ref() {
             "" => "-",
             value => value,
@@ -63,7 +71,7 @@ impl Facts {
     }
 }
 
-fn moment(ms: Option<u64>) -> String {
+pub(super) fn moment(ms: Option<u64>) -> String {
     match ms {
         Some(ms) => format!(
             "{} UTC ({} ago)",
@@ -154,6 +162,9 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
     }
     text.push_str(&or_none(&table, colour));
+    let apps = device.apps.iter();
+    let apps = apps.map(|a| (format!("{}/{}", a.namespace, a.name), a));
+    text.push_str(&changes_text(apps.collect(), "APP", colour));
     text.push_str(&events_text(events, colour));
     text
 }
@@ -229,6 +240,39 @@ fn app_rows(table: &mut Table, app: &DeviceApp, name: &str) {
             container_detail(app, container).into(),
         ]);
     }
+}
+
+/// How changes of revisions fare that are not over or went wrong, and what
+/// apps report of themselves; nothing where there is none.
+fn changes_text(apps: Vec<(String, &DeviceApp)>, head: &'static str, colour: bool) -> String {
+    let mut text = String::new();
+    let mut changes = Table::new(&[head, "CHANGE", "TO", "DETAIL"]);
+    let mut values = Table::new(&[head, "VALUE", "IS"]);
+    for (name, app) in apps {
+        if let Some(update) = &app.update {
+            let (state, style) = app_update_text(update.state);
+            changes.row(vec![
+                name.as_str().into(),
+                Cell::new(state, style),
+                short(&update.to).into(),
+                update.message.as_deref().unwrap_or_default().into(),
+            ]);
+        }
+        for (value, is) in &app.values {
+            values.row(vec![
+                name.as_str().into(),
+                value.as_str().into(),
+                is.as_str().into(),
+            ]);
+        }
+    }
+    for (title, table) in [("Changes", changes), ("Values", values)] {
+        if !table.is_empty() {
+            let rows = indented(&table.render(colour, true));
+            text.push_str(&format!("\n{title}:\n{rows}"));
+        }
+    }
+    text
 }
 
 fn container_detail(app: &DeviceApp, container: &crate::api::types::Container) -> String {
@@ -362,6 +406,10 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         app_rows(&mut table, app, &name);
     }
     text.push_str(&or_none(&table, colour));
+    let apps = devices
+        .iter()
+        .flat_map(|d| d.apps.iter().map(|a| (d.name.clone(), a)));
+    text.push_str(&changes_text(apps.collect(), "DEVICE", colour));
     text.push_str("\nManifest:\n");
     text.push_str(&indented(&manifest_of(app)));
     text.push_str(&events_text(events, colour));

@@ -16,11 +16,11 @@ pub(super) fn diff(out: &mut Out, client: &Client, args: &FilesArgs) -> Result<(
     let mut differs = false;
     for item in &answer.items {
         let running = match item.current {
-            Some(_) => {
+            Some(_) if item.kind == "App" => {
                 let app: App = client.get(&app_path(&item.namespace, &item.name))?;
                 app.images
             }
-            None => Vec::new(),
+            Some(_) | None => Vec::new(),
         };
         let text = difference(item, &running);
         if !text.is_empty() {

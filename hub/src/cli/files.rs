@@ -161,7 +161,7 @@ mod tests {
         );
         std::fs::write(&path, vec![b' '; MAX_FILE_BYTES + 1]).unwrap();
         let error = read(&args(&path, false), false).unwrap_err().to_string();
-        assert!(error.contains("more than 1048576 bytes"), "{error}");
+        assert!(error.contains("more than 2097152 bytes"), "{error}");
         let missing = dir.path().join("missing");
         assert!(read(&args(&missing, false), false).is_err());
         std::fs::create_dir(&missing).unwrap();

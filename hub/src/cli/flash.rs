@@ -485,13 +485,21 @@ fn plan(
     lines.push(("target", to));
     match settings {
         None => lines.push(("put in", "nothing (--as-is)".into())),
-        Some(settings) => lines.push(("put in", put_in(settings, args))),
+        Some(settings) => {
+            let own = matches!(layout, Some(Layout::Minimal { .. }));
+            lines.push(("put in", put_in(settings, args, own)));
+        }
     }
     lines
 }
 
-fn put_in(settings: &Settings, args: &FlashArgs) -> String {
-    let mut parts = vec!["the agent".to_string()];
+/// What goes onto the card; our own image has the agent, and takes only what
+/// makes it join.
+fn put_in(settings: &Settings, args: &FlashArgs, own: bool) -> String {
+    let mut parts = Vec::new();
+    if !own {
+        parts.push("the agent".to_string());
+    }
     parts.push(match (settings.join_token.is_empty(), args.count) {
         (false, _) => "the given join token".into(),
         (true, 1) => format!(
@@ -509,6 +517,9 @@ fn put_in(settings: &Settings, args: &FlashArgs) -> String {
             .as_ref()
             .map(|n| format!("name {}", n.shown())),
     );
+    if own {
+        return parts.join("; ");
+    }
     parts.extend(
         settings
             .wifi
@@ -550,7 +561,8 @@ fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done) {
         for note in &prepared.notes {
             out.note(&format!("note      {note}"));
         }
-        if args.wifi.is_some() && args.wifi_country.is_none() {
+        let own = matches!(prepared.layout, Layout::Minimal { .. });
+        if args.wifi.is_some() && args.wifi_country.is_none() && !own {
             out.note("note      no --wifi-country: some boards keep their radio off without one");
         }
     }

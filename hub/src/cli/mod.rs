@@ -8,8 +8,10 @@
 
 mod apply;
 mod args;
+mod change;
 mod client;
 mod complete;
+mod config;
 mod demo;
 mod describe;
 mod diff;
@@ -33,6 +35,8 @@ mod terminal;
 mod tls;
 mod top;
 mod unified;
+mod volume;
+mod volume_tar;
 mod wait;
 mod yaml;
 
@@ -90,6 +94,8 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Delete(args) => operate::delete(out, &client, &args),
         Command::Logs(args) => logs::logs(out, client, &args),
         Command::Exec(args) => exec::exec(out, &client, args),
+        Command::Create(args) => config::create(out, &client, &args),
+        Command::Volume(args) => volume::volume(out, &client, args),
         Command::Label(args) => operate::label(out, &client, &args),
         Command::Approve(args) => operate::approve(out, &client, &args),
         Command::Token(args) => operate::token(out, &client, args),

@@ -7,6 +7,7 @@ use super::args::{
     ImageCommand, LabelArgs, Resource, TokenArgs, TokenCommand,
 };
 use super::client::{Client, encode, with_query};
+use super::config::config_path;
 use super::error::CliError;
 use super::files;
 use super::get::{self, app_path, device_path, resource_and_names, short};
@@ -15,7 +16,7 @@ use super::output::{Out, Style};
 use crate::api::types::{
     Applied, Approval, Approve, CreatedToken, Image, LabelChange, List, NewToken, Pull, Status,
 };
-use skerry_wire::label;
+use skerry_wire::{ConfigKind, label};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -55,9 +56,11 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
             Resource::Apps => app_path(&args.namespace.namespace, name),
             Resource::Devices => device_path(name),
             Resource::Tokens => format!("/v1/tokens/{}", encode(name)),
+            Resource::Configs => config_path(ConfigKind::Config, &args.namespace.namespace, name),
+            Resource::Secrets => config_path(ConfigKind::Secret, &args.namespace.namespace, name),
             Resource::Containers | Resource::Images | Resource::Events => {
                 return Err(CliError::Usage(format!(
-                    "a {singular} cannot be deleted; apps, devices and tokens can"
+                    "a {singular} cannot be deleted; apps, devices, tokens, configs and secrets can"
                 )));
             }
         };

@@ -417,9 +417,14 @@ pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Resu
     match args.command {
         RolloutCommand::Status {
             subject,
+            namespace,
             wait: w,
             timeout,
         } => {
+            if let Some(app) = subject.as_deref().and_then(|s| s.strip_prefix("app/")) {
+                let wait = w.then_some(timeout);
+                return super::change::status(out, client, &namespace.namespace, app, wait);
+            }
             let all: Vec<Rollout> = client.list("/v1/rollouts")?;
             let wanted = |r: &&Rollout| subject.as_ref().is_none_or(|s| r.subject == *s);
             let newest = all.iter().rev().find(wanted).ok_or_else(|| {

@@ -24,7 +24,11 @@ pub(super) fn top(out: &mut Out, client: Client, args: &TopArgs) -> Result<(), C
     let by_device = match resource {
         Resource::Devices => true,
         Resource::Apps | Resource::Containers => false,
-        Resource::Images | Resource::Events | Resource::Tokens => {
+        Resource::Images
+        | Resource::Events
+        | Resource::Tokens
+        | Resource::Configs
+        | Resource::Secrets => {
             return Err(CliError::Usage("top knows devices and apps".into()));
         }
     };

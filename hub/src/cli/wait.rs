@@ -7,7 +7,9 @@ use super::error::CliError;
 use super::get::{app_is_ready, container_state, devices, exit_text};
 use super::human;
 use super::output::Out;
-use crate::api::types::{Applied, ContainerState, Device, DeviceApp, DeviceState, Exit};
+use crate::api::types::{
+    AppUpdate, AppUpdateState, Applied, ContainerState, Device, DeviceApp, DeviceState, Exit,
+};
 use std::time::{Duration, Instant};
 
 /// Between two looks at the fleet, at least.
@@ -191,9 +193,27 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
     } else if app.revision.as_deref() != Some(revision) {
         // Changed again meanwhile, or moved away by its labels: whoever did
         // that waits for it.
+    } else if let Some(AppUpdate {
+        state: AppUpdateState::RolledBack,
+        message,
+        ..
+    }) = &app.update
+    {
+        let why = message.as_deref().unwrap_or("it did not say why");
+        let reason = format!("{name}: rolled back: {why}");
+        progress.failed.push(reason);
     } else if app_is_ready(app) {
         let restarts = app.containers.iter().map(|c| c.restarts).sum();
         progress.ready.push((name, restarts));
+    } else if let Some(AppUpdate {
+        state: AppUpdateState::Held,
+        message,
+        ..
+    }) = &app.update
+    {
+        let why = message.as_deref().unwrap_or("it did not say why");
+        let reason = format!("{name}: the app holds its update: {why}");
+        progress.unready.push(reason);
     } else if app.running_revision != app.revision {
         progress
             .unready
@@ -247,7 +267,12 @@ fn unready(app: &DeviceApp) -> (String, bool) {
             }
         }
     }
-    ("no container is reported yet".into(), false)
+    match &app.update {
+        Some(update) if update.state == AppUpdateState::Trial => {
+            ("has to prove itself yet".into(), false)
+        }
+        Some(_) | None => ("no container is reported yet".into(), false),
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::record::{AppRecord, Change};
 use super::{Answer, AppAction, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
-use crate::model::{App, Image, Revision};
-use skerry_wire::{AppRef, Desired, DeviceId, Selector, encode};
+use crate::model::{App, ConfigObject, Image, Revision};
+use skerry_wire::{AppRef, ConfigRef, Desired, DeviceId, Selector, encode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Apps of one hub.
@@ -153,12 +153,17 @@ impl Fleet {
         &mut self,
         turn: &mut Turn,
         request: RequestId,
+        configs: Vec<ConfigObject>,
         apps: Vec<(App, Revision)>,
     ) {
-        let actions = match self.preview(&apps) {
-            Ok(actions) => actions,
+        let both = self
+            .preview(&apps)
+            .and_then(|actions| Ok((actions, self.preview_configs(&configs, &apps)?)));
+        let (actions, config_actions) = match both {
+            Ok(both) => both,
             Err(no) => return turn.answer(request, Err(no)),
         };
+        let concerned = self.put_configs(turn, configs, &config_actions);
         let mut selectors = Vec::new();
         for ((app, revision), (_, action)) in apps.into_iter().zip(&actions) {
             if *action == AppAction::Unchanged {
@@ -184,10 +189,23 @@ impl Fleet {
             self.note(turn, None, Some(&name), reason, message);
         }
         self.place_matching(turn, &selectors);
-        turn.answer(request, Ok(Answer::Applied(actions)));
+        for device in concerned {
+            self.place(turn, &device, true);
+        }
+        turn.answer(request, Ok(Answer::Applied(actions, config_actions)));
     }
 
-    pub(super) fn delete(&mut self, turn: &mut Turn, request: RequestId, apps: Vec<AppRef>) {
+    pub(super) fn delete(
+        &mut self,
+        turn: &mut Turn,
+        request: RequestId,
+        configs: &[ConfigRef],
+        apps: Vec<AppRef>,
+    ) {
+        let (config_actions, concerned) = match self.delete_configs(turn, configs, &apps) {
+            Ok(done) => done,
+            Err(no) => return turn.answer(request, Err(no)),
+        };
         let mut selectors = Vec::new();
         let mut actions = Vec::new();
         for name in apps {
@@ -202,7 +220,10 @@ impl Fleet {
             actions.push((name, AppAction::Deleted));
         }
         self.place_matching(turn, &selectors);
-        turn.answer(request, Ok(Answer::Applied(actions)));
+        for device in concerned {
+            self.place(turn, &device, true);
+        }
+        turn.answer(request, Ok(Answer::Applied(actions, config_actions)));
     }
 
     /// Places anew on all devices that any of these selectors means.

@@ -2,15 +2,15 @@
 
 use super::record::{Change, MaxUnavailable, Subject};
 use super::update::{Steer, Wish};
-use crate::model::{App, Image, Platform, Revision};
+use crate::model::{App, ConfigObject, Image, Platform, Revision};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeAction, VolumeRequest};
 use skerry_wire::seal::{PublicKey, Purpose};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Topic;
 use skerry_wire::update::{ReleaseKind, SignedRelease};
 use skerry_wire::{
-    AppRef, ContainerName, DeviceId, Digest, Labels, Selector, Seq, StreamId, Timestamp,
+    AppRef, ConfigRef, ContainerName, DeviceId, Digest, Labels, Selector, Seq, StreamId, Timestamp,
 };
 
 /// Whose answer an [`Effect::Answer`] is; the shell numbers its requests.
@@ -61,17 +61,22 @@ pub enum Event {
         /// Why not, in words.
         message: String,
     },
-    /// An operator declares apps: all or none.
+    /// An operator declares apps, configs and secrets: all or none.
     Apply {
         /// Who waits.
         request: RequestId,
+        /// Configs and secrets, which come first.
+        configs: Vec<ConfigObject>,
         /// What was declared, and the revision that it resolved to.
         apps: Vec<(App, Revision)>,
     },
-    /// An operator takes apps away.
+    /// An operator takes apps, configs and secrets away.
     Delete {
         /// Who waits.
         request: RequestId,
+        /// Configs and secrets, which leave last; none of it is done if one is
+        /// used by an app that stays.
+        configs: Vec<ConfigRef>,
         /// Which; absent ones are no error.
         apps: Vec<AppRef>,
     },
@@ -252,6 +257,8 @@ pub enum Open {
         /// See [`ExecRequest::stdin`].
         stdin: bool,
     },
+    /// Something with named volumes.
+    Volume(VolumeAction),
 }
 
 impl Open {
@@ -293,6 +300,11 @@ impl Open {
                 args,
                 tty,
                 stdin,
+                credit,
+            }),
+            Open::Volume(action) => CommandBody::Volume(VolumeRequest {
+                stream,
+                action,
                 credit,
             }),
         }
@@ -395,7 +407,7 @@ pub enum Answer {
     /// Done.
     Done,
     /// What an apply or delete did, in the order of the request.
-    Applied(Vec<(AppRef, AppAction)>),
+    Applied(Vec<(AppRef, AppAction)>, Vec<(ConfigRef, AppAction)>),
     /// The stream that was opened.
     Stream(StreamId),
     /// What containers use.

@@ -7,6 +7,7 @@
 //! [`Effect::Commit`] before it.
 
 mod apps;
+mod configs;
 mod devices;
 pub mod event;
 mod join;
@@ -28,9 +29,9 @@ pub use event::{
 pub use join::{device_password, same_secret, token_id_text};
 pub use placement::Blocked;
 pub use record::{
-    AppRecord, AttemptRecord, AttemptState, Change, DeviceRecord, EventRecord, HubRecord,
-    MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState, Standing,
-    Subject, Target, TokenRecord,
+    AppRecord, AttemptRecord, AttemptState, Change, ConfigRecord, DeviceRecord, EventRecord,
+    HubRecord, MaxUnavailable, Records, ReleaseRecord, RevokedKey, RolloutRecord, RolloutState,
+    Standing, Subject, Target, TokenRecord,
 };
 pub use update::{RolloutCounts, Steer, Wish, compare_versions};
 
@@ -42,8 +43,8 @@ use skerry_wire::report::Report;
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, DeviceId, Digest, FleetId, Generation, Seq, SessionId, StreamId, Timestamp, decode,
-    encode,
+    AppRef, ConfigRef, DeviceId, Digest, FleetId, Generation, Seq, SessionId, StreamId, Timestamp,
+    decode, encode,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use streams::Streams;
@@ -80,6 +81,7 @@ pub struct Fleet {
     by_key: HashMap<PublicKey, DeviceId>,
     revoked: HashMap<PublicKey, RevokedKey>,
     apps: BTreeMap<AppRef, AppRecord>,
+    configs: BTreeMap<ConfigRef, ConfigRecord>,
     tokens: BTreeMap<[u8; 8], TokenRecord>,
     /// By digest, then by name.
     images: BTreeMap<Digest, BTreeMap<String, Image>>,
@@ -256,6 +258,11 @@ impl Fleet {
                 .into_iter()
                 .map(|a| (a.app.app.clone(), a))
                 .collect(),
+            configs: records
+                .configs
+                .into_iter()
+                .map(|c| (c.object.config.reference(), c))
+                .collect(),
             tokens: records.tokens.into_iter().map(|t| (t.id, t)).collect(),
             images,
             journal: Journal::restore(records.events),
@@ -327,8 +334,16 @@ impl Fleet {
                 self.pulls.remove(&(digest, platform));
                 self.warn(turn, None, None, "PullFailed", message);
             }
-            Event::Apply { request, apps } => self.apply(turn, request, apps),
-            Event::Delete { request, apps } => self.delete(turn, request, apps),
+            Event::Apply {
+                request,
+                configs,
+                apps,
+            } => self.apply(turn, request, configs, apps),
+            Event::Delete {
+                request,
+                configs,
+                apps,
+            } => self.delete(turn, request, &configs, apps),
             Event::CreateToken {
                 request,
                 id,

@@ -1,12 +1,17 @@
 //! Which device runs what: every approved device that an app's selector
 //! matches, each with the images of its own platform.
 
+use super::configs::remedy;
 use super::record::Standing;
 use super::{Device, Effect, Fleet, MAX_PULLS, Turn};
 use crate::model::{App, Platform, PlatformImage, Revision};
+use skerry_wire::policy::Grant;
 use skerry_wire::seal::Purpose;
 use skerry_wire::topic::{Lane, Topic};
-use skerry_wire::{AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, encode};
+use skerry_wire::{
+    AppRef, Assignment, Desired, DesiredPart, DeviceId, Digest, ImageRef, Labels, encode,
+};
+use std::collections::BTreeSet;
 
 /// Bytes of one device's assignments: with its generation and count they fit
 /// [`Desired::MAX_BYTES`].
@@ -25,12 +30,23 @@ pub struct Blocked {
     pub lacks: Option<(String, Digest)>,
 }
 
+/// The device's labels, if one of its apps may read them: nothing is sent for
+/// a label that nobody sees.
+fn labels_for(labels: &Labels, assigned: &[Assignment]) -> Labels {
+    let reads = |a: &Assignment| a.policy.grants.contains(&Grant::ReadDevice);
+    match assigned.iter().any(reads) {
+        true => labels.clone(),
+        false => Labels::default(),
+    }
+}
+
 impl Fleet {
     /// What the device shall run, ordered by app, and what it cannot.
     pub fn assignments(&self, device: &Device) -> (Vec<Assignment>, Vec<Blocked>) {
         let mut assigned = Vec::new();
         let mut blocked = Vec::new();
         let mut bytes = 0;
+        let mut named = BTreeSet::new();
         if device.record.standing != Standing::Approved {
             return (assigned, blocked);
         }
@@ -50,15 +66,25 @@ impl Fleet {
                 });
                 continue;
             }
+            if let Some(missing) = self.missing_config(&record.app.app, &record.revision.pod) {
+                blocked.push(Blocked {
+                    app: record.app.app.clone(),
+                    reason: "ConfigMissing",
+                    message: remedy(&missing),
+                    lacks: None,
+                });
+                continue;
+            }
             match self.assignment(&record.app, &record.revision, &device.record.platform) {
                 Ok(assignment) => {
-                    let size = encode(&assignment).len();
+                    let configs = self.config_bytes(&assignment, &mut named);
+                    let size = encode(&assignment).len() + configs;
                     if bytes + size > MAX_ASSIGNED_BYTES {
                         blocked.push(Blocked {
                             app: assignment.app,
                             reason: "DesiredTooLarge",
                             message: format!(
-                                "a device takes at most {MAX_ASSIGNED_BYTES} bytes of apps: narrow the selectors"
+                                "a device takes at most {MAX_ASSIGNED_BYTES} bytes of apps and configs: narrow the selectors"
                             ),
                             lacks: None,
                         });
@@ -161,7 +187,10 @@ impl Fleet {
         }
         let platform = device.record.platform.clone();
         let (assigned, blocked) = self.assignments(device);
-        let content = Digest::of(&encode(&(&assigned, self.orders(name))));
+        let labels = labels_for(&device.record.labels, &assigned);
+        let configs = self.configs_for(&assigned);
+        let orders = self.orders(name);
+        let content = Digest::of(&encode(&(&assigned, orders, labels, &configs)));
         let device = self.devices.get_mut(name).expect("it was there above");
         if content != device.record.content {
             device.record.content = content;
@@ -199,14 +228,16 @@ impl Fleet {
             return;
         }
         let (assignments, _) = self.assignments(device);
+        let labels = labels_for(&device.record.labels, &assignments);
         let generation = device.record.generation;
         let to = device.record.key;
+        let configs = self.configs_for(&assignments);
         let whole = encode(&Desired {
             generation,
             assignments,
             updates: self.orders(name),
-            configs: Vec::new(),
-            labels: Default::default(),
+            configs,
+            labels,
         });
         for part in DesiredPart::split(generation, &whole) {
             let topic = Topic::Device(name.clone(), Lane::Desired);

@@ -2,13 +2,13 @@
 //! core asks the store to commit. Stored as postcard behind a version byte, so
 //! a released record never changes its fields.
 
-use crate::model::{App, Image, Platform, Revision};
+use crate::model::{App, ConfigObject, Image, Platform, Revision};
 use serde::{Deserialize, Serialize};
 use skerry_wire::report::Severity;
 use skerry_wire::seal::PublicKey;
 use skerry_wire::update::{Artifact, ReleaseKind, SignedRelease};
 use skerry_wire::{
-    AppRef, DeviceId, Digest, Generation, Labels, Selector, Seq, SessionId, Timestamp,
+    AppRef, ConfigRef, DeviceId, Digest, Generation, Labels, Selector, Seq, SessionId, Timestamp,
 };
 
 /// The hub's own numbers.
@@ -93,6 +93,15 @@ pub struct AppRecord {
     pub app: App,
     /// What runs.
     pub revision: Revision,
+    /// When it was last changed.
+    pub changed: Timestamp,
+}
+
+/// A config or secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRecord {
+    /// As declared.
+    pub object: ConfigObject,
     /// When it was last changed.
     pub changed: Timestamp,
 }
@@ -303,6 +312,10 @@ pub enum Change {
     PutApp(Box<AppRecord>),
     /// The app is gone.
     DeleteApp(AppRef),
+    /// A config or secret.
+    PutConfig(Box<ConfigRecord>),
+    /// The config or secret is gone.
+    DeleteConfig(ConfigRef),
     /// A token.
     PutToken(TokenRecord),
     /// The token is gone.
@@ -340,6 +353,8 @@ pub struct Records {
     pub revoked: Vec<RevokedKey>,
     /// Apps by name.
     pub apps: Vec<AppRecord>,
+    /// Configs and secrets.
+    pub configs: Vec<ConfigRecord>,
     /// Tokens.
     pub tokens: Vec<TokenRecord>,
     /// Events, oldest first.

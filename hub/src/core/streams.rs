@@ -121,7 +121,8 @@ impl Fleet {
         let credit = Frame::WINDOW_BYTES;
         let may_be_silent = match &open {
             Open::Logs { follow, .. } => *follow,
-            Open::Exec { .. } => true,
+            // A large volume may take its time.
+            Open::Exec { .. } | Open::Volume(_) => true,
         };
         let stream = OperatorStream {
             device: device.clone(),

@@ -2,14 +2,14 @@
 
 use super::decode::{Decoder, Fields, Path, closest};
 use super::network;
-use super::pod;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
+use super::update;
 use super::{MAX_POD_BYTES, Object};
+use super::{config, pod};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
-use skerry_wire::policy::{Egress, Service};
 use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
@@ -22,6 +22,9 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     let before = d.count();
     let path = Path::Root;
     let mut fields = d.mapping(document, &path)?;
+    if let Some(kind) = config::kind(&fields) {
+        return config::object(d, fields, kind);
+    }
     if !is_app(d, &path, &mut fields) {
         // The rest is written in another language: its fields would only be
         // taken for errors of ours.
@@ -55,9 +58,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
-            services: spec.services,
-            egress: spec.egress,
-            ..AppPolicy::default()
+            ..spec.policy
         },
         pod,
     };
@@ -126,9 +127,9 @@ fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) 
     }
     let shown: String = kind.chars().take(80).collect();
     let remedy = match kind {
-        "Config" | "Secret" => "write values under env; this kind comes in a later release",
         "Job" => "write an App with restartPolicy: OnFailure; this kind comes in a later release",
         _ if closest(kind, &["App"]).is_some() => "write kind: App",
+        _ if closest(kind, &["Config", "Secret"]).is_some() => "write kind: Config or kind: Secret",
         _ => other_kind_remedy(kind),
     };
     d.error(at, path, format!("there is no kind '{shown}'"), remedy);
@@ -147,7 +148,8 @@ fn other_kind_remedy(kind: &str) -> &'static str {
         "Job" | "CronJob" => {
             "write an App (apiVersion: skerry/v1) with restartPolicy: OnFailure; jobs come in a later release"
         }
-        "ConfigMap" | "Secret" => "write values under env of the App; they come in a later release",
+        "Config" => "write apiVersion: skerry/v1",
+        "ConfigMap" | "Secret" => "write apiVersion: skerry/v1, or v1 as in Kubernetes",
         "Service" => {
             "write spec.services in the App that is behind it: [{ name: web, ports: [{ port: 80 }] }], with network: bridge in spec.template.spec"
         }
@@ -187,8 +189,8 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
 struct Spec {
     placement: Selector,
     depends_on: Vec<Depends>,
-    services: Vec<Service>,
-    egress: Option<Egress>,
+    /// All but the dependencies.
+    policy: AppPolicy,
     pod: skerry_wire::PodSpec<String>,
     /// Where the pod is written.
     at: Position,
@@ -204,6 +206,7 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
         Some(node) => depends_on(d, node, &path.field("dependsOn")),
         None => Vec::new(),
     };
+    let policy = update::policy(d, &mut fields, path);
     let services = fields.take("services");
     let egress = fields.take("egress");
     let remedy = "write template: { spec: { containers: [...] } }";
@@ -213,13 +216,15 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     fields.finish(d, path, Place::AppSpec);
     let (pod, at) = pod?;
-    let services = network::services(d, services, &path.field("services"), &pod);
-    let egress = network::egress(d, egress, &path.field("egress"), &pod);
+    let policy = AppPolicy {
+        services: network::services(d, services, &path.field("services"), &pod),
+        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        ..policy
+    };
     Some(Spec {
         placement: placement?,
         depends_on,
-        services,
-        egress,
+        policy,
         pod,
         at,
     })

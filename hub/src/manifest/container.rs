@@ -1,7 +1,7 @@
 //! One container of a pod.
 
+use super::config;
 use super::decode::{Decoder, Fields, Path, closest};
-use super::expand;
 use super::image;
 use super::network;
 use super::pod::{DeclaredVolume, MAX_VOLUMES, User, absolute_path};
@@ -10,7 +10,7 @@ use super::quantity;
 use super::scalar::{Meaning, meaning};
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
-use skerry_wire::pod::Port;
+use skerry_wire::pod::{EnvFrom, EnvValue, Port};
 use skerry_wire::probe::Probe;
 use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
 
@@ -19,7 +19,7 @@ const MAX_ENV: usize = 512;
 /// Words of a command.
 const MAX_ARGS: usize = 1024;
 /// Longest name of a variable, in bytes.
-pub(super) const MAX_ENV_NAME_BYTES: usize = 256;
+const MAX_ENV_NAME_BYTES: usize = 256;
 /// The largest user or group number; the next one means "none" to Linux.
 const MAX_ID: u64 = u32::MAX as u64 - 1;
 /// Longest name of a user or group (useradd(8)).
@@ -46,8 +46,12 @@ pub(super) fn container(
         Some(node) => env(d, node, &path.field("env")),
         None => Vec::new(),
     };
+    let env_from = match fields.take("envFrom") {
+        Some(node) => env_from(d, node, &path.field("envFrom")),
+        None => Vec::new(),
+    };
     let mut words = |d: &mut Decoder<'_>, name| match fields.take(name) {
-        Some(node) => words(d, node, &path.field(name), &env),
+        Some(node) => words(d, node, &path.field(name)),
         None => Vec::new(),
     };
     let command = words(d, "command");
@@ -87,6 +91,7 @@ pub(super) fn container(
     Some(ContainerSpec {
         command,
         args,
+        env_from,
         env,
         working_dir,
         user,
@@ -191,7 +196,9 @@ fn image_name(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Strin
     }
 }
 
-fn words(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, env: &[EnvVar]) -> Vec<String> {
+/// Words, as they are: `$(NAME)` in them is put in on the device, which alone
+/// knows all variables.
+fn words(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<String> {
     if let Value::Scalar(scalar) = &node.value
         && !(scalar.plain && meaning(&scalar.text) == Meaning::Null)
     {
@@ -207,30 +214,9 @@ fn words(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, env: &[EnvVar]) -> V
     let mut words = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let path = path.index(index);
-        if let Some(word) = d.text(item, &path) {
-            words.extend(expanded(d, item, &path, &word, env));
-        }
+        words.extend(d.text(item, &path));
     }
     words
-}
-
-fn expanded(
-    d: &mut Decoder<'_>,
-    node: &Node,
-    path: &Path<'_>,
-    text: &str,
-    env: &[EnvVar],
-) -> Option<String> {
-    let expanded = expand::expand(text, env);
-    if expanded.is_none() {
-        d.error(
-            node.at,
-            path,
-            "is longer than 64 KiB once $(NAME) is put in",
-            "refer to less, or write $$(NAME) for a literal $(NAME)",
-        );
-    }
-    expanded
 }
 
 fn env(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EnvVar> {
@@ -252,7 +238,7 @@ fn env(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EnvVar> {
     let mut vars: Vec<EnvVar> = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let path = path.index(index);
-        let Some(var) = env_var(d, item, &path, &vars) else {
+        let Some(var) = env_var(d, item, &path) else {
             continue;
         };
         if vars.iter().any(|v| v.name == var.name) {
@@ -268,7 +254,28 @@ fn env(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EnvVar> {
     vars
 }
 
-fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, before: &[EnvVar]) -> Option<EnvVar> {
+fn env_from(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Vec<EnvFrom> {
+    let items = d.bounded_sequence(node, path, MAX_ENV).unwrap_or_default();
+    let mut all = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let path = path.index(index);
+        let Some(from) = config::env_from(d, item, &path) else {
+            continue;
+        };
+        if !from.prefix.is_empty() && !is_env_name(&from.prefix) {
+            d.error(
+                item.at,
+                &path.field("prefix"),
+                "no variable's name can begin so",
+                "use letters, digits, '_', '-' and '.', not starting with a digit",
+            );
+        }
+        all.push(from);
+    }
+    all
+}
+
+fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<EnvVar> {
     if let Value::Scalar(scalar) = &node.value
         && let Some((name, value)) = scalar.text.split_once('=')
         && is_env_name(name)
@@ -287,19 +294,28 @@ fn env_var(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>, before: &[EnvVar])
         Some(node) => env_name(d, node, &path.field("name")),
         None => None,
     };
-    let value = match fields.take("value") {
-        Some(node) => {
+    let value = match (fields.take("value"), fields.take("valueFrom")) {
+        (Some(node), None) => {
             let path = path.field("value");
-            d.text(node, &path)
-                .and_then(|text| expanded(d, node, &path, &text, before))
+            d.text(node, &path).map(EnvValue::Text)
         }
-        None if fields.has("valueFrom") => None,
-        None => Some(String::new()),
+        (None, Some(node)) => config::value_from(d, node, &path.field("valueFrom")),
+        (Some(_), Some(node)) => {
+            let remedy = "keep one of value and valueFrom";
+            d.error(
+                node.at,
+                &path.field("valueFrom"),
+                "stands beside value",
+                remedy,
+            );
+            None
+        }
+        (None, None) => Some(EnvValue::Text(String::new())),
     };
     fields.finish(d, path, Place::Env);
     Some(EnvVar {
         name: name?,
-        value: value?.into(),
+        value: value?,
     })
 }
 
@@ -358,7 +374,7 @@ fn resources(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Resources {
     resources
 }
 
-fn quantity_of<T>(
+pub(super) fn quantity_of<T>(
     d: &mut Decoder<'_>,
     node: &Node,
     path: &Path<'_>,

@@ -5,7 +5,6 @@ use super::error::ManifestError;
 use super::scalar::{Meaning, decimal, meaning};
 use super::tree::{Entry, Node, Position, Scalar, Value, is_null};
 use super::unsupported;
-use skerry_wire::AppRef;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -110,13 +109,13 @@ impl<'f> Decoder<'f> {
         self.error(at, &Path::Root, message, remedy);
     }
 
-    /// An app is there twice; `before` says where it was first.
-    pub fn duplicate(&mut self, at: Position, app: &AppRef, before: &str) {
+    /// An object is there twice; `before` says where it was first.
+    pub fn duplicate(&mut self, at: Position, name: &str, before: &str) {
         let path = Path::Root;
         self.error(
             at,
             &path.field("metadata"),
-            format!("app {app} is declared twice, first in {before}"),
+            format!("{name} is declared twice, first in {before}"),
             "give one of them another name or namespace, or remove it",
         );
     }

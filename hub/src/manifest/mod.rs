@@ -8,35 +8,39 @@
 //! All of it is pure. `docs/manifest.md` is the operator's side of this.
 
 mod app;
+mod config;
 mod container;
 mod decode;
 mod error;
-mod expand;
 mod image;
 mod network;
+#[cfg(test)]
+mod network_tests;
 mod pod;
 mod probe;
 mod quantity;
 mod scalar;
 mod tree;
 mod unsupported;
+mod update;
 mod write;
 mod yaml;
 
 #[cfg(test)]
 mod tests;
 
+pub use config::{Values, config_to_json, config_to_yaml};
 pub use error::{ManifestError, summary};
 pub use image::check_reference;
 pub use write::{to_json, to_yaml};
 
-use crate::model::App;
+use crate::model::{App, ConfigObject};
 use decode::Decoder;
-use skerry_wire::AppRef;
 use std::collections::BTreeMap;
 
-/// Bytes in one file: a thousand ordinary apps.
-pub const MAX_FILE_BYTES: usize = 1024 * 1024;
+/// Bytes in one file: a thousand ordinary apps, or the largest config in
+/// base64.
+pub const MAX_FILE_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes in all files of one call.
 pub const MAX_TOTAL_BYTES: usize = 8 * 1024 * 1024;
 /// Files in one call.
@@ -50,6 +54,8 @@ pub const MAX_POD_BYTES: usize = 64 * 1024;
 pub enum Object {
     /// `kind: App`.
     App(App),
+    /// `kind: Config` or `kind: Secret`.
+    Config(ConfigObject),
 }
 
 impl Object {
@@ -57,6 +63,18 @@ impl Object {
     pub fn kind(&self) -> &'static str {
         match self {
             Object::App(_) => "App",
+            Object::Config(object) => match object.config.kind {
+                skerry_wire::ConfigKind::Config => "Config",
+                skerry_wire::ConfigKind::Secret => "Secret",
+            },
+        }
+    }
+
+    /// What it is called in messages, unique among all objects.
+    fn shown(&self) -> String {
+        match self {
+            Object::App(app) => format!("app {}", app.app),
+            Object::Config(object) => object.config.reference().to_string(),
         }
     }
 }
@@ -97,17 +115,17 @@ pub fn parse_files(files: &[File]) -> Result<Vec<Object>, Vec<ManifestError>> {
     }
     let mut errors = Vec::new();
     let mut objects = Vec::new();
-    let mut seen: BTreeMap<AppRef, String> = BTreeMap::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for file in files {
         let mut decoder = Decoder::new(&file.name);
         let found = read(&mut decoder, &file.text);
         for (at, object) in &found {
-            let Object::App(app) = object;
+            let name = object.shown();
             let place = format!("{}:{}", file.name, at.line);
-            if let Some(before) = seen.get(&app.app) {
-                decoder.duplicate(*at, &app.app, before);
+            if let Some(before) = seen.get(&name) {
+                decoder.duplicate(*at, &name, before);
             } else {
-                seen.insert(app.app.clone(), place);
+                seen.insert(name, place);
             }
         }
         match decoder.finish(strip(found)) {
@@ -134,17 +152,17 @@ type Placed = (tree::Position, Object);
 fn read(decoder: &mut Decoder<'_>, text: &str) -> Vec<Placed> {
     let documents = tree::parse(decoder, text);
     let mut objects: Vec<Placed> = Vec::new();
-    let mut seen: BTreeMap<AppRef, String> = BTreeMap::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     for document in &documents {
         let Some(object) = app::object(decoder, document) else {
             continue;
         };
-        let Object::App(app) = &object;
-        match seen.get(&app.app) {
-            Some(before) => decoder.duplicate(document.at, &app.app, before),
+        let name = object.shown();
+        match seen.get(&name) {
+            Some(before) => decoder.duplicate(document.at, &name, before),
             None => {
                 let place = format!("line {}", document.at.line);
-                seen.insert(app.app.clone(), place);
+                seen.insert(name, place);
                 objects.push((document.at, object));
             }
         }

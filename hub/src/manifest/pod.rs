@@ -1,12 +1,13 @@
 //! What runs on a device: a pod's own fields and its volumes.
 
-use super::container;
 use super::decode::{Decoder, Path};
 use super::network;
+use super::quantity;
 use super::tree::{Node, Value};
 use super::unsupported::Place;
+use super::{config, container};
 use skerry_wire::pod::HostPathKind;
-use skerry_wire::{PodSpec, RestartPolicy, Volume, VolumeSource};
+use skerry_wire::{ConfigKind, PodSpec, RestartPolicy, Volume, VolumeSource};
 use std::collections::BTreeSet;
 
 /// Containers in a pod.
@@ -209,6 +210,16 @@ fn volume(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeclaredV
         named += 1;
         sources.extend(empty_dir(d, node, &path.field("emptyDir")));
     }
+    for (field, kind) in [
+        ("config", ConfigKind::Config),
+        ("configMap", ConfigKind::Config),
+        ("secret", ConfigKind::Secret),
+    ] {
+        if let Some(node) = fields.take(field) {
+            named += 1;
+            sources.extend(config::volume(d, node, &path.field(field), kind));
+        }
+    }
     // A field that nobody took may be a source of another kind: its own error
     // says all.
     let others = fields.left().count();
@@ -219,7 +230,7 @@ fn volume(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeclaredV
             at,
             path,
             "does not say what the volume is",
-            "write persistentVolumeClaim: { claimName: NAME }, hostPath: { path: /srv } or emptyDir: {}",
+            "write persistentVolumeClaim: { claimName: NAME }, hostPath: { path: /srv }, emptyDir: {}, config: { name: NAME } or secret: { secretName: NAME }",
         );
     }
     if named > 1 {
@@ -227,7 +238,7 @@ fn volume(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeclaredV
             at,
             path,
             "is several volumes in one",
-            "keep one of hostPath, persistentVolumeClaim and emptyDir",
+            "keep one of hostPath, persistentVolumeClaim, emptyDir, config and secret",
         );
     }
     let name = name?;
@@ -305,21 +316,50 @@ fn claim(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSour
     let claim = fields
         .require(d, path, "claimName", remedy)
         .and_then(|node| volume_name(d, node, &path.field("claimName")));
+    let before = d.count();
+    let size_limit_bytes = size_limit(d, &mut fields, path);
     fields.finish(d, path, Place::VolumeSource);
-    Some(VolumeSource::Named {
-        claim: claim?,
-        size_limit_bytes: None,
+    let claim = claim?;
+    (d.count() == before).then_some(VolumeSource::Named {
+        claim,
+        size_limit_bytes,
     })
 }
 
 fn empty_dir(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<VolumeSource> {
-    let fields = d.mapping(node, path)?;
+    let mut fields = d.mapping(node, path)?;
     let before = d.count();
+    let mut memory = false;
+    if let Some(node) = fields.take("medium") {
+        let path = path.field("medium");
+        match d.text(node, &path).as_deref() {
+            Some("Memory") => memory = true,
+            Some("") | None => {}
+            Some(_) => d.error(
+                node.at,
+                &path,
+                "is no medium here",
+                "write Memory, or remove it: then it is on the device's disk",
+            ),
+        }
+    }
+    let size_limit_bytes = size_limit(d, &mut fields, path);
     fields.finish(d, path, Place::VolumeSource);
     (d.count() == before).then_some(VolumeSource::EmptyDir {
-        memory: false,
-        size_limit_bytes: None,
+        memory,
+        size_limit_bytes,
     })
+}
+
+/// `sizeLimit`, Kubernetes' of an emptyDir, and ours of a claim, which there
+/// has an object of its own to say it.
+fn size_limit(
+    d: &mut Decoder<'_>,
+    fields: &mut super::decode::Fields<'_>,
+    path: &Path<'_>,
+) -> Option<u64> {
+    let node = fields.take("sizeLimit")?;
+    container::quantity_of(d, node, &path.field("sizeLimit"), quantity::volume_bytes)
 }
 
 /// An absolute path, in its shortest form: no `..`, `.`, `//` or trailing `/`.

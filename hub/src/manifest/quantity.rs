@@ -22,6 +22,10 @@ const MAX_LOG_BYTES: u128 = 1 << 30;
 const MIN_RATE_BYTES: u128 = 1024;
 /// More than any network card of today.
 const MAX_RATE_BYTES: u128 = 16 << 30;
+/// A page.
+const MIN_VOLUME_BYTES: u128 = 4 * 1024;
+/// 1 PiB: more than any device has.
+const MAX_VOLUME_BYTES: u128 = 1 << 50;
 /// Digits read: keeps all arithmetic inside 128 bits.
 const MAX_DIGITS: usize = 15;
 
@@ -81,6 +85,11 @@ pub(super) fn log_max_bytes(text: &str) -> Result<u64, QuantityError> {
 /// Bytes in a second that an app may send.
 pub(super) fn bytes_per_second(text: &str) -> Result<u64, QuantityError> {
     bytes(text, MIN_RATE_BYTES, MAX_RATE_BYTES, "1Ki to 16Gi")
+}
+
+/// Bytes in a volume.
+pub(super) fn volume_bytes(text: &str) -> Result<u64, QuantityError> {
+    bytes(text, MIN_VOLUME_BYTES, MAX_VOLUME_BYTES, "4Ki to 1Pi")
 }
 
 fn bytes(text: &str, low: u128, high: u128, range: &str) -> Result<u64, QuantityError> {

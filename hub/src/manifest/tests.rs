@@ -4,9 +4,10 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
-    AppPolicy, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
+    AppPolicy, AppRef, ContainerSpec, EnvVar, PodSpec, Resources, RestartPolicy, Selector, Volume,
     VolumeMount, VolumeSource,
 };
 use std::collections::BTreeSet;
@@ -63,7 +64,9 @@ fn one(text: &str) -> App {
     match parse("app.yaml", text) {
         Ok(mut objects) => {
             assert_eq!(objects.len(), 1);
-            let Object::App(app) = objects.remove(0);
+            let Object::App(app) = objects.remove(0) else {
+                panic!("not an app")
+            };
             app
         }
         Err(errors) => panic!("{}", shown(&errors)),
@@ -251,7 +254,6 @@ app.yaml:4:9: metadata.name: app 'Web' may only use a-z, 0-9 and '-', and must s
 app.yaml:5:3: metadata.labels: is not supported: remove it: apps have no labels yet, devices do (skerry label device NAME key=value)
 app.yaml:7:3: spec.replicas: is not supported: remove it: an app runs once on every device that spec.placement matches
 app.yaml:8:26: spec.placement.selector: in selector 'site=(': '(' is not a label value: use up to 63 letters, digits, '-', '_' and '.': write it as in \"site=berlin,role in (gateway,kiosk),!retired\"
-app.yaml:11:20: spec.template.spec.hostNetwork: is not supported: apps have no network of their own yet: write true: the app uses the device's network
 app.yaml:12:22: spec.template.spec.restartPolicy: there is no restart policy 'unless-stopped': write Always
 app.yaml:14:9: spec.template.spec.containers[0].image: is missing: name an image, as in nginx:1.27
 app.yaml:15:9: spec.template.spec.containers[0].imagee: unknown field: did you mean 'image'?
@@ -371,8 +373,8 @@ fn traps_of_yaml_are_named() {
             "declare it in spec.template.spec.volumes",
         ),
         (
-            "        ports: [{containerPort: 80}]",
-            "the ports that the app opens are the device's",
+            "        ports: [{containerPort: 80, hostPort: 80}]",
+            "write network: bridge, so that this port leads to the app",
         ),
         (
             "        logging: {persist: true, maxBytes: 1}",
@@ -534,7 +536,7 @@ fn other_kinds_name_what_to_write() {
         ),
         (
             "apiVersion: v1\nkind: Service",
-            "reached at its device's address",
+            "write spec.services in the App",
         ),
         ("apiVersion: skerry/v2\nkind: App", "upgrade the hub"),
         (
@@ -620,6 +622,56 @@ fn anchors_repeat_values() {
     );
     let app = one(&text);
     assert_eq!(app.pod.containers[0].env, app.pod.containers[1].env);
+}
+
+#[test]
+fn what_kubernetes_says_of_an_update_is_understood_and_mistakes_are_told() {
+    let with = |fields: &str| {
+        format!(
+            "apiVersion: skerry/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n{fields}  template: {{spec: {{containers: [{{name: web, image: web}}]}}}}\n"
+        )
+    };
+    let read = one(&with(
+        "  strategy: {type: RollingUpdate}\n  minReadySeconds: 5\n  progressDeadlineSeconds: 60\n  hold: {limitSeconds: 90}\n  deviceAPI: [ReportValues, HoldUpdates]\n",
+    ));
+    let update = &read.policy.update;
+    assert_eq!(update.strategy, policy::Strategy::StartThenStop);
+    assert_eq!(update.min_ready_secs, 5);
+    assert_eq!(update.progress_deadline_secs, Some(60));
+    assert_eq!(update.hold_limit_secs, 90);
+    assert_eq!(
+        read.policy.grants,
+        [Grant::HoldUpdates, Grant::ReportValues]
+    );
+    for (fields, said) in [
+        ("  strategy: {type: hand-over}\n", "write StartThenStop"),
+        ("  strategy: {type: Blue}\n", "there is no strategy 'Blue'"),
+        (
+            "  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 1}}\n",
+            "one new pod starts beside",
+        ),
+        ("  strategy: Recreate\n", "expects fields"),
+        ("  hold: {limitSeconds: 60}\n", "deviceAPI: [HoldUpdates]"),
+        (
+            "  deviceAPI: [Everything]\n",
+            "ReadDevice, HoldUpdates or ReportValues",
+        ),
+        ("  deviceAPI: [ReadDevice, ReadDevice]\n", "there twice"),
+        ("  confirmSeconds: 1\n", "from 10"),
+        (
+            "  confirmSeconds: 20\n  minReadySeconds: 30\n",
+            "write more than 30",
+        ),
+        ("  rollout: {}\n", "come in a later release"),
+    ] {
+        match parse("app.yaml", &with(fields)) {
+            Ok(_) => panic!("{fields} was taken"),
+            Err(errors) => {
+                let text = shown(&errors);
+                assert!(text.contains(said), "{fields}: {text}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -870,12 +922,12 @@ fn app() -> impl Strategy<Value = App> {
             prop::sample::select(vec![Awaited::Started, Awaited::Healthy, Awaited::Completed]);
         let depends = prop::collection::btree_map((label(), label()), condition, 0..3);
         (
-            (label(), label(), selector(), depends),
+            (label(), label(), selector(), depends, changes()),
             (containers, policy, 0u32..=86_400, prop::option::of(label())),
             Just(volumes),
         )
             .prop_map(
-                |((namespace, name, placement, depends), pod, volumes)| App {
+                |((namespace, name, placement, depends, changes), pod, volumes)| App {
                     app: AppRef {
                         namespace: namespace.parse().expect("a label"),
                         name: name.parse().expect("a label"),
@@ -893,7 +945,7 @@ fn app() -> impl Strategy<Value = App> {
                                 condition,
                             })
                             .collect(),
-                        ..AppPolicy::default()
+                        ..changes
                     },
                     pod: PodSpec {
                         volumes,
@@ -906,6 +958,36 @@ fn app() -> impl Strategy<Value = App> {
                 },
             )
     })
+}
+
+/// How an app is changed, and what it may ask.
+fn changes() -> impl Strategy<Value = AppPolicy> {
+    let strategy = prop::sample::select(vec![
+        policy::Strategy::DownloadThenStop,
+        policy::Strategy::Recreate,
+        policy::Strategy::StartThenStop,
+    ]);
+    let grants = prop::sample::subsequence(vec![Grant::ReadDevice, Grant::ReportValues], 0..=2);
+    let secs = (0u32..600, 600u32..604_800, 600u32..604_800, 0u32..604_800);
+    (strategy, secs, grants, any::<[bool; 2]>()).prop_map(
+        |(strategy, (ready, deadline, confirm, hold), mut grants, [late, confirms])| {
+            if hold > 0 {
+                grants.push(Grant::HoldUpdates);
+                grants.sort();
+            }
+            AppPolicy {
+                update: UpdatePolicy {
+                    strategy,
+                    progress_deadline_secs: late.then_some(deadline),
+                    min_ready_secs: ready,
+                    confirm_secs: confirms.then_some(confirm),
+                    hold_limit_secs: hold,
+                },
+                grants,
+                ..AppPolicy::default()
+            }
+        },
+    )
 }
 
 /// Pieces of manifests and of YAML, in any order.

@@ -6,6 +6,12 @@
 pub(super) enum Place {
     /// The document itself.
     Object,
+    /// A document of kind Config.
+    Config,
+    /// A document of kind Secret.
+    Secret,
+    /// A variable's `valueFrom`.
+    ValueFrom,
     /// `metadata`.
     Metadata,
     /// `spec` of an app.
@@ -34,6 +40,8 @@ pub(super) enum Place {
     Volume,
     /// Inside a volume's source.
     VolumeSource,
+    /// `spec.strategy`.
+    Strategy,
     /// One of `spec.dependsOn`.
     Dependency,
     /// A container's `logging`.
@@ -71,7 +79,16 @@ const NOT_YET: &str = "remove it; a later release will have it";
 pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
     let remedy = match (place, field) {
         (Place::Object, "status") => "remove it: the hub keeps an app's status itself",
-        (Place::Object, "data" | "stringData" | "type") => NOT_YET,
+        (Place::Object, "data" | "stringData" | "binaryData") => {
+            "write them into a document of its own, of kind: Config or kind: Secret"
+        }
+        (Place::Config, "stringData") => "write data: there it is plain text",
+        (Place::Config, "type") => "remove it; only a Secret has a type",
+        (Place::Secret, "binaryData") => "write data: there it is base64",
+        (Place::Config | Place::Secret, "spec") => {
+            "write data, with a name and a value for each file"
+        }
+        (Place::ValueFrom, "resourceFieldRef" | "fileKeyRef") => NOT_YET,
         (Place::Object, "services" | "version" | "networks" | "volumes") => {
             "compose files are not read yet: write an App (apiVersion: skerry/v1, kind: App)"
         }
@@ -95,10 +112,16 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::AppSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
             "move it to spec.template.spec"
         }
-        (Place::AppSpec, "strategy" | "updateStrategy" | "rollout" | "minReadySeconds") => {
+        (Place::AppSpec, "updateStrategy") => {
+            "write strategy: { type: DownloadThenStop }, or StartThenStop, or Recreate"
+        }
+        (Place::AppSpec, "rollout") => {
             "remove it; rollouts in waves come in a later release: for now, all devices change at once"
         }
-        (Place::AppSpec, "revisionHistoryLimit" | "progressDeadlineSeconds" | "paused") => NOT_YET,
+        (Place::AppSpec, "revisionHistoryLimit" | "paused") => NOT_YET,
+        (Place::Strategy, "rollingUpdate") => {
+            "remove it: on a device, one new pod starts beside the one old pod"
+        }
 
         (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
         (Place::Dependency, "app") => "write name",
@@ -203,9 +226,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             | "privileged",
         ) => NOT_YET,
 
-        (Place::Container, "envFrom") => {
-            "write the variables under env; Config and Secret come in a later release"
-        }
         (Place::Container, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
         }
@@ -240,7 +260,9 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             | "resizePolicy",
         ) => "remove it: use skerry exec -it for a terminal, skerry logs for output",
 
-        (Place::Env, "valueFrom") => "write value; Config and Secret come in a later release",
+        (Place::Env, "configMapKeyRef" | "configKeyRef" | "secretKeyRef" | "fieldRef") => {
+            "move it under valueFrom"
+        }
 
         (Place::Resources, "requests") => {
             "remove it: nothing is reserved on a device, limits are what holds"
@@ -258,9 +280,8 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "subPath" | "subPathExpr" | "mountPropagation" | "recursiveReadOnly",
         ) => "remove it; mount the volume whole",
 
-        (Place::Volume, "configMap" | "secret" | "projected" | "downwardAPI") => {
-            "use a hostPath volume or env; Config and Secret come in a later release"
-        }
+        (Place::Volume, "projected") => "write a volume for each config and secret",
+        (Place::Volume, "downwardAPI") => "write env with valueFrom: { fieldRef: ... }",
         (
             Place::Volume,
             "nfs" | "csi" | "iscsi" | "cephfs" | "rbd" | "fc" | "glusterfs" | "ephemeral"
@@ -268,7 +289,9 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         ) => "use persistentVolumeClaim (kept on the device), hostPath or emptyDir",
         (Place::Volume, "claimName") => "write persistentVolumeClaim: { claimName: NAME }",
         (Place::VolumeSource, "readOnly") => "write readOnly: true in volumeMounts",
-        (Place::VolumeSource, "medium" | "sizeLimit") => NOT_YET,
+        (Place::VolumeSource, "medium" | "sizeLimit") => {
+            "remove it; medium is of an emptyDir, sizeLimit of that and of a persistentVolumeClaim"
+        }
 
         (Place::Logging, "driver" | "options") => {
             "remove it: logs are kept on the device, read them with skerry logs"

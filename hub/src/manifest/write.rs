@@ -3,7 +3,7 @@
 //! same app; defaults are left out, except where they say something that a
 //! later release may change (`hostNetwork`).
 
-use super::expand::escape;
+use super::config::{write_env_from, write_value_from, write_volume};
 use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
@@ -29,7 +29,7 @@ pub fn to_json(app: &App) -> Value {
     json(&Out::Map(document(app).0))
 }
 
-fn json(out: &Out) -> Value {
+pub(super) fn json(out: &Out) -> Value {
     match out {
         Out::Text(text) => Value::from(text.as_str()),
         // Numbers and truth values are JSON's; quantities are not.
@@ -96,6 +96,10 @@ impl Fields {
         }
     }
 
+    pub fn into_vec(self) -> Vec<(String, Out)> {
+        self.0
+    }
+
     pub fn done(self) -> Out {
         Out::Map(self.0)
     }
@@ -119,6 +123,7 @@ fn document(app: &App) -> Fields {
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
     network::write_policy(&app.policy, &mut spec);
+    super::update::write_policy(&mut spec, &app.policy);
     spec.fields("template", template);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
@@ -166,15 +171,11 @@ fn container(container: &ContainerSpec<String>) -> Out {
     if container.sidecar {
         out.text("restartPolicy", "Always");
     }
-    let words = |words: &[String]| {
-        let words = words.iter().map(|word| escape(word, &container.env));
-        words
-            .map(|word| Out::Text(word.into_owned()))
-            .collect::<Vec<_>>()
-    };
-    out.list("command", words(&container.command).into_iter());
-    out.list("args", words(&container.args).into_iter());
+    let word = |word: &String| Out::Text(word.clone());
+    out.list("command", container.command.iter().map(word));
+    out.list("args", container.args.iter().map(word));
     out.some_text("workingDir", container.working_dir.as_deref());
+    out.list("envFrom", container.env_from.iter().map(write_env_from));
     out.list("env", env(&container.env));
     out.list("ports", network::write_ports(&container.ports));
     out.fields("resources", resources(&container.resources));
@@ -210,13 +211,15 @@ fn lifecycle(container: &ContainerSpec<String>) -> Fields {
     out
 }
 
-/// Values are written so that reading them puts nothing else in.
 fn env(env: &[EnvVar]) -> impl Iterator<Item = Out> {
-    env.iter().enumerate().map(|(index, var)| {
+    env.iter().map(|var| {
         let mut out = Fields::default();
         out.text("name", var.name.as_str());
         if let Some(text) = var.value.text() {
-            out.text("value", escape(text, &env[..index]));
+            out.text("value", text);
+        }
+        if let Some(from) = write_value_from(&var.value) {
+            out.put("valueFrom", from);
         }
         out.done()
     })
@@ -275,13 +278,25 @@ fn volume(volume: &Volume) -> Out {
             source.some_text("type", name.map(|(n, _)| *n).filter(|n| !n.is_empty()));
             out.put("hostPath", source.done());
         }
-        VolumeSource::Named { claim, .. } => {
+        VolumeSource::Named {
+            claim,
+            size_limit_bytes,
+        } => {
             source.text("claimName", claim.as_str());
+            source.some_bare("sizeLimit", size_limit_bytes.map(bytes_text));
             out.put("persistentVolumeClaim", source.done());
         }
-        VolumeSource::EmptyDir { .. } => out.put("emptyDir", source.done()),
-        // Nothing makes one yet.
-        VolumeSource::Config { .. } => {}
+        VolumeSource::EmptyDir {
+            memory,
+            size_limit_bytes,
+        } => {
+            if *memory {
+                source.text("medium", "Memory");
+            }
+            source.some_bare("sizeLimit", size_limit_bytes.map(bytes_text));
+            out.put("emptyDir", source.done());
+        }
+        VolumeSource::Config { .. } => write_volume(&mut out, &volume.source),
     }
     out.done()
 }

@@ -2,19 +2,25 @@
 //! as told. Built static (see `demo`), so that an image of it holds one file.
 //! With a trailer behind the program it plays an agent that does not work.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 use std::time::Duration;
 
 const USAGE: &str = "usage:
   app serve PORT           answer HTTP with $TEXT and the host name
   app lines MILLISECONDS   print numbered lines for ever
+  app echo PORT            send lines back, by TCP and UDP, with $TEXT before
+  app ask HOST PORT [WHAT] say a line to such an app, print what comes back
+  app pour HOST PORT KIB   send so much, until all of it was taken
+  app cat FILE             print a file
   app exit CODE            end with this code
   app hog MEBIBYTES        take that much memory and keep it
   app sleep                do nothing for ever
   app note FILE WORDS      add a line to a file
   app exists FILE          end well if the file is there
+  app lock FILE            lock a file and keep it locked
+  app api METHOD PATH BODY ask the device's API and print its answer
   app env                  print the environment and end";
 
 fn main() -> ExitCode {
@@ -26,11 +32,19 @@ fn main() -> ExitCode {
     let result = match words[..] {
         ["serve", port] => serve(port),
         ["lines", millis] => lines(millis),
+        ["echo", port] => echo(port),
+        ["ask", host, port] => ask(host, port, "hello"),
+        ["ask", host, port, what] => ask(host, port, what),
+        ["pour", host, port, kib] => pour(host, port, kib),
+        ["cat", file] => cat(file),
         ["exit", code] => return code.parse::<u8>().map_or(ExitCode::from(2), ExitCode::from),
         ["hog", mebibytes] => hog(mebibytes),
         ["sleep"] => sleep(),
         ["note", file, ref words @ ..] => note(file, words),
         ["exists", file] => exists(file),
+        ["lock", file] => lock(file),
+        ["api", method, path] => api(method, path, ""),
+        ["api", method, path, body] => api(method, path, body),
         ["env"] => {
             std::env::vars().for_each(|(name, value)| println!("{name}={value}"));
             Ok(())
@@ -73,12 +87,130 @@ fn exists(file: &str) -> Result<(), String> {
     }
 }
 
+fn cat(file: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
+    print!("{text}");
+    Ok(())
+}
+
+fn text() -> String {
+    std::env::var("TEXT").unwrap_or_else(|_| "hello".into())
+}
+
+/// On both families, where the machine has both.
+fn listen(port: u16) -> std::io::Result<TcpListener> {
+    TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))
+}
+
+fn echo(port: &str) -> Result<(), String> {
+    let port = number(port)?;
+    let failed = |e| format!("cannot listen on port {port}: {e}");
+    let datagrams = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)));
+    let datagrams = datagrams.map_err(failed)?;
+    let listener = listen(port).map_err(failed)?;
+    println!("echoing on port {port}");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((len, from)) = datagrams.recv_from(&mut buffer) {
+            let said = String::from_utf8_lossy(&buffer[..len]);
+            let _ = datagrams.send_to(format!("{}: {said}", text()).as_bytes(), from);
+        }
+    });
+    for connection in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(&connection);
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|len| len > 0) {
+                if write!(&connection, "{}: {line}", text()).is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        });
+    }
+    Ok(())
+}
+
+fn connect(host: &str, port: &str) -> Result<TcpStream, String> {
+    let all = (host, number(port)?).to_socket_addrs();
+    let all = all.map_err(|e| format!("{host}: {e}"))?;
+    let mut why = format!("{host} has no address");
+    for address in all {
+        match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+            Ok(connection) => return Ok(connection),
+            Err(e) => why = format!("{address}: {e}"),
+        }
+    }
+    Err(why)
+}
+
+fn ask(host: &str, port: &str, what: &str) -> Result<(), String> {
+    let mut connection = connect(host, port)?;
+    let said = (|| {
+        connection.set_read_timeout(Some(Duration::from_secs(20)))?;
+        writeln!(connection, "{what}")?;
+        let mut line = String::new();
+        BufReader::new(&connection).read_line(&mut line)?;
+        Ok(line)
+    })();
+    let line = said.map_err(|e: std::io::Error| format!("{host}: {e}"))?;
+    print!("{line}");
+    Ok(())
+}
+
+fn pour(host: &str, port: &str, kib: &str) -> Result<(), String> {
+    let mut connection = connect(host, port)?;
+    let poured = (|| {
+        for _ in 0..number::<u32>(kib)? {
+            connection
+                .write_all(&[0; 1024])
+                .map_err(|e| e.to_string())?;
+        }
+        let end = connection.shutdown(std::net::Shutdown::Write);
+        end.map_err(|e| e.to_string())?;
+        let mut taken = String::new();
+        let read = BufReader::new(&connection).read_line(&mut taken);
+        read.map_err(|e| e.to_string())?;
+        Ok(taken)
+    })();
+    print!("{}", poured.map_err(|e: String| format!("{host}: {e}"))?);
+    Ok(())
+}
+
+fn lock(file: &str) -> Result<(), String> {
+    let file = std::fs::File::open(file).map_err(|e| format!("cannot open: {e}"))?;
+    file.lock().map_err(|e| format!("cannot lock: {e}"))?;
+    println!("locked");
+    sleep()
+}
+
+/// Ends badly if the answer is not 200.
+fn api(method: &str, path: &str, body: &str) -> Result<(), String> {
+    let mut stream = std::os::unix::net::UnixStream::connect("/run/skerry/api.sock")
+        .map_err(|e| format!("cannot connect: {e}"))?;
+    let length = body.len();
+    let failed = |e: std::io::Error| format!("cannot ask: {e}");
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: skerry\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .map_err(failed)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(failed)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("no answer")?;
+    print!("{body}");
+    match head.starts_with("HTTP/1.1 200 ") {
+        true => Ok(()),
+        false => Err(head.lines().next().unwrap_or_default().to_string()),
+    }
+}
+
 fn serve(port: &str) -> Result<(), String> {
-    let text = std::env::var("TEXT").unwrap_or_else(|_| "hello".into());
+    let text = text();
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let body = format!("{text} from {}\n", host.trim());
-    let listener = TcpListener::bind(("0.0.0.0", number(port)?))
-        .map_err(|e| format!("cannot listen on port {port}: {e}"))?;
+    let listener =
+        listen(number(port)?).map_err(|e| format!("cannot listen on port {port}: {e}"))?;
     println!("serving on port {port}");
     for connection in listener.incoming().flatten() {
         // One client that breaks off is no reason to stop serving.

@@ -3,9 +3,10 @@
 
 use super::chance::Chance;
 use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
-    AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
+    AppPolicy, AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
 };
 use std::collections::BTreeMap;
 
@@ -155,7 +156,11 @@ impl Catalog {
         let app = App {
             app: name,
             placement,
-            policy: Default::default(),
+            policy: AppPolicy {
+                update: update_policy(chance),
+                grants: vec![Grant::HoldUpdates],
+                ..AppPolicy::default()
+            },
             pod: named.expect("cannot fail"),
         };
         (app, Revision::of(pod))
@@ -192,6 +197,21 @@ impl Catalog {
             pre_stop: hook(chance),
             ..ContainerSpec::new(name, pinned)
         }
+    }
+}
+
+fn update_policy(chance: &mut Chance) -> UpdatePolicy {
+    let strategies = [
+        Strategy::DownloadThenStop,
+        Strategy::Recreate,
+        Strategy::StartThenStop,
+    ];
+    UpdatePolicy {
+        strategy: *chance.pick(&strategies),
+        progress_deadline_secs: chance.one_in(2).then(|| chance.between(5, 60) as u32),
+        min_ready_secs: chance.between(0, 5) as u32,
+        confirm_secs: chance.one_in(4).then(|| chance.between(10, 60) as u32),
+        hold_limit_secs: chance.below(2) as u32 * 30,
     }
 }
 

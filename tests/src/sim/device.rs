@@ -11,6 +11,7 @@ use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::health::{Answer, ProbeKind};
 use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
+use skerry_agent::core::replace::{Runs, Stage, runs};
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
@@ -191,6 +192,26 @@ impl DeviceHost {
     /// What is on its disk to be run.
     pub fn assignments(&self) -> &[Assignment] {
         self.desired.as_ref().map_or(&[], |(_, all)| all)
+    }
+
+    /// What shall run by what is on its disk: of each app one revision, or two.
+    pub fn shall_run(&self) -> Vec<&Assignment> {
+        let mut all = Vec::new();
+        for assignment in self.assignments() {
+            let runs = self.runs(assignment);
+            all.push(runs.newest());
+            if let Runs::Both { old, .. } = runs {
+                all.push(old);
+            }
+        }
+        all
+    }
+
+    /// Which revisions of an app shall run.
+    pub fn runs<'a>(&'a self, assignment: &'a Assignment) -> Runs<'a> {
+        let (app, records) = (&assignment.app, &self.records);
+        let previous = records.previous.get(app);
+        runs(assignment, previous, records.replacing.get(app))
     }
 
     /// The core, while it runs.
@@ -830,6 +851,18 @@ impl World {
             }
             // Nothing of the device itself changes in this world.
             Effect::Update(_) => Ok(()),
+            Effect::ServeApps(_) | Effect::ReleaseHold { .. } => Ok(()),
+            Effect::AskHold { app } => {
+                let holds = !self.calm && self.chance.one_in(3);
+                let held = holds.then(|| "it is busy".to_string());
+                if holds {
+                    self.count("update held", || app.to_string());
+                }
+                let delay_ms = self.chance.between(1, 50);
+                let news = Box::new(Event::Hold { app, held });
+                self.later(delay_ms, Happening::AgentNews(device, run, news));
+                Ok(())
+            }
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));
@@ -897,6 +930,15 @@ impl World {
                 }
                 *self.stats.counts.entry("desired taken").or_default() += 1;
             }
+            if let Change::Replacing(_, record) = &change {
+                let what = match record.as_ref().map(|r| &r.stage) {
+                    Some(Stage::RolledBack { .. }) => "rolled back",
+                    Some(Stage::Trial { .. }) => "on trial",
+                    Some(Stage::Waiting | Stage::Held { .. }) => "to be changed",
+                    None => "proved",
+                };
+                *self.stats.counts.entry(what).or_default() += 1;
+            }
             host.records.apply(change);
         }
         host.read_desired();
@@ -914,9 +956,7 @@ impl World {
             );
         }
         let app = &wanted.assignment.app;
-        let desired = host.assignments().contains(&wanted.assignment);
-        let previous = host.records.previous.get(app) == Some(&wanted.assignment);
-        if !desired && !previous {
+        if !host.shall_run().contains(&&wanted.assignment) {
             return broken(
                 "nothing runs that was not desired",
                 format!("{} of {app}", wanted.id),
@@ -944,7 +984,6 @@ impl World {
             return Ok(());
         }
         let wanted = |a: &Assignment| a.app == one.app && a.revision == one.revision;
-        let previous = host.records.previous.values().any(wanted);
         let mut ledger = host.records.ledger.values();
         let entry = ledger.find(|e| e.name().incarnation(e.incarnation) == *id);
         let reason = match entry.map(|e| &e.phase) {
@@ -962,7 +1001,7 @@ impl World {
         if reason {
             return Ok(());
         }
-        if host.assignments().iter().any(wanted) || previous {
+        if host.shall_run().iter().any(|a| wanted(a)) {
             return broken(
                 "a running app is never stopped without a reason",
                 format!("device {device} {does} {id}, which is desired"),

@@ -9,15 +9,15 @@ use super::laws::{Lawful, broken};
 use super::operator::{Ask, Intent};
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_hub::core::{
-    Answer, AppRecord, Change, DeviceRecord, Effect, Event, EventRecord, Fleet, HubRecord,
-    Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
+    Answer, AppRecord, Change, ConfigRecord, DeviceRecord, Effect, Event, EventRecord, Fleet,
+    HubRecord, Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
 };
 use skerry_hub::model::Image;
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, Desired, DesiredPart, DeviceId, Digest, Generation, RevisionId, StreamId, Timestamp,
-    decode,
+    AppRef, ConfigRef, Desired, DesiredPart, DeviceId, Digest, Generation, RevisionId, StreamId,
+    Timestamp, decode,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -39,6 +39,8 @@ pub struct HubStore {
     revoked: BTreeMap<[u8; 32], RevokedKey>,
     /// Apps.
     pub apps: BTreeMap<AppRef, AppRecord>,
+    /// Configs and secrets.
+    pub configs: BTreeMap<ConfigRef, ConfigRecord>,
     tokens: BTreeMap<[u8; 8], TokenRecord>,
     events: BTreeMap<u64, EventRecord>,
     images: BTreeMap<(Digest, String), Image>,
@@ -68,6 +70,13 @@ impl HubStore {
             }
             Change::DeleteApp(app) => {
                 self.apps.remove(&app);
+            }
+            Change::PutConfig(config) => {
+                self.configs
+                    .insert(config.object.config.reference(), *config);
+            }
+            Change::DeleteConfig(config) => {
+                self.configs.remove(&config);
             }
             Change::PutToken(token) => {
                 self.tokens.insert(token.id, token);
@@ -102,6 +111,7 @@ impl HubStore {
             reports: self.reports.clone().into_iter().collect(),
             revoked: self.revoked.values().cloned().collect(),
             apps: self.apps.values().cloned().collect(),
+            configs: self.configs.values().cloned().collect(),
             tokens: self.tokens.values().cloned().collect(),
             events: self.events.values().cloned().collect(),
             images: self.images.values().cloned().collect(),

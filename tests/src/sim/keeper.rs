@@ -6,6 +6,7 @@ use super::chance::Chance;
 use super::laws::{Lawful, broken};
 use skerry_agent::core::{CreateContainer, ImageStatus, MissingBlob};
 use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
+use skerry_wire::policy::Strategy;
 use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,8 @@ pub struct Container {
     pub state: State,
     /// Somebody told it to end.
     pub signalled: bool,
+    /// It may start beside an older revision.
+    pub beside: bool,
 }
 
 /// Where a container is.
@@ -79,6 +82,7 @@ impl Keeper {
             program: Program::of(&spec.args),
             state: State::Starting,
             signalled: false,
+            beside: wanted.assignment.policy.update.strategy == Strategy::StartThenStop,
         };
         if self.containers.contains_key(&wanted.id) {
             return broken(
@@ -136,15 +140,24 @@ impl Keeper {
         }
     }
 
-    /// At no time are there two of one container.
+    /// At no time are there two of one container, but for those of two revisions
+    /// of which one may start beside the other.
     pub fn check_single(&self) -> Lawful {
-        let mut seen: BTreeSet<(&AppRef, &ContainerName)> = BTreeSet::new();
+        let mut seen: BTreeMap<(&AppRef, &ContainerName), Vec<&Container>> = BTreeMap::new();
         for (id, one) in &self.containers {
             let lives = match one.state {
                 State::Starting | State::Running { .. } | State::Lost => true,
                 State::Exited(_) => false,
             };
-            if lives && !seen.insert((&one.app, &one.container)) {
+            if !lives {
+                continue;
+            }
+            let others = seen.entry((&one.app, &one.container)).or_default();
+            let beside =
+                |other: &&Container| one.revision != other.revision && (one.beside || other.beside);
+            let lawful = others.len() < 2 && others.iter().all(beside);
+            others.push(one);
+            if !lawful {
                 return broken(
                     "never two of one container",
                     format!("{id} runs beside another: {:?}", self.containers),

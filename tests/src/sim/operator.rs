@@ -149,6 +149,7 @@ impl World {
                 self.count("apply", String::new);
                 self.ask(Ask::Apply(apps.clone()), |request| Event::Apply {
                     request,
+                    configs: Vec::new(),
                     apps,
                 });
             }
@@ -158,6 +159,7 @@ impl World {
                 self.count("delete", String::new);
                 self.ask(Ask::Delete(apps.clone()), |request| Event::Delete {
                     request,
+                    configs: Vec::new(),
                     apps,
                 });
             }
@@ -217,7 +219,11 @@ impl World {
             return Ok(());
         }
         let request = RequestId(0);
-        let again = Event::Apply { request, apps };
+        let again = Event::Apply {
+            request,
+            configs: Vec::new(),
+            apps,
+        };
         let (changes, effects) = self.hub_takes(vec![again])?;
         let answers = |effect: &Effect| matches!(effect, Effect::Answer(..));
         if !changes.is_empty() || !effects.iter().all(answers) {

@@ -6,8 +6,10 @@ use super::device::DeviceHost;
 use super::keeper::State;
 use super::laws::{Lawful, broken};
 use super::world::World;
+use skerry_agent::core::Core;
 use skerry_agent::core::ledger::Phase;
 use skerry_agent::core::name::InstanceName;
+use skerry_agent::core::replace::{self, Stage, standing};
 use skerry_hub::core::{Connection, Fleet, Standing};
 use skerry_wire::report::ContainerState;
 use skerry_wire::{Assignment, RestartPolicy, RevisionId, Role};
@@ -148,16 +150,16 @@ impl World {
                 record.device
             ));
         }
-        if !host.records.previous.is_empty() {
-            return Some(format!("{} keeps a previous revision", record.device));
+        if let Some(why) = unrest_of_changes(host, core) {
+            return Some(format!("{}: {why}", record.device));
         }
-        let assignments = host.assignments();
+        let assignments = host.shall_run();
         let runs = assignments.iter().find_map(|a| self.unrest_of_app(host, a));
         if runs.is_some() {
             return runs;
         }
         for (id, one) in &host.keeper.containers {
-            let wanted = |a: &Assignment| a.app == one.app && a.revision == one.revision;
+            let wanted = |a: &&Assignment| a.app == one.app && a.revision == one.revision;
             if !assignments.iter().any(wanted) {
                 return Some(format!("{id} is still on {who}"));
             }
@@ -210,7 +212,7 @@ impl World {
         if report.generation != host.generation() {
             return Some(format!("the report of {who} is old"));
         }
-        for assignment in host.assignments() {
+        for assignment in host.shall_run() {
             let shown = report.apps.iter().find(|status| {
                 status.app == assignment.app && status.revision == assignment.revision
             });
@@ -234,6 +236,28 @@ impl World {
         }
         None
     }
+}
+
+/// A device ends on a revision that is good, or on the newest if there was
+/// none before. What is on trial with something good before it, and what does
+/// well, has an end to come.
+fn unrest_of_changes(host: &DeviceHost, core: &Core) -> Option<String> {
+    host.records.replacing.iter().find_map(|(app, record)| {
+        let kept = host.records.previous.contains_key(app);
+        let assigned = host.assignments().iter().find(|a| a.app == *app)?;
+        match &record.stage {
+            Stage::RolledBack { .. } if kept && record.good_before => None,
+            Stage::Trial { .. } if !kept => {
+                let standing = standing(assigned, core.observed(), core.ledger());
+                let well = matches!(
+                    standing,
+                    replace::Standing::Ready | replace::Standing::Assumed
+                );
+                well.then(|| format!("{app} has to prove itself"))
+            }
+            other => Some(format!("{app} is {other:?}, kept {kept}")),
+        }
+    })
 }
 
 fn ends_by_itself(host: &DeviceHost) -> bool {

@@ -1,18 +1,32 @@
 //! Apps as rows.
 
 use super::{Show, short};
-use crate::api::types::{App, DeviceApp};
+use crate::api::types::{App, AppUpdateState, DeviceApp};
 use crate::cli::human;
 use crate::cli::output::Style;
 use crate::cli::table::{Cell, Table};
 
-/// Whether the device runs what it shall, all of it.
+/// Whether the device runs what it shall, all of it, and for good.
 pub(in crate::cli) fn app_is_ready(app: &DeviceApp) -> bool {
     app.problem.is_none()
         && app.revision.is_some()
         && app.revision == app.running_revision
         && !app.containers.is_empty()
+        && app
+            .update
+            .as_ref()
+            .is_none_or(|u| u.state == AppUpdateState::Done)
         && app.containers.iter().all(|c| c.ready)
+}
+
+/// How far a change is, in words.
+pub(in crate::cli) fn app_update_text(state: AppUpdateState) -> (&'static str, Style) {
+    match state {
+        AppUpdateState::Held => ("held", Style::Busy),
+        AppUpdateState::Trial => ("on trial", Style::Busy),
+        AppUpdateState::Done => ("done", Style::Good),
+        AppUpdateState::RolledBack => ("rolled back", Style::Bad),
+    }
 }
 
 pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
@@ -29,7 +43,10 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
     let mut table = Table::new(&head);
     for app in apps {
         let counts = app.devices;
-        let style = match (counts.blocked, counts.ready == counts.desired) {
+        let style = match (
+            counts.blocked + counts.rolled_back,
+            counts.ready == counts.desired,
+        ) {
             (1.., _) => Style::Bad,
             (0, _) if counts.desired == 0 => Style::Dim,
             (0, true) => Style::Good,
@@ -38,7 +55,10 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
         let mut row: Vec<Cell> = vec![
             app.name.as_str().into(),
             Cell::new(format!("{}/{}", counts.ready, counts.desired), style),
-            counts.updated.to_string().into(),
+            match counts.rolled_back {
+                0 => counts.updated.to_string().into(),
+                n => Cell::new(format!("{}, {n} rolled back", counts.updated), Style::Bad),
+            },
             short(&app.revision).into(),
             human::age(app.changed_ms, now).into(),
         ];

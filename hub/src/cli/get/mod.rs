@@ -11,7 +11,7 @@ mod show;
 mod tests;
 mod tokens;
 
-pub(super) use apps::app_is_ready;
+pub(super) use apps::{app_is_ready, app_update_text};
 pub(super) use containers::{container_state, exit_text};
 pub(super) use devices::{arch, labels, state_text, temperature, uptime};
 pub(super) use events::events;
@@ -19,16 +19,18 @@ pub(super) use images::familiar_image;
 
 use super::args::{GetArgs, Resource};
 use super::client::{Client, encode, with_query};
+use super::config;
 use super::error::CliError;
 use super::output::Out;
 use super::yaml;
-use crate::api::types::{App, Device, DeviceState, Event, Image, Token};
+use crate::api::types::{App, Config, Device, DeviceState, Event, Image, Token};
 use crate::manifest;
 use containers::{container_rows, container_table};
 use devices::device_table;
 use events::event_table;
 use images::{full_image, image_table};
-use show::Show;
+pub(super) use show::Show;
+use skerry_wire::ConfigKind;
 use tokens::token_table;
 
 /// Events shown by `get events`.
@@ -101,6 +103,24 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
                 &t.id
             })?;
             show.list(out, resource, &tokens, token_table, |t| t.id.clone())
+        }
+        Resource::Configs | Resource::Secrets => {
+            refuse_selector(&args, "these are chosen by name and namespace")?;
+            let kind = match resource {
+                Resource::Secrets => ConfigKind::Secret,
+                _ => ConfigKind::Config,
+            };
+            let configs: Vec<Config> = match (names.as_slice(), &namespace) {
+                ([name], Some(namespace)) => {
+                    vec![client.get(&config::config_path(kind, namespace, name))?]
+                }
+                _ => {
+                    let path = format!("/v1/{kind}s");
+                    let path = with_query(&path, &[("namespace", namespace.clone())]);
+                    only(client.list(&path)?, &names, resource, |c: &Config| &c.name)?
+                }
+            };
+            config::show(out, client, &show, kind, &configs)
         }
     }
 }
@@ -180,11 +200,18 @@ pub(super) fn device_path(name: &str) -> String {
 
 /// The app's manifest in canonical form.
 pub(super) fn manifest_of(app: &App) -> String {
-    let json = app.manifest.to_string();
-    match manifest::parse("manifest", &json).as_deref() {
+    manifest_text(&app.manifest)
+}
+
+/// A manifest as the hub gives it, in canonical form.
+pub(super) fn manifest_text(json: &serde_json::Value) -> String {
+    match manifest::parse("manifest", &json.to_string()).as_deref() {
         Ok([manifest::Object::App(app)]) => manifest::to_yaml(app),
+        Ok([manifest::Object::Config(object)]) => {
+            manifest::config_to_yaml(object, |_| manifest::Values::Clear)
+        }
         // A newer hub's manifest: its own form is better than none.
-        _ => yaml::to_yaml(&app.manifest),
+        _ => yaml::to_yaml(json),
     }
 }
 

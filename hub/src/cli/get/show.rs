@@ -11,7 +11,7 @@ use crate::cli::yaml;
 use serde::Serialize;
 
 /// What the operator wants to see of a list.
-pub(super) struct Show {
+pub(in crate::cli) struct Show {
     pub format: Format,
     pub headings: bool,
     pub every_namespace: bool,
@@ -109,6 +109,12 @@ pub(super) fn nothing(resource: Resource, selector: Option<&str>) -> String {
             "no images yet; bring one with 'skerry image import' or 'skerry image pull'"
         }
         Resource::Events => "nothing happened yet",
+        Resource::Configs => {
+            "no configs here; make one with 'skerry create config', or look everywhere with -A"
+        }
+        Resource::Secrets => {
+            "no secrets here; make one with 'skerry create secret', or look everywhere with -A"
+        }
         Resource::Tokens => "no tokens; make one with 'skerry token create'",
     };
     text.into()

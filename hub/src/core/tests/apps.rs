@@ -8,7 +8,7 @@ fn an_app_goes_where_its_selector_says_and_follows_labels() {
     let kiosk = world.device("kiosk", "amd64");
     let (answer, effects) = world.apply(vec![app("web", "role=gateway", "demo:1")]);
     let created = vec![(app_ref("web"), AppAction::Created)];
-    assert_eq!(answer, Ok(Answer::Applied(created)));
+    assert_eq!(answer, Ok(Answer::Applied(created, Vec::new())));
     assert_eq!(world.desired(&kiosk, &effects), None);
 
     let label = |set: &str, remove: &str| {
@@ -60,15 +60,16 @@ fn the_same_apply_twice_sends_nothing() {
     assert!(world.desired(&kiosk, &effects).is_some());
     let (answer, effects) = world.apply(vec![app("web", "", "demo:1")]);
     let unchanged = vec![(app_ref("web"), AppAction::Unchanged)];
-    assert_eq!(answer, Ok(Answer::Applied(unchanged)));
+    assert_eq!(answer, Ok(Answer::Applied(unchanged, Vec::new())));
     assert_eq!(effects, vec![]);
     // Placement is no part of a revision: nothing changes for the device.
     let (answer, effects) = world.apply(vec![app("web", "site=berlin", "demo:1")]);
     let configured = vec![(app_ref("web"), AppAction::Configured)];
-    assert_eq!(answer, Ok(Answer::Applied(configured)));
+    assert_eq!(answer, Ok(Answer::Applied(configured, Vec::new())));
     assert!(world.sent(&effects).is_empty());
     let (_, effects) = world.ask(|request| Event::Delete {
         request,
+        configs: Vec::new(),
         apps: vec![app_ref("web")],
     });
     let gone = world.desired(&kiosk, &effects).unwrap();

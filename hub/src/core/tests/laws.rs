@@ -53,7 +53,13 @@ fn take(world: &mut World, machines: &mut [Machine], step: Step) -> Vec<Effect> 
         }
         Step::Delete(a) => {
             let apps = vec![app_ref(&format!("app{a}"))];
-            world.ask(|request| Event::Delete { request, apps }).1
+            world
+                .ask(|request| Event::Delete {
+                    request,
+                    configs: Vec::new(),
+                    apps,
+                })
+                .1
         }
         Step::Label(d, l) => {
             let set = Labels::from([("role".to_string(), ROLES[usize::from(l)].to_string())]);

@@ -171,6 +171,15 @@ impl World {
                     put(&mut stored.apps, *r, |a| a.app.app == id)
                 }
                 Change::DeleteApp(id) => stored.apps.retain(|a| a.app.app != id),
+                Change::PutConfig(r) => {
+                    let id = r.object.config.reference();
+                    put(&mut stored.configs, *r, |c| {
+                        c.object.config.reference() == id
+                    })
+                }
+                Change::DeleteConfig(id) => {
+                    stored.configs.retain(|c| c.object.config.reference() != id)
+                }
                 Change::PutToken(r) => {
                     let id = r.id;
                     put(&mut stored.tokens, r, |t| t.id == id)
@@ -407,7 +416,11 @@ impl World {
     }
 
     pub fn apply(&mut self, apps: Vec<(App, Revision)>) -> (Result<Answer, Refused>, Vec<Effect>) {
-        self.ask(|request| Event::Apply { request, apps })
+        self.ask(|request| Event::Apply {
+            request,
+            configs: Vec::new(),
+            apps,
+        })
     }
 
     pub fn generation(&self, machine: &Machine) -> Generation {
