@@ -288,6 +288,15 @@ fn need_root() -> anyhow::Result<()> {
 }
 
 fn not_running(config: &Config) -> anyhow::Error {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let slots = BinarySlots::open(&config.data_dir, &exe, release());
+    if let Some((trial, _)) = slots.ok().and_then(|slots| slots.on_trial()) {
+        return anyhow::anyhow!(
+            "agent {} is on trial and does not answer (yet): if it does not prove itself within {} s, the one before comes back; 'systemctl status skerry-agent' shows what runs",
+            trial.version,
+            trial.confirm_secs
+        );
+    }
     anyhow::anyhow!(
         "no agent runs with {}: systemctl start skerry-agent, or give the --run that it has",
         config.run_dir.display()

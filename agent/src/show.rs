@@ -81,7 +81,25 @@ pub fn containers(status: &Value) -> String {
             ]);
         }
     }
-    table(&rows)
+    table(&rows) + &changes(status)
+}
+
+/// A line for each change of an app's revision that is not over or went wrong.
+fn changes(status: &Value) -> String {
+    let mut text = String::new();
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let change = &app["update"];
+        let how = match change["state"].as_str() {
+            None | Some("done") => continue,
+            Some("held") => format!("held: {}", word(&change["reason"])),
+            Some("trial") => "on trial".to_string(),
+            Some("rolledBack") => format!("rolled back: {}", word(&change["reason"])),
+            Some(other) => other.to_string(),
+        };
+        let (name, to) = (word(&app["name"]), word(&change["to"]));
+        text.push_str(&format!("change of {name} to {to}: {how}\n"));
+    }
+    text
 }
 
 fn update(update: &Value) -> String {

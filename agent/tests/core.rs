@@ -501,3 +501,76 @@ fn conditions_are_told_when_they_come_and_go_and_not_when_their_figures_move() {
     assert_eq!(told(&mut world, vec![pressure("99 MiB free")]), first);
     assert_eq!(told(&mut world, vec![]), []);
 }
+
+/// Folds an event in with all that follows from it, in order; how pods on
+/// bridges were said to be: app, readiness, count of services.
+fn shapes(world: &mut World, event: Event) -> Vec<Vec<(String, bool, usize)>> {
+    let mut events = std::collections::VecDeque::from([event]);
+    let mut said = Vec::new();
+    while let Some(event) = events.pop_front() {
+        for effect in world.core.handle(world.now(), event) {
+            match effect {
+                Effect::ShapeNetwork(pods) => said.push(
+                    pods.into_iter()
+                        .map(|pod| (pod.app.name.to_string(), pod.ready, pod.services.len()))
+                        .collect(),
+                ),
+                Effect::PrepareImage(image) => events.push_back(Event::Image {
+                    manifest: image.manifest,
+                    result: Ok(ImageStatus::Ready),
+                }),
+                Effect::Create(create) => events.push_back(Event::Created {
+                    id: create.id,
+                    result: Ok(7),
+                }),
+                _ => {}
+            }
+        }
+    }
+    said
+}
+
+#[test]
+fn pods_on_bridges_are_shaped_by_readiness_and_policy_without_a_restart() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    let mut app = assignment("web", "1");
+    app.pod.network = skerry_wire::pod::Network::Bridge;
+    let mut generation = 0;
+    let mut tell = |world: &mut World, assignments: Vec<Assignment>| {
+        generation += 1;
+        let desired = Desired {
+            generation: Generation(generation),
+            assignments,
+            ..Desired::default()
+        };
+        let parts = DesiredPart::split(desired.generation, &encode(&desired));
+        let event = world.sealed(Purpose::Desired, Lane::Desired, &encode(&parts[0]));
+        shapes(world, event)
+    };
+    let said = tell(&mut world, vec![assignment("host", "1"), app.clone()]);
+    let web = |ready, services| vec![("web".to_string(), ready, services)];
+    assert_eq!(said, [web(false, 0), web(true, 0)]);
+    // Where it is and what is wrong is told the hub.
+    let address = "10.209.0.7".parse().unwrap();
+    world.say(Event::Network {
+        addresses: vec![(app.app.clone(), app.revision, address)],
+        troubles: vec!["the bridge is broken".into()],
+    });
+    let report = world.core.report(world.now());
+    assert_eq!(report.apps[1].address, Some(address));
+    assert_eq!(report.apps[0].address, None);
+    assert!(world.reasons().contains(&"NetworkTrouble".to_string()));
+    assert_eq!(report.conditions[0].message, "the bridge is broken");
+    // Another policy is another shape of the same pod.
+    app.policy.services = vec![skerry_wire::policy::Service {
+        name: "site".parse().unwrap(),
+        ports: vec![],
+    }];
+    let before = running(&world.core);
+    let said = tell(&mut world, vec![assignment("host", "1"), app]);
+    assert_eq!(said, [web(true, 1)]);
+    assert_eq!(running(&world.core), before);
+    // What is to go is ready no more, at once.
+    assert_eq!(tell(&mut world, vec![]), [vec![]]);
+}

@@ -151,10 +151,11 @@ impl World {
             "ip route add default via {OUTSIDE_V4}
              ip -6 route add default via {OUTSIDE_V6}"
         ));
+        // The kernel takes its time over the cable and the IPv6 address.
         let up = || {
-            sh("ip -o link show out0")
-                .contains("state UP")
-                .then_some(())
+            let up = sh("ip -o link show out0").contains("state UP");
+            let local = sh("ip -6 route show table local");
+            (up && local.contains(&format!("local {DEVICE_V6} "))).then_some(())
         };
         until(PATIENCE, up).expect("the cable is up");
         let before = picture();
@@ -367,7 +368,7 @@ fn an_app_is_reached_by_its_ports_its_name_and_its_services() {
 
 #[test]
 fn what_an_app_may_reach_changes_while_it_runs() {
-    let world = World::new("net-egress");
+    let mut world = World::new("net-egress");
     let sink = world
         .outside
         .run(|| std::net::TcpListener::bind(("::", 9000)));
@@ -414,6 +415,45 @@ fn what_an_app_may_reach_changes_while_it_runs() {
     );
     assert_eq!(world.agent.container_processes(), processes);
 
+    // A device that is taken out of use is left as it was, too.
+    world.agent.kill();
+    world.agent.agent("stop", &[]);
+    assert_eq!(picture(), world.before);
+}
+
+#[test]
+fn a_port_goes_from_one_revision_to_the_next_without_a_gap() {
+    let world = World::new("net-handover");
+    let strategy = "  strategy: { type: StartThenStop }\n";
+    let one = manifest("web", strategy, PORTS);
+    world.hub.apply(&world.scratch, &one);
+    let outside = world.outside.clone();
+    world.eventually("a published port", || outside.tcp(DEVICE_V4, 8070).is_ok());
+    let two = one.replace("value: web", "value: new");
+    let file = world.scratch.path().join("two.yaml");
+    fs::write(&file, two).expect("written");
+    world
+        .hub
+        .skerry(&["apply", "-f", &file.display().to_string()]);
+    let mut refused = Vec::new();
+    world.eventually("the new revision", || match outside.tcp(DEVICE_V4, 8070) {
+        Ok(said) => said == "new: hi",
+        Err(why) => {
+            refused.push(why);
+            false
+        }
+    });
+    assert!(refused.is_empty(), "{refused:?}");
+    world
+        .hub
+        .wait_for_device("one", "running the new one alone", |d| {
+            let app = app(d, "web");
+            app["revision"] == app["running_revision"] && app["address"].is_string()
+        });
+    world.eventually("one process", || {
+        world.agent.container_processes().len() == 1
+    });
+    assert_eq!(outside.tcp(DEVICE_V4, 8070).as_deref(), Ok("new: hi"));
     world.delete(&["web"]);
 }
 
@@ -470,6 +510,17 @@ fn damage_and_restarts_leave_apps_reachable() {
         app(d, "web")["address"].is_string()
     });
     assert_eq!(app(&device, "web")["address"], address);
+
+    // The keeper of all namespaces ends, and everything is made anew.
+    for pid in world.agent.processes() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.split(|b| *b == 0).any(|word| word == b"keeper") {
+            sh(&format!("kill -9 {pid}"));
+        }
+    }
+    world.eventually("the port without its keeper", || {
+        world.agent.container_processes() != processes && outside.tcp(DEVICE_V4, 8070).is_ok()
+    });
 
     // A reboot: nothing of the kernel's is left, nor the run directory.
     world.agent.cut_power();

@@ -257,6 +257,7 @@ fn full_container() -> ContainerSpec {
             seccomp: Profile::Unconfined,
             app_armor: Profile::Localhost("web".into()),
             unmasked_proc: true,
+            run_as_non_root: true,
         },
         read_only_root: true,
         devices: vec![

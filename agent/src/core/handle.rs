@@ -260,7 +260,7 @@ impl Core {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
         let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
-        let replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
+        let mut replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
         // What changes nothing that the plan goes by: with many apps, planning
         // is what costs most.
         let mut replan = match &event {
@@ -273,6 +273,8 @@ impl Core {
             | Event::Network { .. }
             | Event::Resized { .. }
             | Event::Value { .. }
+            // An app can say it as often as it likes.
+            | Event::Hold { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -403,7 +405,9 @@ impl Core {
             Event::Devices(seen) => self.devices_seen(now, seen),
             Event::Resized { id, result } => self.resized(now, id, result),
             Event::Update(event) => self.update_event(now, event),
-            Event::Hold { app, held } => self.hold_answered(now, &app, held),
+            Event::Hold { app, held } => {
+                replace_is_due |= self.hold_answered(now, &app, held);
+            }
             Event::Value { app, name, text } => self.app_value(now, app, name, text),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }

@@ -190,6 +190,25 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
     }))
 }
 
+/// Whom the container runs as: the image's user, unless the app names one.
+fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
+    let container = create.spec();
+    let user = container.user.as_deref().unwrap_or(of_image);
+    if container.security.run_as_non_root {
+        let name = user.split(':').next().unwrap_or_default();
+        let why = match name.parse::<u32>() {
+            Ok(0) => "it would run as root",
+            Ok(_) => return Ok(user.to_owned()),
+            Err(_) if name.is_empty() || name == "root" => "it would run as root",
+            Err(_) => "only a number is known not to be root",
+        };
+        return Err(format!(
+            "'runAsNonRoot: true' does not hold for the user '{user}': {why}; write runAsUser with a number above 0"
+        ));
+    }
+    Ok(user.to_owned())
+}
+
 /// Capabilities that are as good as root on the device.
 const AS_GOOD_AS_ROOT: [&str; 11] = [
     "ALL",
@@ -379,10 +398,7 @@ pub fn compose(
             .working_dir
             .clone()
             .unwrap_or_else(|| config.working_dir.clone()),
-        user: container
-            .user
-            .clone()
-            .unwrap_or_else(|| config.user.clone()),
+        user: user(create, &config.user)?,
         groups: pod
             .supplemental_groups
             .iter()

@@ -41,9 +41,10 @@ pub const FILE: &str = "networks.json";
 /// Longest file that is read back: 512 pods with some ports.
 const MAX_KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What is known of an attached pod.
+/// What is known of an attached pod. Kept over changes of the agent, to another
+/// release and back: a field that comes later needs a default, and one that is
+/// not known is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// Whose pod it is; its name is the app's.
     pub app: AppRef,
@@ -59,7 +60,6 @@ pub struct Attachment {
 
 /// What may change while a pod runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Whether names and services lead to it.
     pub ready: bool,
@@ -109,7 +109,6 @@ pub enum AttachError {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     leases: Leases,
     /// With when each came.
@@ -152,8 +151,9 @@ pub struct PodNetworks {
     state: Mutex<State>,
     tasks: LocalExecutor<'static>,
     watch: Watch,
-    /// How pods shall be from now on, also those that are not attached yet.
-    shapes: RefCell<BTreeMap<PodId, Shape>>,
+    /// How pods shall be from now on, also those that are not attached yet;
+    /// absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
     reshaped: (Sender<()>, Receiver<()>),
 }
 
@@ -283,7 +283,7 @@ impl PodNetworks {
             }
             None => last.map_or(0, |rank| rank.saturating_add(1)),
         };
-        if let Some(shape) = self.shapes.borrow().get(id) {
+        if let Some(shape) = self.shapes.borrow().as_ref().and_then(|all| all.get(id)) {
             pod.shape = shape.clone();
         }
         let of = pod.app.namespace.clone();
@@ -313,10 +313,10 @@ impl PodNetworks {
         }
     }
 
-    /// Says how all pods shall be from now on; those that are left out stay
-    /// as they are. [`PodNetworks::run`] makes it so.
+    /// Says how all pods shall be from now on; those that are left out are
+    /// about to go, and not ready. [`PodNetworks::run`] makes it so.
     pub fn shape(&self, shapes: BTreeMap<PodId, Shape>) {
-        *self.shapes.borrow_mut() = shapes;
+        *self.shapes.borrow_mut() = Some(shapes);
         // When one is there already, it is this news too.
         let _ = self.reshaped.0.try_send(());
     }
@@ -351,7 +351,11 @@ impl PodNetworks {
                     Timer::after(CALM).await;
                 }
                 let mut state = self.state.lock().await;
-                let other = state.reshape(&self.shapes.borrow());
+                let other = self
+                    .shapes
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|all| state.reshape(all));
                 if !state.resumed || (reshaped && !other) {
                     continue;
                 }
@@ -437,8 +441,15 @@ impl State {
     fn reshape(&mut self, shapes: &BTreeMap<PodId, Shape>) -> bool {
         let mut other = false;
         for (id, (_, pod)) in &mut self.kept.pods {
-            if let Some(shape) = shapes.get(id).filter(|shape| **shape != pod.shape) {
-                pod.shape = shape.clone();
+            let shape = match shapes.get(id) {
+                Some(shape) => shape.clone(),
+                None => Shape {
+                    ready: false,
+                    ..pod.shape.clone()
+                },
+            };
+            if shape != pod.shape {
+                pod.shape = shape;
                 other = true;
             }
         }

@@ -134,7 +134,8 @@ fn damage_is_mended_unasked_and_names_are_answered() {
                     .unwrap();
                 assert_eq!(lookup(&asker, web_at.names).await, 1);
                 for (is_ready, count) in [(false, 0), (true, 1)] {
-                    networks.shape([(id("web"), ready(is_ready))].into());
+                    let shapes = [(id("web"), ready(is_ready)), (id("asker"), ready(true))];
+                    networks.shape(shapes.into());
                     let end = std::time::Instant::now() + LONG;
                     while lookup(&asker, web_at.names).await != count {
                         assert!(std::time::Instant::now() < end, "not ready: {is_ready}");

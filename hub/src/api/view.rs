@@ -231,7 +231,12 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
             counts.desired += 1;
             counts.updated += u32::from(updated.is_some());
             counts.ready += u32::from(updated.is_some_and(|s| is_ready(s)));
-            counts.rolled_back += u32::from(status.is_some_and(|s| is_rolled_back(s)));
+            counts.rolled_back += u32::from(status.is_some_and(|s| {
+                is_rolled_back(s)
+                    && s.update
+                        .as_ref()
+                        .is_some_and(|u| u.to == assignment.revision)
+            }));
         }
     }
     all

@@ -196,8 +196,9 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
     } else if let Some(AppUpdate {
         state: AppUpdateState::RolledBack,
         message,
-        ..
+        to,
     }) = &app.update
+        && to == revision
     {
         let why = message.as_deref().unwrap_or("it did not say why");
         let reason = format!("{name}: rolled back: {why}");
@@ -208,8 +209,9 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
     } else if let Some(AppUpdate {
         state: AppUpdateState::Held,
         message,
-        ..
+        to,
     }) = &app.update
+        && to == revision
     {
         let why = message.as_deref().unwrap_or("it did not say why");
         let reason = format!("{name}: the app holds its update: {why}");

@@ -20,6 +20,7 @@ mod pod;
 mod probe;
 mod quantity;
 mod scalar;
+mod security;
 mod tree;
 mod unsupported;
 mod update;

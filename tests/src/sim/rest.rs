@@ -249,11 +249,14 @@ fn unrest_of_changes(host: &DeviceHost, core: &Core) -> Option<String> {
             Stage::RolledBack { .. } if kept && record.good_before => None,
             Stage::Trial { .. } if !kept => {
                 let standing = standing(assigned, core.observed(), core.ledger());
-                let well = matches!(
-                    standing,
-                    replace::Standing::Ready | replace::Standing::Assumed
-                );
-                well.then(|| format!("{app} has to prove itself"))
+                let mut mains = assigned.pod.containers.iter();
+                let stays = mains.all(|c| !matches!(Program::of(&c.args), Program::Ends { .. }));
+                let comes = match standing {
+                    replace::Standing::Ready | replace::Standing::Assumed => true,
+                    replace::Standing::Coming(_) => stays,
+                    replace::Standing::Failing(_) => false,
+                };
+                comes.then(|| format!("{app} has to prove itself"))
             }
             other => Some(format!("{app} is {other:?}, kept {kept}")),
         }
