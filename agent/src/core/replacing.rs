@@ -188,12 +188,7 @@ impl Core {
     /// An app was asked, or says by itself, whether it holds its update.
     /// True if somebody wants to know: what is said at another time may not be
     /// so any more when it counts.
-    pub(super) fn hold_answered(
-        &mut self,
-        now: Now,
-        app: &AppRef,
-        held: Option<String>,
-    ) -> bool {
+    pub(super) fn hold_answered(&mut self, now: Now, app: &AppRef, held: Option<String>) -> bool {
         let Some(watched) = self.watched.get_mut(app) else {
             return false;
         };

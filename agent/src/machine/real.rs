@@ -13,7 +13,7 @@ use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, Pressure};
 use skerry_wire::pod::Resources;
 use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
@@ -421,6 +421,11 @@ impl Machine for RealMachine {
                     cpu_usec: usage.cpu_usec,
                     memory_bytes: usage.memory_bytes,
                     pids: usage.pids,
+                    pressure: usage.pressure.map(|pressure| Pressure {
+                        cpu: pressure.cpu,
+                        memory: pressure.memory,
+                        io: pressure.io,
+                    }),
                     at: Timestamp(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
                 });
             }
