@@ -61,7 +61,7 @@ impl Fleet {
 
     fn wait_event(&self, reason: &str, part: &str) -> String {
         let find = || {
-            let events = self.hub.get(&["get", "events", "-o", "json"]);
+            let events = self.hub.get(&["events"]);
             let events = events["items"].as_array()?.clone();
             let found = events.into_iter().find(|event| {
                 let text = event["message"].as_str().unwrap_or_default();
@@ -70,7 +70,10 @@ impl Fleet {
             Some(found["message"].as_str()?.to_owned())
         };
         until(PATIENCE, find).unwrap_or_else(|| {
-            panic!("no event {reason} with {part}\n{}", self.hub.skerry(&["get", "events"]))
+            panic!(
+                "no event {reason} with {part}\n{}",
+                self.hub.skerry(&["events"])
+            )
         })
     }
 }
@@ -123,7 +126,10 @@ fn limits_change_while_the_container_runs() {
     assert_eq!(fleet.wait_running(), process, "the same process");
     assert_eq!(memory(process), (64 << 20).to_string());
     let quota = limit(process, "cpu", "cpu.cfs_quota_us", "cpu.max");
-    assert!(quota.starts_with("-1") || quota.starts_with("max"), "{quota}");
+    assert!(
+        quota.starts_with("-1") || quota.starts_with("max"),
+        "{quota}"
+    );
     // Anything else needs another container.
     fleet.apply(&["lines", "1000"], "{limits: {memory: 64Mi, pids: 20}}");
     assert_ne!(fleet.wait_running(), process);

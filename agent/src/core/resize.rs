@@ -13,6 +13,7 @@ use super::event::{Change, Effect, Now};
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::InstanceName;
+use super::replace::Stage;
 use crate::runtime::ContainerId;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::{PodSpec, Resources};
@@ -101,7 +102,11 @@ impl Core {
                 entries.any(|e| e.app == *app && e.revision == old.revision)
             };
             let same = assignment.revision == shown;
-            let settled = !self.previous.contains_key(app) && !self.replacing.contains_key(app);
+            // What was given up, or is not to begin yet, is another revision.
+            let settled = match self.replacing.get(app).map(|r| &r.stage) {
+                None | Some(Stage::Trial { .. }) => true,
+                Some(Stage::Waiting | Stage::Held { .. } | Stage::RolledBack { .. }) => false,
+            };
             let fits = settled
                 && old.policy == assignment.policy
                 && differ_in_size_only(&old.pod, &assignment.pod)

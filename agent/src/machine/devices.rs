@@ -331,6 +331,16 @@ fn identity(paths: &[PathBuf]) -> String {
     all.join(", ")
 }
 
+/// Where a device is in a container that says nothing else: the same path, or
+/// the same name, if it is elsewhere than below `/dev`.
+fn place_of(source: &Path) -> String {
+    let name = source.file_name().map(|name| name.to_string_lossy());
+    match (source.starts_with("/dev"), name) {
+        (false, Some(name)) => format!("/dev/{name}"),
+        (true, _) | (false, None) => source.to_string_lossy().into_owned(),
+    }
+}
+
 /// What a request brings.
 fn given_for(request: &DeviceRequest, registry: &Registry) -> Result<Given, String> {
     if let DeviceSource::Cdi(name) = &request.source {
@@ -338,7 +348,7 @@ fn given_for(request: &DeviceRequest, registry: &Registry) -> Result<Given, Stri
     }
     let mut devices: Vec<Device> = Vec::new();
     for source in nodes(&request.source, registry)? {
-        let same = source.to_string_lossy().into_owned();
+        let same = place_of(&source);
         // One name cannot be that of several.
         let target = match &request.container_path {
             Some(path) if devices.is_empty() => path.clone(),

@@ -74,6 +74,11 @@ fn is_path(text: &str) -> bool {
     text.starts_with('/') && !up && text.len() > 1 && text.len() <= MAX_NAME_BYTES
 }
 
+/// What the runtime takes for a device's path in a container.
+fn is_inside(text: &str) -> bool {
+    is_path(text) && text.starts_with("/dev/")
+}
+
 /// `SOURCE[:PATH INSIDE][:rwm]`.
 fn short(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeviceRequest> {
     let text = d.text(node, path)?;
@@ -103,9 +108,9 @@ fn rest(
     let access = |text: &str| !text.is_empty() && text.bytes().all(|b| b"rwm".contains(&b));
     let (inside, access) = match parts {
         [] => (None, "rwm"),
-        [inside] if is_path(inside) => (Some(*inside), "rwm"),
+        [inside] if is_inside(inside) => (Some(*inside), "rwm"),
         [letters] if access(letters) => (None, *letters),
-        [inside, letters] if is_path(inside) && access(letters) => (Some(*inside), *letters),
+        [inside, letters] if is_inside(inside) && access(letters) => (Some(*inside), *letters),
         _ => {
             d.error(
                 node.at,
@@ -154,10 +159,10 @@ fn long(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeviceReque
     let container_path = fields.take("containerPath").and_then(|node| {
         let path = path.field("containerPath");
         let text = d.text(node, &path)?;
-        if is_path(&text) {
+        if is_inside(&text) {
             return Some(text);
         }
-        let message = "is not an absolute path";
+        let message = "is not a path below /dev";
         d.error(node.at, &path, message, "write one as in /dev/gps");
         None
     });
