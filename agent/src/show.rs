@@ -2,6 +2,8 @@
 //! colour, so that both can be read by the same eyes and the same `awk`.
 
 use serde_json::Value;
+use skerry_wire::Timestamp;
+use skerry_wire::zone::utc_text;
 
 /// For programs.
 pub fn json(value: &Value) -> anyhow::Result<String> {
@@ -138,6 +140,45 @@ fn updates(status: &Value) -> String {
     table(&rows)
 }
 
+/// Milliseconds since 1970 as `2027-01-01T02:30:00Z`.
+fn moment(value: &Value) -> String {
+    let time = value.as_u64().map(|ms| utc_text(Timestamp(ms)));
+    time.unwrap_or_else(|| "-".into())
+}
+
+/// One line for each job; nothing when there is none.
+fn jobs(status: &Value) -> String {
+    let header = [
+        "JOB",
+        "ACTIVE",
+        "SUCCEEDED",
+        "FAILED",
+        "OUTCOME",
+        "LAST",
+        "NEXT",
+    ];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let job = &app["job"];
+        if job.is_null() {
+            continue;
+        }
+        rows.push(vec![
+            word(&app["name"]),
+            word(&job["active"]),
+            word(&job["succeeded"]),
+            word(&job["failed"]),
+            word(&job["outcome"]),
+            moment(&job["lastDueMs"]),
+            moment(&job["nextDueMs"]),
+        ]);
+    }
+    match rows.len() {
+        1 => String::new(),
+        _ => format!("\n{}", table(&rows)),
+    }
+}
+
 /// How the device stands.
 pub fn status(status: &Value) -> String {
     let hub = match (
@@ -179,6 +220,7 @@ pub fn status(status: &Value) -> String {
         out.push('\n');
         out.push_str(&containers(status));
     }
+    out.push_str(&jobs(status));
     out
 }
 

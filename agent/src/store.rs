@@ -13,6 +13,7 @@
 //! growth is a new version.
 
 use crate::core::ledger::Entry;
+use crate::core::work::WorkRecord;
 use crate::core::{Change, DesiredRecord, Records};
 use redb::backends::FileBackend;
 use redb::{
@@ -21,7 +22,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use skerry_wire::seal::{KeyPair, PublicKey, TokenSecret};
-use skerry_wire::{Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
+use skerry_wire::{AppRef, Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::ops::{Bound, Range};
@@ -44,6 +45,7 @@ const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
 const CARRIED: TableDefinition<&str, &[u8]> = TableDefinition::new("carried");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+const WORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("works");
 const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
 
 /// The store's copy during a trial.
@@ -291,6 +293,13 @@ impl Store {
                 let (_, bytes) = row.map_err(database("reading"))?;
                 let (subject, record) = read("update", bytes.value())?;
                 records.updates.insert(subject, record);
+            }
+        }
+        if let Some(works) = table(read_only.open_table(WORKS))? {
+            for row in works.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record): (AppRef, WorkRecord) = read("job", bytes.value())?;
+                records.works.insert(app, record);
             }
         }
         if let Some(replacing) = table(read_only.open_table(REPLACING))? {
@@ -560,6 +569,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             UPDATES,
             &format!("{subject:?}"),
             Some(value(&(subject, record))),
+        ),
+        Change::Work(app, record) => row(
+            transaction,
+            WORKS,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
         ),
         Change::Line { broker, tls_pin } => {
             let mut identity = {

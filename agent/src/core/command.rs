@@ -153,7 +153,10 @@ impl Core {
         container: Option<&ContainerName>,
     ) -> Result<(&Assignment, usize), String> {
         let assigned = self.assignments().iter().find(|a| a.app == *app);
-        let assignment = assigned.map(|assigned| self.runs(assigned).newest());
+        let assignment = assigned.map(|assigned| {
+            let runs = || self.runs(assigned).newest();
+            self.works.newest_pod(app).unwrap_or_else(runs)
+        });
         let assignment =
             assignment.ok_or_else(|| format!("{app} is not assigned to this device"))?;
         let pod = &assignment.pod;

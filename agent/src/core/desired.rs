@@ -54,6 +54,7 @@ impl Core {
             updates,
             labels,
         });
+        self.works.desired_changed();
         let needed = self.images();
         let steps = self
             .fetcher

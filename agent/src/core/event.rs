@@ -8,6 +8,7 @@ use super::network::PodShape;
 use super::replace::Replacement;
 use super::resize::Carried;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
+use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
@@ -170,6 +171,11 @@ pub enum Event {
     },
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
+    /// Whether the wall clock can be believed, or it was set: CronJobs go by it.
+    Clock {
+        /// Something vouches for it.
+        trusted: bool,
+    },
     /// The machine's facts changed.
     Facts(Box<Facts>),
     /// How the network of pods stands now.
@@ -504,6 +510,8 @@ pub struct Records {
     pub updates: BTreeMap<Subject, UpdateRecord>,
     /// Revisions that run under the name of another.
     pub carried: BTreeMap<AppRef, Carried>,
+    /// How far jobs are.
+    pub works: BTreeMap<AppRef, WorkRecord>,
     /// Revisions that are not known to be good.
     pub replacing: BTreeMap<AppRef, Replacement>,
 }
@@ -545,6 +553,8 @@ pub enum Change {
         /// The certificate that must be in its chain.
         tls_pin: Option<[u8; 32]>,
     },
+    /// How far a job is; `None` takes it away.
+    Work(AppRef, Option<WorkRecord>),
     /// How far an app's revision is that is not known to be good; `None` once
     /// it is.
     Replacing(AppRef, Option<Replacement>),
@@ -593,6 +603,12 @@ impl Records {
             }
             // Part of the identity, which is no record of the core's.
             Change::Line { .. } => {}
+            Change::Work(app, Some(record)) => {
+                self.works.insert(app, record);
+            }
+            Change::Work(app, None) => {
+                self.works.remove(&app);
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ use super::report::{Pace, Urgency};
 use super::resize::{Carried, Size};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
+use super::work::Works;
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
@@ -98,6 +99,7 @@ pub struct Core {
     pub(super) streams: Streams,
     pub(super) fetcher: Fetcher,
     pub(super) updates: Updates,
+    pub(super) works: Works,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
     /// Questions of the hub that the machine is being examined for.
@@ -175,6 +177,7 @@ impl Core {
             streams: Streams::default(),
             fetcher: Fetcher::new(start.session),
             updates: Updates::new(start.update, records.updates, start.session),
+            works: Works::new(records.works),
             presence_at_ms: None,
             plan_at_ms: None,
             diagnosing: BTreeSet::new(),
@@ -229,10 +232,12 @@ impl Core {
         self.changes.push(Change::Boot(boot_id, boots));
         self.reboot_replacements(now);
         let before = self.ledger.clone();
+        self.works_rebooted();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        for assignment in desired.chain(self.previous.values()) {
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
+        for assignment in desired.chain(self.previous.values()).chain(runs) {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
@@ -397,6 +402,11 @@ impl Core {
                 };
                 self.observed.allocatable = self.facts.allocatable.clone();
                 self.pace.changed(now_ms, Urgency::Soon);
+            }
+            Event::Clock { trusted } => {
+                if self.works.trust_clock(trusted) {
+                    self.pace.changed(now_ms, Urgency::Soon);
+                }
             }
             Event::Network {
                 addresses,

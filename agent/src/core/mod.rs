@@ -26,6 +26,8 @@ pub mod report;
 pub mod resize;
 pub mod streams;
 pub mod update;
+pub mod work;
+pub mod work_cron;
 
 mod asked;
 mod command;

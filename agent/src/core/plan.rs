@@ -21,7 +21,9 @@ use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::replace::{Replacement, Runs, is_given_up, runs};
+use super::work::JobPods;
 use crate::runtime::{ContainerId, Status};
+use skerry_wire::policy::Work;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,8 @@ pub struct Wanted<'a> {
     pub previous: &'a BTreeMap<AppRef, Assignment>,
     /// How far such a revision is.
     pub replacing: &'a BTreeMap<AppRef, Replacement>,
+    /// Pods of jobs.
+    pub jobs: &'a JobPods,
 }
 
 /// What to do, in this order, and when to look again.
@@ -139,6 +143,8 @@ struct Pod<'a> {
     assignment: &'a Assignment,
     /// Of its containers, in the order of their indices.
     names: Vec<InstanceName>,
+    /// Nothing of it starts any more, and what runs is stopped.
+    ends: bool,
 }
 
 impl<'a> Pod<'a> {
@@ -150,6 +156,7 @@ impl<'a> Pod<'a> {
         Self {
             assignment,
             names: containers.map(name).collect(),
+            ends: false,
         }
     }
 }
@@ -162,6 +169,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     containers: &'a BTreeMap<ContainerId, Status>,
     ledger: &'a Ledger,
+    complete: &'a BTreeSet<AppRef>,
     /// Entries of the same revision of an app.
     pods: BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>,
     plan: Plan,
@@ -177,6 +185,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         observed,
         containers,
         ledger,
+        complete: &wanted.jobs.complete,
         pods: BTreeMap::new(),
         plan: Plan::default(),
     };
@@ -187,7 +196,12 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .or_default();
         pod.push((name, entry));
     }
-    let pods = planner.pods_wanted(assignments, wanted);
+    let mut pods = planner.pods_wanted(assignments, wanted);
+    pods.extend(wanted.jobs.pods.iter().map(|job| Pod {
+        ends: job.ends,
+        ..Pod::of(&job.assignment)
+    }));
+    let pods = pods;
     let targets: Targets<'_> = pods
         .iter()
         .flat_map(|pod| {
@@ -276,6 +290,8 @@ impl<'a> Planner<'a> {
                 self.fetch(assignment);
             }
             match runs(assignment, wanted.previous.get(&assignment.app), record) {
+                // Pods of a job are others.
+                Runs::One(one) if one.policy.work != Work::Service => {}
                 Runs::One(one) => {
                     if one.revision != assignment.revision {
                         self.fetch(one);
@@ -511,8 +527,16 @@ impl<'a> Planner<'a> {
         let order = self.order(pod);
         // Only its beginning waits: what runs is not touched by what another
         // app does later.
-        let waits = !order.begun && unmet(pod.assignment, running, self.observed, ledger).is_some();
-        let free = free && !waits;
+        let waits = !order.begun
+            && unmet(
+                pod.assignment,
+                running,
+                self.complete,
+                self.observed,
+                ledger,
+            )
+            .is_some();
+        let free = free && !waits && !pod.ends;
         for (index, name) in pod.names.iter().enumerate() {
             let role = pod.assignment.pod.role(index);
             let container = pod.assignment.pod.container(index);
@@ -522,13 +546,14 @@ impl<'a> Planner<'a> {
                 Some(entry) => entry.clone(),
                 None => new_entry(pod.assignment, index),
             };
+            let ends = pod.ends && self.is_next_to_stop(&entry);
             let kept = Kept {
                 name,
                 entry,
                 assignment: pod.assignment,
                 index,
                 may_create,
-                finished: order.finished && role == Role::Sidecar,
+                finished: ends || order.finished && role == Role::Sidecar,
             };
             self.keep(kept, creating);
         }

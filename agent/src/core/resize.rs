@@ -17,6 +17,7 @@ use super::replace::Stage;
 use crate::runtime::ContainerId;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::{PodSpec, Resources};
+use skerry_wire::policy::Work;
 use skerry_wire::report::{AppStatus, AppUpdate, AppUpdateState, Severity};
 use skerry_wire::{AppRef, Assignment, RevisionId};
 use std::collections::BTreeMap;
@@ -107,7 +108,9 @@ impl Core {
                 None | Some(Stage::Trial { .. }) => true,
                 Some(Stage::Waiting | Stage::Held { .. } | Stage::RolledBack { .. }) => false,
             };
+            // A job's pods have names of their own.
             let fits = settled
+                && assignment.policy.work == Work::Service
                 && old.policy == assignment.policy
                 && differ_in_size_only(&old.pod, &assignment.pod)
                 && begun();

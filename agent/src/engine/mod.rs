@@ -3,6 +3,7 @@
 
 mod apps;
 mod asked;
+mod clock_watch;
 mod commit;
 mod effects;
 mod pause;

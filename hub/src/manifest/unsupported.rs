@@ -16,6 +16,10 @@ pub(super) enum Place {
     Metadata,
     /// `spec` of an app.
     AppSpec,
+    /// `spec` of a job, or `spec.jobTemplate.spec` of a CronJob.
+    JobSpec,
+    /// `spec` of a CronJob.
+    CronSpec,
     /// `spec.placement`.
     Placement,
     /// `spec.template`.
@@ -132,6 +136,52 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::AppSpec, "depends_on") => "write dependsOn, a list of name and condition",
         (Place::Dependency, "app") => "write name",
         (Place::Dependency, "restart" | "required") => NOT_YET,
+
+        (Place::JobSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to template.spec"
+        }
+        (Place::JobSpec, "selector" | "manualSelector" | "managedBy") => {
+            "remove it: a job's pods are its own; spec.placement chooses devices"
+        }
+        (
+            Place::JobSpec,
+            "podFailurePolicy"
+            | "successPolicy"
+            | "podReplacementPolicy"
+            | "backoffLimitPerIndex"
+            | "maxFailedIndexes",
+        ) => "remove it: backoffLimit and activeDeadlineSeconds say when a job has failed",
+        (
+            Place::JobSpec,
+            "schedule"
+            | "timeZone"
+            | "concurrencyPolicy"
+            | "startingDeadlineSeconds"
+            | "successfulJobsHistoryLimit"
+            | "failedJobsHistoryLimit",
+        ) => "write it in spec of a kind: CronJob",
+        (Place::JobSpec, "placement" | "dependsOn" | "services" | "egress") => {
+            "move it to spec of the CronJob"
+        }
+        (
+            Place::CronSpec,
+            "template"
+            | "completions"
+            | "backoffLimit"
+            | "activeDeadlineSeconds"
+            | "ttlSecondsAfterFinished"
+            | "parallelism"
+            | "completionMode",
+        ) => "move it to jobTemplate.spec",
+        (Place::CronSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to jobTemplate.spec.template.spec"
+        }
+        (
+            Place::AppSpec,
+            "completions" | "backoffLimit" | "activeDeadlineSeconds" | "ttlSecondsAfterFinished",
+        ) => "write kind: Job",
+        (Place::AppSpec, "schedule" | "timeZone" | "jobTemplate") => "write kind: CronJob",
+        (Place::Other, "metadata") => "remove it: what runs has the CronJob's name",
 
         (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
             "remove it: an app runs once on every device that matches"

@@ -5,6 +5,7 @@
 
 use super::config::{write_env_from, write_value_from, write_volume};
 use super::devices;
+use super::job;
 use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
@@ -126,10 +127,10 @@ fn document(app: &App) -> Fields {
     );
     network::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
-    spec.fields("template", template);
+    job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
-    document.text("kind", "App");
+    document.text("kind", super::kind(app));
     document.fields("metadata", metadata);
     document.fields("spec", spec);
     document

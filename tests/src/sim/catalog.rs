@@ -3,7 +3,7 @@
 
 use super::chance::Chance;
 use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
-use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
+use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
     AppPolicy, AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
@@ -149,6 +149,7 @@ impl Catalog {
             termination_grace_secs: chance.between(0, 3) as u32,
             ..PodSpec::new(containers)
         };
+        let (pod, policy) = work(chance, pod);
         let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
         let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
         let named: Result<PodSpec<String>, std::convert::Infallible> =
@@ -159,7 +160,7 @@ impl Catalog {
             policy: AppPolicy {
                 update: update_policy(chance),
                 grants: vec![Grant::HoldUpdates],
-                ..AppPolicy::default()
+                ..policy
             },
             pod: named.expect("cannot fail"),
         };
@@ -198,6 +199,43 @@ impl Catalog {
             ..ContainerSpec::new(name, pinned)
         }
     }
+}
+
+/// Some apps are jobs, or CronJobs that never have two pods beside each other:
+/// their pods have an end.
+fn work(chance: &mut Chance, mut pod: PodSpec<PinnedImage>) -> (PodSpec<PinnedImage>, AppPolicy) {
+    let mut policy = AppPolicy::default();
+    if !chance.one_in(4) {
+        return (pod, policy);
+    }
+    if pod.restart_policy == RestartPolicy::Always {
+        pod.restart_policy = RestartPolicy::OnFailure;
+    }
+    let job = Job {
+        completions: chance.between(1, 3) as u32,
+        backoff_limit: chance.between(0, 3) as u32,
+        active_deadline_secs: chance.one_in(3).then(|| chance.between(5, 200) as u32),
+        ttl_after_finished_secs: chance.one_in(3).then(|| chance.between(0, 60) as u32),
+        suspend: chance.one_in(10),
+    };
+    policy.work = if chance.one_in(2) {
+        Work::Job(job)
+    } else {
+        let schedules = ["* * * * *", "*/5 * * * *", "0 3 * * *"];
+        let concurrency = [Concurrency::Forbid, Concurrency::Replace];
+        Work::CronJob(Box::new(CronJob {
+            concurrency: *chance.pick(&concurrency),
+            starting_deadline_secs: chance.one_in(3).then_some(30),
+            ..CronJob::new(
+                (*chance.pick(&schedules)).into(),
+                Job {
+                    suspend: false,
+                    ..job
+                },
+            )
+        }))
+    };
+    (pod, policy)
 }
 
 fn update_policy(chance: &mut Chance) -> UpdatePolicy {

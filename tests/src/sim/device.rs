@@ -13,6 +13,7 @@ use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
 use skerry_agent::core::replace::{Runs, Stage, runs};
 use skerry_agent::core::update::UpdateStart;
+use skerry_agent::core::work::{Run, RunPhase, WorkRecord, pod_revision};
 use skerry_agent::core::{
     Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
 };
@@ -24,10 +25,10 @@ use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    Assignment, Desired, DeviceId, Digest, Generation, Role, Seq, SessionId, StreamId, Timestamp,
-    decode, encode,
+    AppRef, Assignment, Desired, DeviceId, Digest, Generation, RevisionId, Role, Seq, SessionId,
+    StreamId, Timestamp, decode, encode,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Messages that an agent's line holds while it is down.
 const OUTBOX: usize = 64;
@@ -124,6 +125,8 @@ pub struct DeviceHost {
     pub commits: u64,
     /// Messages that this run has heard.
     heard: BTreeSet<u64>,
+    /// Times at which CronJobs were started, since they are on this machine.
+    started: BTreeMap<(AppRef, Timestamp), u32>,
 }
 
 /// What a machine's clock says.
@@ -170,6 +173,7 @@ impl DeviceHost {
             images: ImageStore::default(),
             commits: 0,
             heard: BTreeSet::new(),
+            started: BTreeMap::new(),
         }
     }
 
@@ -220,6 +224,21 @@ impl DeviceHost {
             AgentRun::Running(core) => Some(core),
             AgentRun::Off | AgentRun::Joining(_) => None,
         }
+    }
+
+    /// Whether a job's run that is on the disk and desired has this pod, and it
+    /// shall run.
+    pub fn has_pod(&self, app: &AppRef, revision: RevisionId) -> bool {
+        let Some(record) = self.records.works.get(app) else {
+            return false;
+        };
+        let desired = self.assignments().iter();
+        let mut desired = desired.filter(|a| a.app == *app && a.revision == record.revision);
+        let shall = |run: &Run| run.phase == RunPhase::Pod;
+        desired.any(|a| {
+            let mut runs = record.runs.iter().filter(|run| shall(run));
+            runs.any(|run| pod_revision(a.revision, run.number, run.pod) == revision)
+        })
     }
 
     fn read_desired(&mut self) {
@@ -299,10 +318,54 @@ impl World {
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
         self.device_after(device)?;
+        self.clock_set(device)?;
         let serial = self.devices[device].keeper.serial;
         let list_ms = self.chance.between(1, 30);
         let list = KeeperNews::List(run);
         self.later(list_ms, Happening::Keeper(device, serial, list));
+        Ok(())
+    }
+
+    /// The shell says whether the clock can be believed.
+    pub(super) fn clock_set(&mut self, device: usize) -> Lawful {
+        let host = &self.devices[device];
+        let trusted = matches!(host.wall, Wall::Shifted(_));
+        match host.agent {
+            AgentRun::Running(_) => self.device_event(device, Event::Clock { trusted }),
+            AgentRun::Off | AgentRun::Joining(_) => Ok(()),
+        }
+    }
+
+    /// No time of a CronJob is started twice, and none by a clock that nobody
+    /// believes; no job goes on beyond its completions.
+    fn check_work(&mut self, device: usize, app: &AppRef, record: Option<&WorkRecord>) -> Lawful {
+        let host = &mut self.devices[device];
+        let Some(record) = record else {
+            host.started.retain(|(other, _), _| other != app);
+            return Ok(());
+        };
+        let before = host.records.works.get(app).map_or(0, |old| old.count);
+        for run in &record.runs {
+            let Some(due) = run.due else {
+                continue;
+            };
+            if run.number > before && matches!(host.wall, Wall::Since1970) {
+                return broken(
+                    "no CronJob goes by a wrong clock",
+                    format!("{app} at {due:?}"),
+                );
+            }
+            let key = (app.clone(), due);
+            if *host.started.entry(key).or_insert(run.number) != run.number {
+                return broken("no time is started twice", format!("{app} at {due:?}"));
+            }
+        }
+        for run in &record.runs {
+            *self.stats.counts.entry("job steps").or_default() += 1;
+            if run.is_over() {
+                *self.stats.counts.entry("job ends").or_default() += 1;
+            }
+        }
         Ok(())
     }
 
@@ -361,6 +424,8 @@ impl World {
             ..Records::default()
         };
         host.before = None;
+        // What it does not remember it may do again.
+        host.started.clear();
         host.read_desired();
     }
 
@@ -915,6 +980,7 @@ impl World {
             host.before = Some(host.records.clone());
         }
         for change in changes {
+            let host = &self.devices[device];
             if let Change::Desired(new, _) = &change {
                 if new.generation <= host.generation() {
                     return broken(
@@ -930,6 +996,9 @@ impl World {
                 }
                 *self.stats.counts.entry("desired taken").or_default() += 1;
             }
+            if let Change::Work(app, record) = &change {
+                self.check_work(device, app, record.as_ref())?;
+            }
             if let Change::Replacing(_, record) = &change {
                 let what = match record.as_ref().map(|r| &r.stage) {
                     Some(Stage::RolledBack { .. }) => "rolled back",
@@ -939,8 +1008,9 @@ impl World {
                 };
                 *self.stats.counts.entry(what).or_default() += 1;
             }
-            host.records.apply(change);
+            self.devices[device].records.apply(change);
         }
+        let host = &mut self.devices[device];
         host.read_desired();
         Ok(())
     }
@@ -956,7 +1026,8 @@ impl World {
             );
         }
         let app = &wanted.assignment.app;
-        if !host.shall_run().contains(&&wanted.assignment) {
+        let job = host.has_pod(app, wanted.assignment.revision);
+        if !job && !host.shall_run().contains(&&wanted.assignment) {
             return broken(
                 "nothing runs that was not desired",
                 format!("{} of {app}", wanted.id),

@@ -297,6 +297,7 @@ impl World {
                     true => Wall::Since1970,
                     false => Wall::Shifted(self.chance.below(40 * 365 * 86_400_000)),
                 };
+                return self.clock_set(device);
             }
             20 => {
                 self.count("hub clock jumps", String::new);

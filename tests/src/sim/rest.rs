@@ -10,8 +10,10 @@ use skerry_agent::core::Core;
 use skerry_agent::core::ledger::Phase;
 use skerry_agent::core::name::InstanceName;
 use skerry_agent::core::replace::{self, Stage, standing};
+use skerry_agent::core::work::RunPhase;
 use skerry_hub::core::{Connection, Fleet, Standing};
-use skerry_wire::report::ContainerState;
+use skerry_wire::policy::Work;
+use skerry_wire::report::{ContainerState, JobOutcome};
 use skerry_wire::{Assignment, RestartPolicy, RevisionId, Role};
 use std::collections::BTreeSet;
 
@@ -160,14 +162,45 @@ impl World {
         }
         for (id, one) in &host.keeper.containers {
             let wanted = |a: &&Assignment| a.app == one.app && a.revision == one.revision;
-            if !assignments.iter().any(wanted) {
+            if !assignments.iter().any(wanted) && !host.has_pod(&one.app, one.revision) {
                 return Some(format!("{id} is still on {who}"));
             }
         }
         self.unrest_of_report(host, device)
     }
 
+    /// A job rests when it has come out, or its pod runs and has no end; a
+    /// CronJob never does.
+    fn unrest_of_work(&self, host: &DeviceHost, assignment: &Assignment) -> Option<String> {
+        let app = &assignment.app;
+        let Some(record) = host.records.works.get(app) else {
+            return Some(format!("{app} on {} has no record", host.number));
+        };
+        let Work::Job(job) = &assignment.policy.work else {
+            return None;
+        };
+        let [run] = record.runs.as_slice() else {
+            return Some(format!("{app} on {} has not begun", host.number));
+        };
+        let ends =
+            |c: &skerry_wire::ContainerSpec| matches!(Program::of(&c.args), Program::Ends { .. });
+        let settled = match &run.phase {
+            RunPhase::Ended {
+                outcome: JobOutcome::Complete,
+                ..
+            } => run.succeeded == job.completions,
+            RunPhase::Ended { .. } => true,
+            RunPhase::Suspended => job.suspend,
+            RunPhase::Pod => !assignment.pod.containers.iter().all(ends),
+            RunPhase::BackOff { .. } => false,
+        };
+        (!settled).then(|| format!("{app} on {} is {run:?}", host.number))
+    }
+
     fn unrest_of_app(&self, host: &DeviceHost, assignment: &Assignment) -> Option<String> {
+        if assignment.policy.work != Work::Service {
+            return self.unrest_of_work(host, assignment);
+        }
         let ended = |container: &skerry_wire::ContainerSpec| {
             let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
             let entry = host.records.ledger.get(&name);
@@ -219,6 +252,9 @@ impl World {
             let Some(shown) = shown else {
                 return Some(format!("{} of {who} is not in its report", assignment.app));
             };
+            if assignment.policy.work != Work::Service {
+                continue;
+            }
             for container in &assignment.pod.containers {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
                 let status = shown.containers.iter().find(|c| c.name == container.name);
@@ -266,7 +302,11 @@ fn unrest_of_changes(host: &DeviceHost, core: &Core) -> Option<String> {
 fn ends_by_itself(host: &DeviceHost) -> bool {
     let previous = host.records.previous.values();
     let all = host.assignments().iter().chain(previous);
-    let containers = all.flat_map(|a| a.pod.all_containers());
+    let mut all = all.collect::<Vec<_>>();
+    if all.iter().any(|a| a.policy.work != Work::Service) {
+        return true;
+    }
+    let containers = all.drain(..).flat_map(|a| a.pod.all_containers());
     let mut programs = containers.map(|c| Program::of(&c.args));
     programs.any(|program| matches!(program, Program::Ends { .. }))
 }
