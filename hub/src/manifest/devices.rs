@@ -141,12 +141,12 @@ fn long(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<DeviceReque
             continue;
         };
         let read = source(&text);
-        let fits = match (&read, name) {
-            (Some(DeviceSource::Path(_)), "path") => true,
-            (Some(DeviceSource::Match(_)), "match") => true,
-            (Some(DeviceSource::Cdi(_)), "cdi") => true,
-            _ => false,
-        };
+        let fits = matches!(
+            (&read, name),
+            (Some(DeviceSource::Path(_)), "path")
+                | (Some(DeviceSource::Match(_)), "match")
+                | (Some(DeviceSource::Cdi(_)), "cdi")
+        );
         if !fits {
             d.error(node.at, &path, "names no such device", REMEDY);
         } else if found.is_some() {
