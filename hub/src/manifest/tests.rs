@@ -263,7 +263,7 @@ app.yaml:17:32: spec.template.spec.containers[0].env[0].value: expects text, but
 app.yaml:19:18: spec.template.spec.containers[0].env[1].value: expects text, but many YAML readers take no for false: quote it: \"no\"
 app.yaml:21:11: spec.template.spec.containers[0].env[2].valueFrom: is not supported: write value; Config and Secret come in a later release
 app.yaml:22:51: spec.template.spec.containers[0].resources.limits.memory: 64m means thousandths of a byte: write 64Mi
-app.yaml:22:71: spec.template.spec.containers[0].resources.requests.cpu: is more than its limit of 500m: request no more than the limit, or raise that
+app.yaml:22:76: spec.template.spec.containers[0].resources.requests.cpu: is more than its limit of 500m: request no more than the limit, or raise that
 app.yaml:23:24: spec.template.spec.containers[0].livenessProbe: does not say what to do: write one of exec: { command: [...] }, httpGet: { path: /, port: 8080 } and tcpSocket: { port: 8080 }
 app.yaml:25:19: spec.template.spec.containers[0].volumeMounts[0].name: the pod has no volume 'dta': did you mean 'data'?
 app.yaml:25:35: spec.template.spec.containers[0].volumeMounts[0].mountPath: 'data' is not an absolute path: start it with '/'
