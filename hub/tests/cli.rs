@@ -692,6 +692,7 @@ fn top_shows_rates_between_two_looks() {
                 cpu_usec: look * 250_000,
                 memory_bytes: 3 << 20,
                 pids: 2,
+                pressure: None,
                 at: Timestamp(1000 + look * 1000),
             };
             let reply = Reply::Usage {

@@ -45,6 +45,7 @@ mod usage;
 mod user;
 
 pub use find::find_devices;
+pub use guard::apps_memory;
 pub use handle::{
     Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
 };

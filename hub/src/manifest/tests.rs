@@ -262,7 +262,7 @@ app.yaml:15:9: spec.template.spec.containers[0].imagee: unknown field: did you m
 app.yaml:17:32: spec.template.spec.containers[0].env[0].value: expects text, but YAML reads 8080 as a number: quote it: \"8080\"
 app.yaml:19:18: spec.template.spec.containers[0].env[1].value: expects text, but many YAML readers take no for false: quote it: \"no\"
 app.yaml:22:51: spec.template.spec.containers[0].resources.limits.memory: 64m means thousandths of a byte: write 64Mi
-app.yaml:22:59: spec.template.spec.containers[0].resources.requests: is not supported: remove it: nothing is reserved on a device, limits are what holds
+app.yaml:22:76: spec.template.spec.containers[0].resources.requests.cpu: is more than its limit of 500m: request no more than the limit, or raise that
 app.yaml:23:24: spec.template.spec.containers[0].livenessProbe: does not say what to do: write one of exec: { command: [...] }, httpGet: { path: /, port: 8080 } and tcpSocket: { port: 8080 }
 app.yaml:25:19: spec.template.spec.containers[0].volumeMounts[0].name: the pod has no volume 'dta': did you mean 'data'?
 app.yaml:25:35: spec.template.spec.containers[0].volumeMounts[0].mountPath: 'data' is not an absolute path: start it with '/'
@@ -380,8 +380,8 @@ fn traps_of_yaml_are_named() {
             "expects a whole number",
         ),
         (
-            "        resources: {limits: {nvidia.com/gpu: 1}}",
-            "in a later release",
+            "        resources: {limits: {nvidia.com/gpu: one}}",
+            "expects a whole number",
         ),
         ("        resources: {cpu: 1}", "move it under limits"),
         (
