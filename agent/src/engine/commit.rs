@@ -46,6 +46,7 @@ pub(super) fn may_wait(change: &Change) -> bool {
         Change::Starts(_) => true,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
+        | Change::Kept(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,
