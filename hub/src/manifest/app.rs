@@ -127,10 +127,7 @@ fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) 
         return Some(kind);
     }
     let shown: String = kind.chars().take(80).collect();
-    let remedy = match kind {
-        _ => other_kind_remedy(kind),
-    };
-    let remedy = Kind::remedy(kind).unwrap_or_else(|| remedy.to_string());
+    let remedy = Kind::remedy(kind).unwrap_or_else(|| other_kind_remedy(kind).to_string());
     d.error(at, path, format!("there is no kind '{shown}'"), remedy);
     None
 }
