@@ -102,7 +102,7 @@ fn plans() {
         };
         let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
         let (previous, replacing) = (BTreeMap::new(), BTreeMap::new());
-        let jobs = BTreeMap::new();
+        let jobs = Default::default();
         let wanted = Wanted {
             assignments: Some(&assignments),
             previous: &previous,

@@ -2,7 +2,7 @@
 
 use super::decode::{Decoder, Fields, Path};
 use super::job::{self, Kind};
-use super::network;
+use super::services;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use super::update;
@@ -224,8 +224,8 @@ fn spec(d: &mut Decoder<'_>, kind: Kind, node: &Node, path: &Path<'_>) -> Option
     let (pod, at) = pod?;
     let work = work?;
     let policy = AppPolicy {
-        services: network::services(d, services, &path.field("services"), &pod),
-        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        services: services::services(d, services, &path.field("services"), &pod),
+        egress: services::egress(d, egress, &path.field("egress"), &pod),
         ..policy
     };
     Some(Spec {

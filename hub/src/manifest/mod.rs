@@ -22,6 +22,7 @@ mod probe;
 mod quantity;
 mod scalar;
 mod security;
+mod services;
 mod tree;
 mod unsupported;
 mod update;

@@ -10,6 +10,7 @@ use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
 use super::security;
+use super::services;
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
@@ -124,7 +125,7 @@ fn document(app: &App) -> Fields {
         "dependsOn",
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
-    network::write_policy(&app.policy, &mut spec);
+    services::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
     job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();
