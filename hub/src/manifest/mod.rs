@@ -56,6 +56,8 @@ pub const MAX_FILES: usize = 1000;
 pub const MAX_POD_BYTES: usize = 64 * 1024;
 
 /// One object that a manifest declares.
+// A few of them live for the time of one call.
+#[expect(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// `kind: App`, `Job` or `CronJob`: what it is, its policy says.
