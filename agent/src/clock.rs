@@ -39,6 +39,11 @@ impl Clock {
         }
     }
 
+    /// Whether the wall clock can be right at all.
+    pub fn is_plausible(&self) -> bool {
+        crate::doctor::is_plausible(self.now().wall.0 / 1_000)
+    }
+
     /// Whether something vouches for the wall clock.
     pub fn is_trusted(&self) -> bool {
         let secs = self.now().wall.0 / 1_000;

@@ -32,6 +32,8 @@ usage: skerry-agent COMMAND [OPTIONS]
       --since 10m         only what is newer (s, m, h, d)
       -c, --container C   which container
       --timestamps        the time before each line
+  volume ls           the volumes that are kept for apps
+  volume rm VOLUME    remove one that no app uses; NAME or NAMESPACE/NAME
   doctor              what is wrong with this machine, and what mends it
   stop                end all apps, for an agent that is not running (any more)
   reset               stop all apps, leave the fleet, remove everything
@@ -47,7 +49,7 @@ options of every command:
   --token TOKEN   join with it (or SKERRY_JOIN_TOKEN)
   --log LEVEL     error, warn, info, debug, trace (or SKERRY_LOG)
   --fake-clock MS the wall clock at start, for tests (or SKERRY_FAKE_CLOCK)
-  -o json         for programs (status, ps, doctor)
+  -o json         for programs (status, ps, volume ls, doctor)
 ";
 
 fn main() -> ExitCode {
@@ -181,7 +183,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
             print!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
         }
-        "run" | "join" | "status" | "ps" | "logs" | "doctor" | "stop" | "reset" => {}
+        "run" | "join" | "status" | "ps" | "logs" | "volume" | "doctor" | "stop" | "reset" => {}
         "" => {
             eprint!("{USAGE}");
             return Ok(ExitCode::from(2));
@@ -205,6 +207,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
         "join" => join(config, clock, exe, options),
         "status" | "ps" => status(&config, &verb, options.json),
         "logs" => logs(&config, options),
+        "volume" => volume(&config, &options),
         "doctor" => diagnose(&config, options.json),
         "stop" => stop(&config, &exe),
         _ => reset(&config, &exe, options.yes),
@@ -405,6 +408,43 @@ fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
         Some(()) => Ok(code),
         None => Err(not_running(config)),
     }
+}
+
+fn volume(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
+    let words: Vec<&str> = options.words.iter().map(String::as_str).collect();
+    let request = match words.as_slice() {
+        ["ls" | "list"] => Request::Volumes,
+        ["rm" | "remove", volume] => Request::RemoveVolume {
+            volume: (*volume).to_string(),
+        },
+        _ => bail!("usage: skerry-agent volume ls, or volume rm VOLUME"),
+    };
+    let mut code = ExitCode::FAILURE;
+    let mut found = None;
+    let asked = control::ask(&config.run_dir, &request, |answer| {
+        match answer {
+            Answer::Status(value) => found = Some(value),
+            Answer::Done(text) => {
+                println!("{text}");
+                code = ExitCode::SUCCESS;
+            }
+            Answer::Failed(text) => eprintln!("skerry-agent: {text}"),
+            Answer::Note(_) | Answer::Log { .. } => {}
+        }
+        true
+    })?;
+    if asked.is_none() {
+        return Err(not_running(config));
+    }
+    if let Some(value) = found {
+        let text = match options.json {
+            true => show::json(&value)?,
+            false => show::volumes(&value),
+        };
+        print(&text)?;
+        code = ExitCode::SUCCESS;
+    }
+    Ok(code)
 }
 
 fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {

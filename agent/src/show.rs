@@ -10,6 +10,34 @@ pub fn json(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
+/// Named volumes.
+pub fn volumes(value: &Value) -> String {
+    let head = ["NAMESPACE", "VOLUME", "BYTES", "LIMIT", "FILES", "APPS"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for volume in value.as_array().into_iter().flatten() {
+        let text = |name: &str| volume[name].as_str().unwrap_or_default().to_string();
+        let number = |name: &str| match volume[name].as_u64() {
+            Some(number) => number.to_string(),
+            None => "-".into(),
+        };
+        let apps = volume["apps"].as_array().into_iter().flatten();
+        let apps: Vec<&str> = apps.filter_map(Value::as_str).collect();
+        rows.push(vec![
+            text("namespace"),
+            text("name"),
+            number("usedBytes"),
+            number("limitBytes"),
+            number("entries"),
+            if apps.is_empty() {
+                "-".into()
+            } else {
+                apps.join(",")
+            },
+        ]);
+    }
+    table(&rows)
+}
+
 /// Rows in columns, two spaces between them.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -56,6 +56,7 @@ const STARTS: &str = "starts";
 const BOOT: &str = "boot";
 const DESIRED: &str = "desired";
 const SEEN: &str = "seen";
+const KEPT: &str = "kept";
 const REVOKED: &str = "revoked";
 
 /// Why the store failed.
@@ -263,6 +264,9 @@ impl Store {
             if let Some(bytes) = get(SEEN)? {
                 records.seen = read("message number", &bytes)?;
             }
+            if let Some(bytes) = get(KEPT)? {
+                records.kept = read("configs of previous revisions", &bytes)?;
+            }
             if let Some(bytes) = get(REVOKED)? {
                 records.revoked = read("revocation", &bytes)?;
             }
@@ -374,7 +378,7 @@ impl Store {
         self.write(true, |transaction| {
             put(transaction, IDENTITY, &value(identity))?;
             if anew {
-                for key in [DESIRED, SEEN, REVOKED] {
+                for key in [DESIRED, SEEN, KEPT, REVOKED] {
                     remove(transaction, key)?;
                 }
             }
@@ -545,6 +549,7 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             &app.to_string(),
             assignment.as_deref().map(value),
         ),
+        Change::Kept(configs) => put(transaction, KEPT, &value(configs)),
         Change::Ledger(name, entry) => row(
             transaction,
             LEDGER,

@@ -392,6 +392,8 @@ impl Machine {
             | Effect::FinishBlob { .. }
             | Effect::OpenLog { .. }
             | Effect::OpenExec { .. }
+            | Effect::OpenVolume { .. }
+            | Effect::WriteConfigs(_)
             | Effect::StreamCredit { .. }
             | Effect::StreamInput { .. }
             | Effect::StreamResize { .. }

@@ -422,6 +422,35 @@ fn what_an_app_may_reach_changes_while_it_runs() {
 }
 
 #[test]
+fn apps_without_a_bridge_have_their_files_and_leave_the_network_alone() {
+    let world = World::new("net-files");
+    let alone = manifest("alone", "", "").replace("network: bridge", "network: none");
+    let plain = manifest("plain", "", "").replace("network: bridge", "hostNetwork: true");
+    world
+        .hub
+        .apply(&world.scratch, &[alone, plain].join("---\n"));
+    let hosts = |app: &str| world.inside(app, &["cat", "/etc/hosts"]).expect("hosts");
+    assert!(
+        hosts("alone").contains("127.0.1.1 one\n10.9.8.7 plc"),
+        "{}",
+        hosts("alone")
+    );
+    let own = fs::read_to_string("/etc/hosts").expect("the device's");
+    assert_eq!(hosts("plain"), format!("{}\n10.9.8.7 plc", own.trim_end()));
+    let resolv = world
+        .inside("plain", &["cat", "/etc/resolv.conf"])
+        .expect("resolv.conf");
+    let own = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert!(
+        !own.contains("nameserver ") || resolv.ends_with("options ndots:2"),
+        "{resolv}"
+    );
+    assert!(world.inside("alone", &["ask", DEVICE_V4, "7000"]).is_err());
+    assert_eq!(picture(), world.before);
+    world.delete(&["alone", "plain"]);
+}
+
+#[test]
 fn a_port_goes_from_one_revision_to_the_next_without_a_gap() {
     let world = World::new("net-handover");
     let strategy = "  strategy: { type: StartThenStop }\n";
@@ -524,10 +553,10 @@ fn damage_and_restarts_leave_apps_reachable() {
 
     // A reboot: nothing of the kernel's is left, nor the run directory.
     world.agent.cut_power();
-    sh(&format!(
+    sh(
         "nft flush ruleset; for link in $(ip -o link | sed 's/^[0-9]*: //; s/[:@].*//' | grep ^sk); do ip link del $link; done
-         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0"
-    ));
+         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+    );
     assert_eq!(picture(), world.before);
     world.agent.start_again();
     world.eventually("the port after a reboot", || {

@@ -39,10 +39,7 @@ impl Core {
             }
             CommandBody::Logs(request) => self.logs(request),
             CommandBody::Exec(request) => self.exec(request),
-            CommandBody::Volume(request) => {
-                let reason = "this agent cannot look into volumes: update it";
-                self.refuse_stream(request.stream, reason.into());
-            }
+            CommandBody::Volume(request) => self.volume(request),
             CommandBody::Usage { request } => {
                 let containers = self.running();
                 self.effects.push(Effect::ReadUsage {
@@ -178,7 +175,7 @@ impl Core {
         }
     }
 
-    fn open_stream(&mut self, stream: StreamId, kind: StreamKind) -> bool {
+    pub(super) fn open_stream(&mut self, stream: StreamId, kind: StreamKind) -> bool {
         if let Some(reason) = self.streams.refuse(stream) {
             self.refuse_stream(stream, reason);
             return false;
@@ -188,7 +185,7 @@ impl Core {
         true
     }
 
-    fn refuse_stream(&mut self, stream: StreamId, reason: String) {
+    pub(super) fn refuse_stream(&mut self, stream: StreamId, reason: String) {
         // One that is open would take this frame for its own.
         if !self.streams.contains(stream) {
             self.carry_out(Steps {

@@ -11,7 +11,7 @@ use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::pod::Resources;
 use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
@@ -20,8 +20,8 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, RevisionId,
-    Seq, StreamId, Timestamp, encode,
+    AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation,
+    ImageRef, RevisionId, Seq, StreamId, Timestamp, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -346,6 +346,16 @@ pub enum Effect {
         /// What, and the first credit.
         request: ExecRequest,
     },
+    /// Do something with named volumes, wired to a stream.
+    OpenVolume {
+        /// What, and the first credit.
+        request: VolumeRequest,
+        /// Apps that use each volume.
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+    },
+    /// Write the files of these apps' configs anew, where some are already and
+    /// are not as they should be. A failure is told with [`Event::Trouble`].
+    WriteConfigs(Vec<(Assignment, Configs)>),
     /// The stream may say so many bytes more.
     StreamCredit {
         /// Which stream.
@@ -476,6 +486,17 @@ pub struct CreateContainer {
     /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
     /// is valid.
     pub container: usize,
+    /// Configs and secrets that the app names, as far as they are there.
+    pub configs: Configs,
+}
+
+/// Configs and secrets as they are in one desired state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Configs {
+    /// Of which they are: files of a newer one are never written over.
+    pub generation: Generation,
+    /// Each once.
+    pub all: Vec<Config>,
 }
 
 impl CreateContainer {
@@ -502,6 +523,8 @@ pub struct Records {
     pub seen: Seq,
     /// What was before a revision that is not known to be good.
     pub previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only those name.
+    pub kept: Vec<Config>,
     /// What we did.
     pub ledger: BTreeMap<InstanceName, Entry>,
     /// The device was shut out.
@@ -538,6 +561,8 @@ pub enum Change {
     /// What an app had before, kept until its new revision is good; `None`
     /// takes it away.
     Previous(AppRef, Option<Box<Assignment>>),
+    /// Configs that only such revisions name, all of them.
+    Kept(Vec<Config>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
     /// The name that an app's revision runs under; `None` is its own.
@@ -579,6 +604,7 @@ impl Records {
             Change::Previous(app, None) => {
                 self.previous.remove(&app);
             }
+            Change::Kept(configs) => self.kept = configs,
             Change::Ledger(name, Some(entry)) => {
                 self.ledger.insert(name, entry);
             }

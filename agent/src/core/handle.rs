@@ -26,7 +26,8 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Labels, Seq, SessionId, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Labels, Seq,
+    SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,7 +69,21 @@ pub(super) struct InForce {
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
+    pub(super) configs: Vec<Config>,
     pub(super) labels: Labels,
+}
+
+impl InForce {
+    pub(super) fn of(desired: Desired, digest: Digest) -> Self {
+        Self {
+            generation: desired.generation,
+            digest,
+            assignments: desired.assignments,
+            updates: desired.updates,
+            configs: desired.configs,
+            labels: desired.labels,
+        }
+    }
 }
 
 /// The agent's brain.
@@ -84,6 +99,8 @@ pub struct Core {
     pub(super) link: LinkState,
     pub(super) desired: Option<InForce>,
     pub(super) previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only previous revisions name.
+    pub(super) kept: Vec<Config>,
     pub(super) replacing: BTreeMap<AppRef, Replacement>,
     pub(super) watched: BTreeMap<AppRef, Watched>,
     /// From when on a change may be called late, in milliseconds since boot.
@@ -164,6 +181,7 @@ impl Core {
             },
             desired: None,
             previous: records.previous,
+            kept: records.kept,
             replacing: records.replacing,
             watched: BTreeMap::new(),
             judge_from_ms: None,
@@ -193,15 +211,10 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok((assignments, updates, labels)) => {
-                    let assignments = core.carry_on(assignments);
-                    core.desired = Some(InForce {
-                        generation: record.generation,
-                        digest: Digest::of(&record.bytes),
-                        assignments,
-                        updates,
-                        labels,
-                    });
+                Ok(mut desired) => {
+                    let digest = Digest::of(&record.bytes);
+                    desired.assignments = core.carry_on(desired.assignments);
+                    core.desired = Some(InForce::of(desired, digest));
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
                     "the stored desired state cannot be read ({text}): apps that run keep running until the hub sends it anew"
@@ -300,6 +313,8 @@ impl Core {
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
                 self.watch_found(now);
+                // A run before this one may not have come to it.
+                self.write_configs();
                 self.judge_from_now(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }

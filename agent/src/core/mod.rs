@@ -31,6 +31,7 @@ pub mod work_cron;
 
 mod asked;
 mod command;
+mod configs;
 mod desired;
 mod handle;
 mod network;
@@ -43,8 +44,8 @@ mod view;
 pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
-    Outgoing, OutgoingReport, Records,
+    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
+    MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;

@@ -143,6 +143,7 @@ impl Core {
         };
         let previous = previous.map(Box::new);
         self.changes.push(Change::Previous(app.clone(), previous));
+        self.prune_kept();
     }
 
     fn set_replacing(&mut self, app: &AppRef, record: Option<Replacement>) {

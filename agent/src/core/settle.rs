@@ -93,11 +93,13 @@ impl Core {
                     entry.container, entry.revision
                 );
                 self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
+                let configs = self.configs_of(&assignment);
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),
                     log_name: log_name(&entry.app, &entry.container),
                     assignment: *assignment,
                     container,
+                    configs,
                 })));
             }
             Action::Settle { id, .. } => {

@@ -62,6 +62,8 @@ impl<M: Machine> Engine<M> {
                 );
                 ask.finish(Answer::Failed(text));
             }
+            Request::Volumes => self.show_volumes(ask),
+            Request::RemoveVolume { volume } => self.remove_volume(ask, &volume),
             Request::Reset => return Some(Ending::Reset(ask)),
         }
         None

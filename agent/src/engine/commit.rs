@@ -47,6 +47,7 @@ pub(super) fn may_wait(change: &Change) -> bool {
         Change::Previous(_, Some(_))
         | Change::Desired(..)
         | Change::Carried(..)
+        | Change::Kept(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,

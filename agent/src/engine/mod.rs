@@ -9,6 +9,7 @@ mod effects;
 mod pause;
 mod run;
 mod updates;
+mod volumes;
 
 pub use asked::shown_broker;
 pub use run::{Ending, Engine, EngineError, Setup};

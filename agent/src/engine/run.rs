@@ -138,6 +138,8 @@ pub struct Engine<M: Machine> {
     clock_watch: Option<ClockWatch>,
     /// When to see next whether it can be believed.
     clock_at_ms: u64,
+    /// It could once in this run.
+    clock_known: bool,
     /// When the hub is called first, if the runtime has not been heard of
     /// before: apps begin to start before anything that needs the network.
     pub(super) call_by_ms: Option<u64>,
@@ -194,6 +196,7 @@ impl<M: Machine> Engine<M> {
             pause: Pause::default(),
             clock_watch: ClockWatch::new().ok(),
             clock_at_ms: now.boot_ms,
+            clock_known: false,
             look_at_ms: now.boot_ms.saturating_add(FIRST_LOOK_MS),
             call_by_ms: Some(now.boot_ms.saturating_add(CALL_WITHIN_MS)),
             watch: None,
@@ -348,7 +351,10 @@ impl<M: Machine> Engine<M> {
     /// The clock was set, or it is time to see what it is worth.
     async fn look_at_clock(&mut self) {
         let now_ms = self.setup.clock.now().boot_ms;
-        let trusted = self.setup.clock.is_trusted();
+        // The kernel forgets within hours that it was right; it still is, for
+        // a device that is offline for long.
+        self.clock_known |= self.setup.clock.is_trusted();
+        let trusted = self.clock_known && self.setup.clock.is_plausible();
         let again_ms = if trusted {
             LOOK_AGAIN_MS
         } else {
@@ -457,6 +463,10 @@ impl<M: Machine> Engine<M> {
 
     async fn machine_event(&mut self, event: MachineEvent) {
         match event {
+            MachineEvent::Trouble(reason, message) => {
+                tracing::warn!("{message}");
+                self.step(Event::Trouble { reason, message }).await;
+            }
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
             MachineEvent::Network {
                 addresses,

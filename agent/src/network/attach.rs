@@ -155,6 +155,8 @@ pub struct PodNetworks {
     /// absent before it was said.
     shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
     reshaped: (Sender<()>, Receiver<()>),
+    /// Pods that are to be attached with the next settling.
+    arriving: RefCell<Vec<(PodId, Attachment, OwnedFd)>>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +167,10 @@ struct State {
     responders: BTreeMap<Namespace, (SharedNames, Task<()>)>,
     /// Nothing is torn down before it is known what runs.
     resumed: bool,
+    /// Pods have come that no settling has seen to its end.
+    unsettled: bool,
+    /// What the newest settling left.
+    settled: Settled,
     jobs: u64,
 }
 
@@ -221,6 +227,7 @@ impl PodNetworks {
             watch: watch.map_err(|error: AttachError| error)?,
             shapes: RefCell::default(),
             reshaped: bounded(1),
+            arriving: RefCell::default(),
         })
     }
 
@@ -259,7 +266,7 @@ impl PodNetworks {
         state.namespaces = namespaces;
         state.resumed = true;
         // Without pods and rules there is nothing to look at either.
-        self.settle(&mut state).await.map(drop)
+        self.settle(&mut state).await
     }
 
     /// Puts a pod on the network of its namespace, before its first process
@@ -272,25 +279,22 @@ impl PodNetworks {
         pod: Attachment,
         namespace: OwnedFd,
     ) -> Result<Attached, AttachError> {
-        let mut state = self.state.lock().await;
-        let mut pod = pod;
-        let last = state.kept.pods.values().map(|(rank, _)| *rank).max();
-        let rank = match state.kept.pods.get(id) {
-            Some((rank, old)) => {
-                pod.containers.extend(old.containers.iter().cloned());
-                pod.shape = old.shape.clone();
-                *rank
-            }
-            None => last.map_or(0, |rank| rank.saturating_add(1)),
-        };
-        if let Some(shape) = self.shapes.borrow().as_ref().and_then(|all| all.get(id)) {
-            pod.shape = shape.clone();
-        }
         let of = pod.app.namespace.clone();
-        state.kept.pods.insert(id.clone(), (rank, pod));
-        state.namespaces.insert(id.clone(), namespace);
-        let settled = self.settle(&mut state).await?;
-        let troubles = settled.words(Some(id));
+        self.arriving
+            .borrow_mut()
+            .push((id.clone(), pod, namespace));
+        // Those who come while this waits are settled in one go: a device that
+        // starts brings all its pods at once.
+        let mut state = self.state.lock().await;
+        for (id, pod, namespace) in self.arriving.take() {
+            let shapes = self.shapes.borrow();
+            let told = shapes.as_ref().and_then(|all| all.get(&id)).cloned();
+            state.arrive(id, pod, namespace, told);
+        }
+        if state.unsettled {
+            self.settle(&mut state).await?;
+        }
+        let troubles = state.settled.words(Some(id));
         let place = state.layout.pods.get(id);
         match (place, state.layout.networks.get(&of)) {
             (Some(place), Some(network)) if troubles.is_empty() => Ok(Attached {
@@ -299,7 +303,7 @@ impl PodNetworks {
             }),
             (Some(_), Some(_)) => Err(AttachError::Trouble(troubles.join("; "))),
             // It has no address, and one of all troubles says why.
-            _ => Err(AttachError::Trouble(settled.words(None).join("; "))),
+            _ => Err(AttachError::Trouble(state.settled.words(None).join("; "))),
         }
     }
 
@@ -309,7 +313,7 @@ impl PodNetworks {
         state.namespaces.remove(id);
         match state.kept.pods.remove(id) {
             None => Ok(()),
-            Some(_) => self.settle(&mut state).await.map(drop),
+            Some(_) => self.settle(&mut state).await,
         }
     }
 
@@ -360,7 +364,7 @@ impl PodNetworks {
                     continue;
                 }
                 let troubles = match self.settle(&mut state).await {
-                    Ok(settled) => settled.words(None),
+                    Ok(()) => state.settled.words(None),
                     Err(error) => vec![chain(&error)],
                 };
                 if troubles != told {
@@ -372,7 +376,7 @@ impl PodNetworks {
         self.tasks.run(mend).await
     }
 
-    async fn settle(&self, state: &mut State) -> Result<Settled, AttachError> {
+    async fn settle(&self, state: &mut State) -> Result<(), AttachError> {
         let wanted = state.wanted();
         // Before anything is there, so that a crash in between leaves nothing
         // that nobody knows of.
@@ -396,10 +400,12 @@ impl PodNetworks {
             tracing::debug!("{change}");
         }
         state.layout = outcome.layout;
-        Ok(Settled {
+        state.settled = Settled {
             names: self.answer_names(state, &wanted).await,
             troubles: outcome.troubles,
-        })
+        };
+        state.unsettled = false;
+        Ok(())
     }
 
     async fn answer_names(&self, state: &mut State, wanted: &Wanted) -> Vec<NamesError> {
@@ -437,6 +443,25 @@ impl PodNetworks {
 }
 
 impl State {
+    /// A pod is there, or another container of one that is.
+    fn arrive(&mut self, id: PodId, mut pod: Attachment, namespace: OwnedFd, told: Option<Shape>) {
+        let last = self.kept.pods.values().map(|(rank, _)| *rank).max();
+        let rank = match self.kept.pods.get(&id) {
+            Some((rank, old)) => {
+                pod.containers.extend(old.containers.iter().cloned());
+                pod.shape = old.shape.clone();
+                *rank
+            }
+            None => last.map_or(0, |rank| rank.saturating_add(1)),
+        };
+        if let Some(shape) = told {
+            pod.shape = shape;
+        }
+        self.kept.pods.insert(id.clone(), (rank, pod));
+        self.namespaces.insert(id, namespace);
+        self.unsettled = true;
+    }
+
     /// Whether any pod has another shape now.
     fn reshape(&mut self, shapes: &BTreeMap<PodId, Shape>) -> bool {
         let mut other = false;

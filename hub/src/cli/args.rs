@@ -394,7 +394,7 @@ impl From<PsArgs> for GetArgs {
 /// `skerry describe`.
 #[derive(Debug, Clone, Args)]
 pub struct DescribeArgs {
-    /// device, app, config or secret; or device/NAME
+    /// device, app, job, cronjob, config or secret; or device/NAME
     pub resource: String,
     /// Which
     pub names: Vec<String>,
@@ -473,6 +473,28 @@ pub enum CreateKind {
     Config(CreateConfig),
     /// Files that apps read and nobody else sees
     Secret(CreateConfig),
+    /// What a cronjob runs, now and once
+    Job(CreateJob),
+}
+
+/// A job of a cronjob.
+#[derive(Debug, Clone, Args)]
+pub struct CreateJob {
+    /// Its name
+    pub name: String,
+    /// Which cronjob, as in cronjob/backup
+    #[arg(long, value_name = "CRONJOB", required = true)]
+    pub from: String,
+    /// Wait until it is complete on every matching device that is online; fail
+    /// if not
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, as in 90s or 5m
+    #[arg(long, value_parser = parse_duration, default_value = "60s", value_name = "TIME")]
+    pub timeout: Duration,
+    /// Their namespace
+    #[command(flatten)]
+    pub namespace: InNamespace,
 }
 
 /// What a config or secret is made of.
@@ -841,8 +863,8 @@ pub struct RolloutArgs {
 pub enum RolloutCommand {
     /// Show how far it is
     Status {
-        /// agent, os or line, or app/NAME; the newest of the first three when
-        /// absent
+        /// agent, os or line, or app/NAME or job/NAME; the newest of the first
+        /// three when absent
         subject: Option<String>,
         /// The app's namespace
         #[command(flatten)]

@@ -233,6 +233,10 @@ fn flag_values(flag: &clap::Arg, names: &dyn Names) -> Vec<String> {
         "namespace" => names.namespaces(),
         "device" => names.of(Resource::Devices),
         "app" => names.of(Resource::Apps),
+        "from" => {
+            let found = names.of(Resource::CronJobs).into_iter();
+            found.map(|name| format!("cronjob/{name}")).collect()
+        }
         "container" => names.containers(),
         _ => Vec::new(),
     }

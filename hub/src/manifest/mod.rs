@@ -24,6 +24,7 @@ mod quantity;
 mod resources;
 mod scalar;
 mod security;
+mod services;
 mod tree;
 mod unsupported;
 mod update;

@@ -12,6 +12,7 @@ use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::bytes_text;
 use super::resources;
 use super::security;
+use super::services;
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
@@ -125,7 +126,7 @@ fn document(app: &App) -> Fields {
         "dependsOn",
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
-    network::write_policy(&app.policy, &mut spec);
+    services::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
     job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();

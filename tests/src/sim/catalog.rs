@@ -2,11 +2,13 @@
 //! first argument says what their process does.
 
 use super::chance::Chance;
-use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_hub::model::{App, ConfigObject, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_wire::pod::EnvValue;
 use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
-    AppPolicy, AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
+    AppPolicy, AppRef, Config, ConfigData, ConfigKind, ConfigRef, ContainerSpec, Digest, EnvVar,
+    Namespace, PodSpec, RestartPolicy, Selector, Timestamp, Volume, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -33,6 +35,9 @@ pub struct Catalog {
     /// Every blob, for the hub's blob store.
     pub blobs: BTreeMap<Digest, Vec<u8>>,
 }
+
+/// Names that configs may have: few, so that they are changed often.
+const CONFIGS: [&str; 2] = ["settings", "login"];
 
 /// What the process of a container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +148,33 @@ impl Catalog {
             sidecar.startup_probe = probe(chance);
             init_containers.push(sidecar);
         }
+        let mut volumes = Vec::new();
+        if chance.one_in(2) {
+            volumes.push(Volume {
+                name: "settings".into(),
+                source: VolumeSource::Config {
+                    kind: config_kind(chance),
+                    name: chance.pick(&CONFIGS).parse().expect("a name"),
+                    items: Vec::new(),
+                    mode: 0o644,
+                    optional: false,
+                },
+            });
+        }
+        let mut containers = containers;
+        if chance.one_in(4) {
+            containers[0].env.push(EnvVar {
+                name: "TOKEN".into(),
+                value: EnvValue::Config {
+                    kind: config_kind(chance),
+                    name: chance.pick(&CONFIGS).parse().expect("a name"),
+                    key: "file".into(),
+                    optional: true,
+                },
+            });
+        }
         let pod = PodSpec {
+            volumes,
             init_containers,
             restart_policy: *chance.pick(&policies),
             termination_grace_secs: chance.between(0, 3) as u32,
@@ -270,6 +301,37 @@ fn probe(chance: &mut Chance) -> Option<Box<Probe>> {
 fn hook(chance: &mut Chance) -> Option<Box<Hook>> {
     let hook = Hook::Sleep { seconds: 1 };
     chance.one_in(8).then(|| Box::new(hook))
+}
+
+fn config_kind(chance: &mut Chance) -> ConfigKind {
+    match chance.one_in(2) {
+        true => ConfigKind::Config,
+        false => ConfigKind::Secret,
+    }
+}
+
+/// The name of some config or secret.
+pub fn config_name(chance: &mut Chance) -> ConfigRef {
+    ConfigRef {
+        namespace: Namespace::default_namespace(),
+        name: chance.pick(&CONFIGS).parse().expect("a name"),
+        kind: config_kind(chance),
+    }
+}
+
+/// A config or secret, perhaps another version of one that is there.
+pub fn config(chance: &mut Chance, name: ConfigRef) -> ConfigObject {
+    let value = format!("{SECRET}{}", chance.below(5)).into_bytes();
+    ConfigObject {
+        config: Config {
+            namespace: name.namespace,
+            name: name.name,
+            kind: name.kind,
+            data: ConfigData([("file".to_string(), value)].into()),
+        },
+        immutable: false,
+        type_name: String::new(),
+    }
 }
 
 /// The name of some app.

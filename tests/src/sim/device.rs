@@ -15,7 +15,8 @@ use skerry_agent::core::replace::{Runs, Stage, runs};
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::work::{Run, RunPhase, WorkRecord, pod_revision};
 use skerry_agent::core::{
-    Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
+    Change, Configs, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing,
+    Records, Start,
 };
 use skerry_agent::runtime::{ContainerId, ExitStatus, Timestamp as Nanos};
 use skerry_wire::finding::Finding;
@@ -25,8 +26,8 @@ use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    AppRef, Assignment, Desired, DeviceId, Digest, Generation, RevisionId, Role, Seq, SessionId,
-    StreamId, Timestamp, decode, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, Generation, ImageRef, PodSpec,
+    RevisionId, Role, Seq, SessionId, StreamId, Timestamp, decode, encode, named_configs,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -121,6 +122,10 @@ pub struct DeviceHost {
     pub keeper: Keeper,
     /// Its images.
     pub images: ImageStore,
+    /// The configs on its disk.
+    configs: Vec<Config>,
+    /// Those that each app's files are of, in memory.
+    pub files: BTreeMap<(AppRef, RevisionId), Configs>,
     /// Commits of this machine.
     pub commits: u64,
     /// Messages that this run has heard.
@@ -171,6 +176,8 @@ impl DeviceHost {
             wall: Wall::Shifted(0),
             keeper: Keeper::default(),
             images: ImageStore::default(),
+            configs: Vec::new(),
+            files: BTreeMap::new(),
             commits: 0,
             heard: BTreeSet::new(),
             started: BTreeMap::new(),
@@ -196,6 +203,25 @@ impl DeviceHost {
     /// What is on its disk to be run.
     pub fn assignments(&self) -> &[Assignment] {
         self.desired.as_ref().map_or(&[], |(_, all)| all)
+    }
+
+    /// Whether the files of an app's configs are as on the disk. Variables
+    /// stay as they were at the start.
+    pub fn has_files_of(&self, assignment: &Assignment) -> bool {
+        let key = (assignment.app.clone(), assignment.revision);
+        let volumes = PodSpec {
+            volumes: assignment.pod.volumes.clone(),
+            ..PodSpec::<ImageRef>::new(Vec::new())
+        };
+        let named = named_configs(&assignment.app.namespace, &volumes);
+        let files = |all: &[Config]| -> Vec<Config> {
+            let all = all.iter();
+            all.filter(|config| named.contains_key(&config.reference()))
+                .cloned()
+                .collect()
+        };
+        let written = self.files.get(&key);
+        written.is_none_or(|written| files(&written.all) == files(&self.configs))
     }
 
     /// What shall run by what is on its disk: of each app one revision, or two.
@@ -242,8 +268,10 @@ impl DeviceHost {
     }
 
     fn read_desired(&mut self) {
+        self.configs.clear();
         self.desired = self.records.desired.as_ref().map(|record| {
             let desired: Desired = decode("desired", &record.bytes).unwrap_or_default();
+            self.configs = desired.configs;
             (record.generation, desired.assignments)
         });
     }
@@ -398,6 +426,7 @@ impl World {
             host.boot += 1;
             host.booted_ms = self.now_ms + delay_ms;
             host.keeper.power_cut(&mut self.chance);
+            host.files.clear();
             host.images.power_cut(&mut self.chance);
             if self.chance.one_in(3) {
                 host.wall = Wall::Since1970;
@@ -784,6 +813,11 @@ impl World {
                 self.tell(|| format!("{device} creates {}", wanted.id));
                 self.check_create(device, &wanted)?;
                 self.devices[device].keeper.create(&wanted)?;
+                let assignment = &wanted.assignment;
+                let key = (assignment.app.clone(), assignment.revision);
+                self.devices[device]
+                    .files
+                    .insert(key, wanted.configs.clone());
                 let fails = self.chance.one_in(if self.calm { 1_000_000 } else { 12 });
                 let delay_ms = self.chance.between(2, 400);
                 let news = KeeperNews::Made(wanted.id.clone(), !fails, asked);
@@ -853,13 +887,29 @@ impl World {
                 self.later(delay_ms, Happening::Keeper(device, serial, news));
                 Ok(())
             }
+            Effect::WriteConfigs(apps) => {
+                self.count("configs written", || device.to_string());
+                for (assignment, configs) in apps {
+                    self.check_configs(device, &configs)?;
+                    let key = (assignment.app, assignment.revision);
+                    if let Some(files) = self.devices[device].files.get_mut(&key) {
+                        *files = configs;
+                    }
+                }
+                Ok(())
+            }
+            Effect::RemoveScratch { app, revision } => {
+                let files = &mut self.devices[device].files;
+                files.retain(|(a, r), _| *a != app || r.short() != revision);
+                Ok(())
+            }
             Effect::ForgetExit { .. }
-            | Effect::RemoveScratch { .. }
             | Effect::ShapeNetwork(_)
             | Effect::WatchDevices(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
+            | Effect::OpenVolume { .. }
             | Effect::StreamCredit { .. }
             | Effect::StreamInput { .. }
             | Effect::StreamResize { .. }
@@ -1025,6 +1075,7 @@ impl World {
                 format!("{} is made, the ledger does not know it", wanted.id),
             );
         }
+        self.check_configs(device, &wanted.configs)?;
         let app = &wanted.assignment.app;
         let job = host.has_pod(app, wanted.assignment.revision);
         if !job && !host.shall_run().contains(&&wanted.assignment) {
@@ -1038,6 +1089,20 @@ impl World {
             return broken("nothing starts without its image", format!("{status:?}"));
         }
         Ok(())
+    }
+
+    /// Files are never of another state than the one on the disk.
+    fn check_configs(&self, device: usize, configs: &Configs) -> Lawful {
+        let host = &self.devices[device];
+        let stored =
+            |config: &Config| host.configs.contains(config) || host.records.kept.contains(config);
+        if configs.generation == host.generation() && configs.all.iter().all(stored) {
+            return Ok(());
+        }
+        broken(
+            "a config is committed before it is written",
+            format!("{configs:?}, {} is committed", host.generation()),
+        )
     }
 
     /// What is desired and runs is left alone.

@@ -206,6 +206,12 @@ impl World {
             let entry = host.records.ledger.get(&name);
             entry.is_some_and(|entry| entry.phase == Phase::Ended)
         };
+        if !host.has_files_of(assignment) {
+            return Some(format!(
+                "files of {} are old on {}",
+                assignment.app, host.number
+            ));
+        }
         let finished = assignment.pod.containers.iter().all(ended);
         let mut containers = assignment.pod.all_containers().enumerate();
         containers.find_map(|(index, container)| {
