@@ -421,7 +421,10 @@ pub fn compose(
     let config = &image.config;
     let given = places.devices.give(create, |path| places.may_mount(path))?;
     mounts.extend(given.mounts);
-    let device_env = given.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let device_env = given
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
     let image_env: Vec<String> = config.env.iter().cloned().chain(device_env).collect();
     let env = Environment::of(create, &image_env, places, place)?;
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone

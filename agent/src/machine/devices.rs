@@ -390,6 +390,7 @@ mod tests {
             log_name: "log".into(),
             assignment: Assignment::new(app, RevisionId(Digest::of(b"1")), pod),
             container: 0,
+            configs: Default::default(),
         }
     }
 
