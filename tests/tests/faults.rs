@@ -7,6 +7,7 @@
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use serde_json::Value;
 use skerry_tests::fleet::app_manifest;
@@ -21,9 +22,9 @@ use std::time::{Duration, Instant};
 /// start.
 const SETTLES_WITHIN: Duration = Duration::from_secs(6 * 60);
 
-const APPS: [&str; 4] = ["web", "small", "pod", "lines"];
+const APPS: [&str; 5] = ["web", "small", "pod", "lines", "reader"];
 /// Processes of the apps that [`World::apply`] declares.
-const PROCESSES: usize = 5;
+const PROCESSES: usize = 6;
 
 /// What happens to the device.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +42,14 @@ enum Fault {
     StopAgentAWhile,
     CutPower,
     KillHub,
+    /// All of this network namespace.
+    FlushRules,
+    DeleteBridge,
+    /// And back, as the same device or as another.
+    Unplug,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 13] = [
     Fault::KillAgent,
     Fault::KillKeeper,
     Fault::KillHelper,
@@ -54,6 +60,9 @@ const FAULTS: [Fault; 10] = [
     Fault::StopAgentAWhile,
     Fault::CutPower,
     Fault::KillHub,
+    Fault::FlushRules,
+    Fault::DeleteBridge,
+    Fault::Unplug,
 ];
 
 struct World {
@@ -75,31 +84,44 @@ impl World {
         hub.wait_online("one");
         hub.import_test_image(&scratch);
         let chance = Chance::of(seed, 0);
-        Self {
+        let world = Self {
             scratch,
             hub,
             agent,
             chance,
-        }
+        };
+        world.plug(3);
+        world
     }
 
     fn apply(&self) {
-        let probed = "          readinessProbe: { tcpSocket: { port: 7001 }, periodSeconds: 1, timeoutSeconds: 20 }\n";
+        let probed = "          ports: [{ name: http, containerPort: 7001, hostPort: 7001 }]
+          readinessProbe: { tcpSocket: { port: http }, periodSeconds: 1, timeoutSeconds: 20 }
+      network: bridge
+";
+        let device = format!("          devices: [\"{}:/dev/gps\"]\n", self.device());
         let small = "          resources: { limits: { memory: 24Mi, pids: 64 } }\n";
         let sidecar = "      initContainers:
         - { name: beside, image: test/app:1, args: [sleep], restartPolicy: Always }
         - { name: before, image: test/app:1, args: [exit, \"0\"] }
 ";
-        let disk = "          volumeMounts: [{ name: data, mountPath: /data }, { name: tmp, mountPath: /tmp }]
+        let disk = "          volumeMounts:
+            - { name: data, mountPath: /data }
+            - { name: tmp, mountPath: /tmp }
+            - { name: key, mountPath: /key }
       volumes:
+        - { name: key, secret: { secretName: key } }
         - { name: data, persistentVolumeClaim: { claimName: data } }
         - { name: tmp, emptyDir: {} }
 ";
+        let create = ["create", "secret", "key", "--from-literal", "password=x"];
+        self.hub.skerry(&create);
         for (name, args, more) in [
             ("web", &["serve", "7001"][..], probed),
             ("small", &["sleep"], small),
             ("pod", &["sleep"], sidecar),
             ("lines", &["lines", "200"], disk),
+            ("reader", &["sleep"], &device),
         ] {
             self.hub
                 .apply(&self.scratch, &app_manifest(name, args, more));
@@ -110,6 +132,20 @@ impl World {
         for app in APPS {
             self.hub.skerry(&["delete", "app", app]);
         }
+        self.hub.skerry(&["delete", "secret", "key"]);
+    }
+
+    /// A node like that of `/dev/null`.
+    fn device(&self) -> String {
+        self.scratch.path().join("gps").display().to_string()
+    }
+
+    fn plug(&self, minor: u64) {
+        let mode = Mode::from_bits_truncate(0o666);
+        let number = makedev(1, minor);
+        mknod(self.device().as_str(), SFlag::S_IFCHR, mode, number).expect("a node");
+        // The kernel says that something happened to some device.
+        fs::write("/sys/devices/virtual/mem/null/uevent", "change").expect("said");
     }
 
     /// The footprint once no app is left, which has to become that one.
@@ -231,6 +267,25 @@ impl World {
                 let moment = Duration::from_millis(self.chance.below(2_000));
                 until(moment, || None::<()>);
                 self.hub.start_again();
+            }
+            Fault::FlushRules => run(&["nft", "flush", "ruleset"]),
+            Fault::DeleteBridge => {
+                let mut list = Command::new("ip");
+                list.args(["-br", "link", "show", "type", "bridge"]);
+                let links = list.output().expect("ip runs");
+                for line in String::from_utf8_lossy(&links.stdout).lines() {
+                    let name = line.split_whitespace().next().expect("a name");
+                    // It may be gone by now, with the last pod on it.
+                    let _ = Command::new("ip").args(["link", "del", name]).status();
+                }
+            }
+            Fault::Unplug => {
+                fs::remove_file(self.device()).expect("it is plugged in");
+                let moment = Duration::from_millis(self.chance.below(2_000));
+                until(moment, || None::<()>);
+                // /dev/null, /dev/zero.
+                let minor = *self.chance.pick(&[3, 5]);
+                self.plug(minor);
             }
         }
     }
