@@ -416,7 +416,7 @@ impl Agent {
             let ask = self.asks.recv().await.ok()?;
             match ask.request {
                 Request::Join { .. } => return Some(ask),
-                Request::Status | Request::Logs { .. } | Request::Reset => {
+                Request::Status | Request::Logs { .. } | Request::Exec { .. } | Request::Reset => {
                     unjoined(ask, "waiting for 'skerry-agent join TOKEN'");
                 }
             }
@@ -534,7 +534,7 @@ impl Agent {
                         *asked = Some(ask);
                         return Ok(None);
                     }
-                    Request::Status | Request::Logs { .. } => {
+                    Request::Status | Request::Logs { .. } | Request::Exec { .. } => {
                         unjoined(ask, &state);
                         None
                     }
@@ -615,7 +615,7 @@ fn unjoined(ask: Ask, state: &str) {
             "version": crate::release(),
             "apps": [],
         })),
-        Request::Reset | Request::Logs { .. } | Request::Join { .. } => {
+        Request::Reset | Request::Logs { .. } | Request::Exec { .. } | Request::Join { .. } => {
             Answer::Failed(format!("this device has not joined a fleet: {state}"))
         }
     };
@@ -639,6 +639,7 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         run_dir: config.run_dir.clone(),
         host_paths: config.host_paths.clone(),
         allow_privileged: config.allow_privileged,
+        users: config.users,
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
     };
@@ -702,8 +703,8 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 
 /// Removes what is ours in both directories; what cannot be removed is logged.
 fn remove_files(config: &Config) {
-    let data =
-        ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
+    let data = ["images", "volumes", "containers", "exits", "logs", "users"]
+        .map(|d| config.data_dir.join(d));
     let run = [
         "containers",
         "logs",
@@ -805,7 +806,11 @@ pub fn join_alone(
             token: String::new(),
             name: None,
         };
-        let mut asked = Some(Ask { request, answers });
+        let mut asked = Some(Ask {
+            request,
+            answers,
+            input: smol::channel::bounded(1).1,
+        });
         let joining = async {
             let mut last = Ok(String::new());
             while let Ok(answer) = heard.recv().await {
@@ -813,7 +818,10 @@ pub fn join_alone(
                     Answer::Note(text) => eprintln!("{text}"),
                     Answer::Done(text) => last = Ok(text),
                     Answer::Failed(text) => last = Err(AgentError::Refused(text)),
-                    Answer::Status(_) | Answer::Log { .. } => {}
+                    Answer::Status(_)
+                    | Answer::Log { .. }
+                    | Answer::Output { .. }
+                    | Answer::Exit(_) => {}
                 }
             }
             last

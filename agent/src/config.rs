@@ -1,6 +1,7 @@
 //! What the agent is told: defaults, then the file, then the environment, then
 //! the command line.
 
+use crate::machine::UserPool;
 use crate::network::{Pool, Prefix};
 use serde::Deserialize;
 use skerry_wire::DeviceId;
@@ -59,6 +60,15 @@ pub struct File {
     log_level: Option<String>,
     release_keys: Option<Vec<String>>,
     network_pool: Option<String>,
+    user_namespaces: Option<UserIds>,
+}
+
+/// The ids of user namespaces, as `/etc/subuid` has them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UserIds {
+    first: u32,
+    count: u32,
 }
 
 /// A configuration that can be used.
@@ -88,6 +98,8 @@ pub struct Config {
     pub allow_privileged: bool,
     /// Where the addresses of pods on bridges come from.
     pub network_pool: Prefix,
+    /// Where the ids of user namespaces come from.
+    pub users: UserPool,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -132,6 +144,7 @@ impl Config {
             release_keys: file.release_keys,
             allow_privileged: file.allow_privileged,
             network_pool: file.network_pool,
+            user_namespaces: file.user_namespaces,
         };
         merged.try_into()
     }
@@ -231,6 +244,12 @@ impl TryFrom<File> for Config {
             let text = "each must be the 64 hexadecimal digits that 'skerry release keygen' prints";
             value("releaseKeys", text.into())
         })?;
+        let users = match &file.user_namespaces {
+            Some(ids) => {
+                UserPool::new(ids.first, ids.count).map_err(|text| value("userNamespaces", text))?
+            }
+            None => UserPool::default(),
+        };
         let network_pool = match &file.network_pool {
             None => Pool::DEFAULT_RANGE,
             Some(text) => pool_of(text).map_err(|text| value("networkPool", text))?,
@@ -255,6 +274,7 @@ impl TryFrom<File> for Config {
             release_keys,
             allow_privileged: file.allow_privileged.unwrap_or(false),
             network_pool,
+            users,
             log_level,
         })
     }

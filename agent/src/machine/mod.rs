@@ -11,11 +11,13 @@ mod probe;
 mod real;
 mod signals;
 mod stream;
+mod users;
 
 pub use compose::Places;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
+pub use users::UserPool;
 
 use crate::core::health::{Answer, Question};
 use crate::core::{CreateContainer, ImageStatus, PodShape};

@@ -327,6 +327,9 @@ fn namespaces(
     if machine.cgroup_v2 {
         all.push(own(Type::Cgroup)?);
     }
+    if let Some((path, _)) = sandbox.and_then(|sandbox| sandbox.users.as_ref()) {
+        all.push(at(Type::User, path)?);
+    }
     let network = sandbox.and_then(|sandbox| sandbox.network.as_deref());
     let ipc = sandbox.map(|sandbox| sandbox.ipc.as_path());
     let pid = sandbox.and_then(|sandbox| sandbox.pid.as_deref());
@@ -508,6 +511,7 @@ mod tests {
             network: Some("/proc/9/fd/8".into()),
             ipc: "/proc/9/fd/7".into(),
             pid: None,
+            users: None,
         };
         let node = Node {
             target: "/dev/modem".into(),
