@@ -10,7 +10,7 @@ use crate::core::{Event, Identity};
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
-use crate::machine::{Machine, Places, RealMachine, chain};
+use crate::machine::{ConfigFiles, Machine, Places, RealMachine, Volumes, chain, unmount_below};
 use crate::network::Pool;
 use crate::notify;
 use crate::pages;
@@ -416,7 +416,12 @@ impl Agent {
             let ask = self.asks.recv().await.ok()?;
             match ask.request {
                 Request::Join { .. } => return Some(ask),
-                Request::Status | Request::Logs { .. } | Request::Exec { .. } | Request::Reset => {
+                Request::Status
+                | Request::Logs { .. }
+                | Request::Exec { .. }
+                | Request::Volumes
+                | Request::RemoveVolume { .. }
+                | Request::Reset => {
                     unjoined(ask, "waiting for 'skerry-agent join TOKEN'");
                 }
             }
@@ -534,7 +539,11 @@ impl Agent {
                         *asked = Some(ask);
                         return Ok(None);
                     }
-                    Request::Status | Request::Logs { .. } | Request::Exec { .. } => {
+                    Request::Status
+                    | Request::Logs { .. }
+                    | Request::Exec { .. }
+                    | Request::Volumes
+                    | Request::RemoveVolume { .. } => {
                         unjoined(ask, &state);
                         None
                     }
@@ -615,7 +624,12 @@ fn unjoined(ask: Ask, state: &str) {
             "version": crate::release(),
             "apps": [],
         })),
-        Request::Reset | Request::Logs { .. } | Request::Exec { .. } | Request::Join { .. } => {
+        Request::Reset
+        | Request::Logs { .. }
+        | Request::Exec { .. }
+        | Request::Volumes
+        | Request::RemoveVolume { .. }
+        | Request::Join { .. } => {
             Answer::Failed(format!("this device has not joined a fleet: {state}"))
         }
     };
@@ -642,6 +656,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         users: config.users,
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
+        config_files: Arc::new(ConfigFiles::default()),
+        volumes: Arc::new(Volumes::in_data_dir(&config.data_dir)),
     };
     let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
     RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
@@ -675,6 +691,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
                 crate::machine::MachineEvent::Network { .. } => {}
                 crate::machine::MachineEvent::Lost => return,
+                crate::machine::MachineEvent::Trouble(..) => {}
             }
         }
     };
@@ -710,10 +727,17 @@ fn remove_files(config: &Config) {
         "logs",
         "names",
         "scratch",
+        "configs",
         "stop-signals",
         "api",
     ]
     .map(|d| config.run_dir.join(d));
+    for dir in [
+        config.run_dir.join("scratch"),
+        ConfigFiles::root(&config.run_dir),
+    ] {
+        unmount_below(&dir);
+    }
     for dir in data.iter().chain(&run) {
         match std::fs::remove_dir_all(dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

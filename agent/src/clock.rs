@@ -1,7 +1,8 @@
-//! The two clocks of the shell. Everything is decided by the boot clock; the
-//! wall clock is only shown.
+//! The two clocks of the shell. Everything is decided by the boot clock but the
+//! starts of CronJobs; the wall clock is shown, and they go by it.
 
 use crate::core::Now;
+use crate::facts::Host;
 use nix::time::{ClockId, clock_gettime};
 use skerry_wire::Timestamp;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -35,6 +36,20 @@ impl Clock {
     pub fn fake(wall_ms: u64) -> Self {
         Self {
             fake: Some(wall_ms.wrapping_sub(boot_ms())),
+        }
+    }
+
+    /// Whether the wall clock can be right at all.
+    pub fn is_plausible(&self) -> bool {
+        crate::doctor::is_plausible(self.now().wall.0 / 1_000)
+    }
+
+    /// Whether something vouches for the wall clock.
+    pub fn is_trusted(&self) -> bool {
+        let secs = self.now().wall.0 / 1_000;
+        match self.fake {
+            Some(_) => crate::doctor::is_plausible(secs),
+            None => crate::doctor::is_clock_trusted(&Host::machine(), secs),
         }
     }
 

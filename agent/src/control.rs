@@ -66,6 +66,13 @@ pub enum Request {
         /// The name wanted.
         name: Option<String>,
     },
+    /// The named volumes, as a list in [`Answer::Status`].
+    Volumes,
+    /// Remove a volume that no app uses.
+    RemoveVolume {
+        /// `NAME` or `NAMESPACE/NAME`.
+        volume: String,
+    },
     /// Stop all apps and forget everything.
     Reset,
 }

@@ -37,6 +37,8 @@ usage: skerry-agent COMMAND [OPTIONS]
       -i, --stdin         give it this standard input
       -t, --tty           give it a terminal
       -c, --container C   which container
+  volume ls           the volumes that are kept for apps
+  volume rm VOLUME    remove one that no app uses; NAME or NAMESPACE/NAME
   doctor              what is wrong with this machine, and what mends it
   stop                end all apps, for an agent that is not running (any more)
   reset               stop all apps, leave the fleet, remove everything
@@ -52,7 +54,7 @@ options of every command:
   --token TOKEN   join with it (or SKERRY_JOIN_TOKEN)
   --log LEVEL     error, warn, info, debug, trace (or SKERRY_LOG)
   --fake-clock MS the wall clock at start, for tests (or SKERRY_FAKE_CLOCK)
-  -o json         for programs (status, ps, doctor)
+  -o json         for programs (status, ps, volume ls, doctor)
 ";
 
 fn main() -> ExitCode {
@@ -198,7 +200,8 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
             print!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
         }
-        "run" | "join" | "status" | "ps" | "logs" | "exec" | "doctor" | "stop" | "reset" => {}
+        "run" | "join" | "status" | "ps" | "logs" | "exec" | "volume" | "doctor" | "stop"
+        | "reset" => {}
         "" => {
             eprint!("{USAGE}");
             return Ok(ExitCode::from(2));
@@ -223,6 +226,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
         "status" | "ps" => status(&config, &verb, options.json),
         "logs" => logs(&config, options),
         "exec" => attach::exec(&config, options),
+        "volume" => volume(&config, &options),
         "doctor" => diagnose(&config, options.json),
         "stop" => stop(&config, &exe),
         _ => reset(&config, &exe, options.yes),
@@ -306,6 +310,15 @@ fn need_root() -> anyhow::Result<()> {
 }
 
 fn not_running(config: &Config) -> anyhow::Error {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let slots = BinarySlots::open(&config.data_dir, &exe, release());
+    if let Some((trial, _)) = slots.ok().and_then(|slots| slots.on_trial()) {
+        return anyhow::anyhow!(
+            "agent {} is on trial and does not answer (yet): if it does not prove itself within {} s, the one before comes back; 'systemctl status skerry-agent' shows what runs",
+            trial.version,
+            trial.confirm_secs
+        );
+    }
     anyhow::anyhow!(
         "no agent runs with {}: systemctl start skerry-agent, or give the --run that it has",
         config.run_dir.display()
@@ -414,6 +427,43 @@ fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
         Some(()) => Ok(code),
         None => Err(not_running(config)),
     }
+}
+
+fn volume(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
+    let words: Vec<&str> = options.words.iter().map(String::as_str).collect();
+    let request = match words.as_slice() {
+        ["ls" | "list"] => Request::Volumes,
+        ["rm" | "remove", volume] => Request::RemoveVolume {
+            volume: (*volume).to_string(),
+        },
+        _ => bail!("usage: skerry-agent volume ls, or volume rm VOLUME"),
+    };
+    let mut code = ExitCode::FAILURE;
+    let mut found = None;
+    let asked = control::ask(&config.run_dir, &request, |answer| {
+        match answer {
+            Answer::Status(value) => found = Some(value),
+            Answer::Done(text) => {
+                println!("{text}");
+                code = ExitCode::SUCCESS;
+            }
+            Answer::Failed(text) => eprintln!("skerry-agent: {text}"),
+            Answer::Note(_) | Answer::Log { .. } | Answer::Output { .. } | Answer::Exit(_) => {}
+        }
+        true
+    })?;
+    if asked.is_none() {
+        return Err(not_running(config));
+    }
+    if let Some(value) = found {
+        let text = match options.json {
+            true => show::json(&value)?,
+            false => show::volumes(&value),
+        };
+        print(&text)?;
+        code = ExitCode::SUCCESS;
+    }
+    Ok(code)
 }
 
 fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {

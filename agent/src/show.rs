@@ -2,10 +2,40 @@
 //! colour, so that both can be read by the same eyes and the same `awk`.
 
 use serde_json::Value;
+use skerry_wire::Timestamp;
+use skerry_wire::zone::utc_text;
 
 /// For programs.
 pub fn json(value: &Value) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Named volumes.
+pub fn volumes(value: &Value) -> String {
+    let head = ["NAMESPACE", "VOLUME", "BYTES", "LIMIT", "FILES", "APPS"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for volume in value.as_array().into_iter().flatten() {
+        let text = |name: &str| volume[name].as_str().unwrap_or_default().to_string();
+        let number = |name: &str| match volume[name].as_u64() {
+            Some(number) => number.to_string(),
+            None => "-".into(),
+        };
+        let apps = volume["apps"].as_array().into_iter().flatten();
+        let apps: Vec<&str> = apps.filter_map(Value::as_str).collect();
+        rows.push(vec![
+            text("namespace"),
+            text("name"),
+            number("usedBytes"),
+            number("limitBytes"),
+            number("entries"),
+            if apps.is_empty() {
+                "-".into()
+            } else {
+                apps.join(",")
+            },
+        ]);
+    }
+    table(&rows)
 }
 
 /// Rows in columns, two spaces between them.
@@ -81,7 +111,25 @@ pub fn containers(status: &Value) -> String {
             ]);
         }
     }
-    table(&rows)
+    table(&rows) + &changes(status)
+}
+
+/// A line for each change of an app's revision that is not over or went wrong.
+fn changes(status: &Value) -> String {
+    let mut text = String::new();
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let change = &app["update"];
+        let how = match change["state"].as_str() {
+            None | Some("done") => continue,
+            Some("held") => format!("held: {}", word(&change["reason"])),
+            Some("trial") => "on trial".to_string(),
+            Some("rolledBack") => format!("rolled back: {}", word(&change["reason"])),
+            Some(other) => other.to_string(),
+        };
+        let (name, to) = (word(&app["name"]), word(&change["to"]));
+        text.push_str(&format!("change of {name} to {to}: {how}\n"));
+    }
+    text
 }
 
 fn update(update: &Value) -> String {
@@ -118,6 +166,45 @@ fn updates(status: &Value) -> String {
         ]);
     }
     table(&rows)
+}
+
+/// Milliseconds since 1970 as `2027-01-01T02:30:00Z`.
+fn moment(value: &Value) -> String {
+    let time = value.as_u64().map(|ms| utc_text(Timestamp(ms)));
+    time.unwrap_or_else(|| "-".into())
+}
+
+/// One line for each job; nothing when there is none.
+fn jobs(status: &Value) -> String {
+    let header = [
+        "JOB",
+        "ACTIVE",
+        "SUCCEEDED",
+        "FAILED",
+        "OUTCOME",
+        "LAST",
+        "NEXT",
+    ];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for app in status["apps"].as_array().into_iter().flatten() {
+        let job = &app["job"];
+        if job.is_null() {
+            continue;
+        }
+        rows.push(vec![
+            word(&app["name"]),
+            word(&job["active"]),
+            word(&job["succeeded"]),
+            word(&job["failed"]),
+            word(&job["outcome"]),
+            moment(&job["lastDueMs"]),
+            moment(&job["nextDueMs"]),
+        ]);
+    }
+    match rows.len() {
+        1 => String::new(),
+        _ => format!("\n{}", table(&rows)),
+    }
 }
 
 /// How the device stands.
@@ -161,6 +248,7 @@ pub fn status(status: &Value) -> String {
         out.push('\n');
         out.push_str(&containers(status));
     }
+    out.push_str(&jobs(status));
     out
 }
 

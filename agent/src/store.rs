@@ -13,6 +13,7 @@
 //! growth is a new version.
 
 use crate::core::ledger::Entry;
+use crate::core::work::WorkRecord;
 use crate::core::{Change, DesiredRecord, Records};
 use redb::backends::FileBackend;
 use redb::{
@@ -21,7 +22,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use skerry_wire::seal::{KeyPair, PublicKey, TokenSecret};
-use skerry_wire::{Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
+use skerry_wire::{AppRef, Assignment, DeviceId, FleetId, Generation, Seq, decode, encode};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::ops::{Bound, Range};
@@ -43,6 +44,7 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
+const WORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("works");
 const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
 
 /// The store's copy during a trial.
@@ -53,6 +55,7 @@ const STARTS: &str = "starts";
 const BOOT: &str = "boot";
 const DESIRED: &str = "desired";
 const SEEN: &str = "seen";
+const KEPT: &str = "kept";
 const REVOKED: &str = "revoked";
 
 /// Why the store failed.
@@ -260,6 +263,9 @@ impl Store {
             if let Some(bytes) = get(SEEN)? {
                 records.seen = read("message number", &bytes)?;
             }
+            if let Some(bytes) = get(KEPT)? {
+                records.kept = read("configs of previous revisions", &bytes)?;
+            }
             if let Some(bytes) = get(REVOKED)? {
                 records.revoked = read("revocation", &bytes)?;
             }
@@ -283,6 +289,13 @@ impl Store {
                 let (_, bytes) = row.map_err(database("reading"))?;
                 let (subject, record) = read("update", bytes.value())?;
                 records.updates.insert(subject, record);
+            }
+        }
+        if let Some(works) = table(read_only.open_table(WORKS))? {
+            for row in works.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, record): (AppRef, WorkRecord) = read("job", bytes.value())?;
+                records.works.insert(app, record);
             }
         }
         if let Some(replacing) = table(read_only.open_table(REPLACING))? {
@@ -357,7 +370,7 @@ impl Store {
         self.write(true, |transaction| {
             put(transaction, IDENTITY, &value(identity))?;
             if anew {
-                for key in [DESIRED, SEEN, REVOKED] {
+                for key in [DESIRED, SEEN, KEPT, REVOKED] {
                     remove(transaction, key)?;
                 }
             }
@@ -528,6 +541,7 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             &app.to_string(),
             assignment.as_deref().map(value),
         ),
+        Change::Kept(configs) => put(transaction, KEPT, &value(configs)),
         Change::Ledger(name, entry) => row(
             transaction,
             LEDGER,
@@ -546,6 +560,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             UPDATES,
             &format!("{subject:?}"),
             Some(value(&(subject, record))),
+        ),
+        Change::Work(app, record) => row(
+            transaction,
+            WORKS,
+            &app.to_string(),
+            record.as_ref().map(|record| value(&(app, record))),
         ),
         Change::Line { broker, tls_pin } => {
             let mut identity = {

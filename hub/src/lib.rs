@@ -22,3 +22,4 @@ pub mod release;
 pub mod server;
 pub mod shell;
 pub mod store;
+pub mod zone;

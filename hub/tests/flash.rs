@@ -348,7 +348,7 @@ fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
             "{}",
             said.err
         );
-        assert!(said.err.contains("skerry get devices -w"), "{}", said.err);
+        assert!(said.err.contains("skerry events --watch"), "{}", said.err);
         assert!(!said.err.contains("geheim") && !said.out.contains("geheim"));
         let read = |path: &str| bench.fat_file("card.img", 4, path);
         let text = |path: &str| String::from_utf8(read(path)).unwrap();

@@ -102,10 +102,12 @@ fn plans() {
         };
         let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
         let (previous, replacing) = (BTreeMap::new(), BTreeMap::new());
+        let jobs = Default::default();
         let wanted = Wanted {
             assignments: Some(&assignments),
             previous: &previous,
             replacing: &replacing,
+            jobs: &jobs,
         };
         let mut observed = Observed {
             containers: Some(BTreeMap::new()),

@@ -390,6 +390,8 @@ impl Machine {
             | Effect::FinishBlob { .. }
             | Effect::OpenLog { .. }
             | Effect::OpenExec { .. }
+            | Effect::OpenVolume { .. }
+            | Effect::WriteConfigs(_)
             | Effect::StreamCredit { .. }
             | Effect::StreamInput { .. }
             | Effect::StreamResize { .. }

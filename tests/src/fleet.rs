@@ -435,6 +435,16 @@ impl Agent {
         assert!(ended.is_some(), "processes of {} do not end", self.name);
     }
 
+    /// What the agent sees mounted below its run directory: each line of the
+    /// kernel's table.
+    pub fn mounts(&self) -> Vec<String> {
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", self.pid()));
+        let table = table.expect("the mounts");
+        let mark = self.run_dir().display().to_string();
+        let ours = table.lines().filter(|line| line.contains(&mark));
+        ours.map(String::from).collect()
+    }
+
     /// Every process of this device but the agent.
     pub fn processes(&self) -> Vec<i32> {
         let agent = self.process.as_ref().map(|p| p.id() as i32);

@@ -75,7 +75,7 @@ impl Fleet {
 
     /// What the container is told by the device's API.
     fn ask(&self, words: &[&str]) -> Result<String, String> {
-        let mut args = vec!["exec", "web", "--", "/bin/app", "api"];
+        let mut args = vec!["exec", "web", "--", "/bin/app", "ask"];
         args.extend(words);
         self.hub.try_skerry(&args)
     }
@@ -221,7 +221,11 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
         manifest(spec, args, &container) + &volume
     };
     fleet
-        .apply_and_wait(&of(&[], &["sleep"], &["env: [{ name: N, value: \"1\" }]"]))
+        .apply_and_wait(&of(
+            &[],
+            &["sleep"],
+            &["env: [{ name: NUMBER, value: \"1\" }]"],
+        ))
         .expect("applied");
     // Before it is proved, it is nothing to go back to.
     let good = fleet.wait_done()["running_revision"].clone();
@@ -296,7 +300,11 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
 
     // Another one is.
     fleet
-        .apply_and_wait(&of(&[], &["sleep"], &["env: [{ name: N, value: \"2\" }]"]))
+        .apply_and_wait(&of(
+            &[],
+            &["sleep"],
+            &["env: [{ name: NUMBER, value: \"2\" }]"],
+        ))
         .expect("applied");
     assert_ne!(fleet.wait_done()["running_revision"], good);
     let events = fleet.hub.skerry(&["events"]);
@@ -374,12 +382,13 @@ fn an_app_asks_its_device_reports_values_and_holds_its_update() {
         "hold: { limitSeconds: 600 }",
     ];
     let of = |n: &str| {
-        let env = format!("env: [{{ name: N, value: \"{n}\" }}]");
+        let env = format!("env: [{{ name: NUMBER, value: \"{n}\" }}]");
         manifest(&spec, &["sleep"], &[&env])
     };
     fleet.apply_and_wait(&of("1")).expect("applied");
     let answer = |fleet: &Fleet, words: &[&str]| -> Value {
-        let text = fleet.ask(words).expect("an answer");
+        // Right after its start, the agent may connect once more.
+        let text = until(PATIENCE, || fleet.ask(words).ok()).expect("an answer");
         println!("{words:?} {text}");
         serde_json::from_str(&text).expect("JSON")
     };
@@ -440,7 +449,7 @@ fn an_app_asks_its_device_reports_values_and_holds_its_update() {
 fn a_lock_holds_an_update_until_its_limit() {
     let fleet = Fleet::new("locks");
     let of = |n: &str, limit: &str, args: &[&str]| {
-        let env = format!("env: [{{ name: N, value: \"{n}\" }}]");
+        let env = format!("env: [{{ name: NUMBER, value: \"{n}\" }}]");
         let hold = format!("hold: {{ limitSeconds: {limit} }}");
         manifest(&["deviceAPI: [HoldUpdates]", &hold], args, &[&env])
     };
@@ -476,7 +485,7 @@ fn a_lock_holds_an_update_until_its_limit() {
 fn a_change_that_the_hub_does_not_hear_of_is_undone_also_over_a_restart() {
     let mut fleet = Fleet::new("confirm");
     let of = |n: &str| {
-        let env = format!("env: [{{ name: N, value: \"{n}\" }}]");
+        let env = format!("env: [{{ name: NUMBER, value: \"{n}\" }}]");
         manifest(&["confirmSeconds: 20"], &["sleep"], &[&env])
     };
     fleet.apply_and_wait(&of("1")).expect("applied");
@@ -498,8 +507,9 @@ fn a_change_that_the_hub_does_not_hear_of_is_undone_also_over_a_restart() {
         }
         fleet.one.start_again();
         let back = |_: &()| {
-            let status = fleet.one.agent("status", &["-o", "json"]);
-            let status: Value = serde_json::from_str(&status).ok()?;
+            // It may not listen yet.
+            let status = fleet.one.command("status").args(["-o", "json"]).output();
+            let status: Value = serde_json::from_slice(&status.ok()?.stdout).ok()?;
             let app = status["apps"][0].clone();
             (app["update"]["state"] == "rolledBack").then_some(app)
         };

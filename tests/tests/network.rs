@@ -151,10 +151,11 @@ impl World {
             "ip route add default via {OUTSIDE_V4}
              ip -6 route add default via {OUTSIDE_V6}"
         ));
+        // The kernel takes its time over the cable and the IPv6 address.
         let up = || {
-            sh("ip -o link show out0")
-                .contains("state UP")
-                .then_some(())
+            let up = sh("ip -o link show out0").contains("state UP");
+            let local = sh("ip -6 route show table local");
+            (up && local.contains(&format!("local {DEVICE_V6} "))).then_some(())
         };
         until(PATIENCE, up).expect("the cable is up");
         let before = picture();
@@ -367,7 +368,7 @@ fn an_app_is_reached_by_its_ports_its_name_and_its_services() {
 
 #[test]
 fn what_an_app_may_reach_changes_while_it_runs() {
-    let world = World::new("net-egress");
+    let mut world = World::new("net-egress");
     let sink = world
         .outside
         .run(|| std::net::TcpListener::bind(("::", 9000)));
@@ -414,6 +415,74 @@ fn what_an_app_may_reach_changes_while_it_runs() {
     );
     assert_eq!(world.agent.container_processes(), processes);
 
+    // A device that is taken out of use is left as it was, too.
+    world.agent.kill();
+    world.agent.agent("stop", &[]);
+    assert_eq!(picture(), world.before);
+}
+
+#[test]
+fn apps_without_a_bridge_have_their_files_and_leave_the_network_alone() {
+    let world = World::new("net-files");
+    let alone = manifest("alone", "", "").replace("network: bridge", "network: none");
+    let plain = manifest("plain", "", "").replace("network: bridge", "hostNetwork: true");
+    world
+        .hub
+        .apply(&world.scratch, &[alone, plain].join("---\n"));
+    let hosts = |app: &str| world.inside(app, &["cat", "/etc/hosts"]).expect("hosts");
+    assert!(
+        hosts("alone").contains("127.0.1.1 one\n10.9.8.7 plc"),
+        "{}",
+        hosts("alone")
+    );
+    let own = fs::read_to_string("/etc/hosts").expect("the device's");
+    assert_eq!(hosts("plain"), format!("{}\n10.9.8.7 plc", own.trim_end()));
+    let resolv = world
+        .inside("plain", &["cat", "/etc/resolv.conf"])
+        .expect("resolv.conf");
+    let own = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert!(
+        !own.contains("nameserver ") || resolv.ends_with("options ndots:2"),
+        "{resolv}"
+    );
+    assert!(world.inside("alone", &["ask", DEVICE_V4, "7000"]).is_err());
+    assert_eq!(picture(), world.before);
+    world.delete(&["alone", "plain"]);
+}
+
+#[test]
+fn a_port_goes_from_one_revision_to_the_next_without_a_gap() {
+    let world = World::new("net-handover");
+    let strategy = "  strategy: { type: StartThenStop }\n";
+    let one = manifest("web", strategy, PORTS);
+    world.hub.apply(&world.scratch, &one);
+    let outside = world.outside.clone();
+    world.eventually("a published port", || outside.tcp(DEVICE_V4, 8070).is_ok());
+    let two = one.replace("value: web", "value: new");
+    let file = world.scratch.path().join("two.yaml");
+    fs::write(&file, two).expect("written");
+    world
+        .hub
+        .skerry(&["apply", "-f", &file.display().to_string()]);
+    let mut refused = Vec::new();
+    world.eventually("the new revision", || match outside.tcp(DEVICE_V4, 8070) {
+        Ok(said) => said == "new: hi",
+        Err(why) => {
+            refused.push(why);
+            false
+        }
+    });
+    assert!(refused.is_empty(), "{refused:?}");
+    world
+        .hub
+        .wait_for_device("one", "running the new one alone", |d| {
+            let app = app(d, "web");
+            app["revision"] == app["running_revision"] && app["address"].is_string()
+        });
+    world.eventually("one process", || {
+        world.agent.container_processes().len() == 1
+    });
+    assert_eq!(outside.tcp(DEVICE_V4, 8070).as_deref(), Ok("new: hi"));
     world.delete(&["web"]);
 }
 
@@ -471,12 +540,23 @@ fn damage_and_restarts_leave_apps_reachable() {
     });
     assert_eq!(app(&device, "web")["address"], address);
 
+    // The keeper of all namespaces ends, and everything is made anew.
+    for pid in world.agent.processes() {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.split(|b| *b == 0).any(|word| word == b"keeper") {
+            sh(&format!("kill -9 {pid}"));
+        }
+    }
+    world.eventually("the port without its keeper", || {
+        world.agent.container_processes() != processes && outside.tcp(DEVICE_V4, 8070).is_ok()
+    });
+
     // A reboot: nothing of the kernel's is left, nor the run directory.
     world.agent.cut_power();
-    sh(&format!(
+    sh(
         "nft flush ruleset; for link in $(ip -o link | sed 's/^[0-9]*: //; s/[:@].*//' | grep ^sk); do ip link del $link; done
-         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0"
-    ));
+         sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+    );
     assert_eq!(picture(), world.before);
     world.agent.start_again();
     world.eventually("the port after a reboot", || {

@@ -13,7 +13,7 @@ const SEEDS: u64 = 1_000;
 /// A mutant is caught within so many.
 const MUTANT_SEEDS: u64 = 200;
 /// What an ordinary run must have met; otherwise it tests nothing.
-const MUST_HAPPEN: [&str; 27] = [
+const MUST_HAPPEN: [&str; 32] = [
     "agent crash",
     "agent start",
     "apply",
@@ -31,6 +31,7 @@ const MUST_HAPPEN: [&str; 27] = [
     "hub clock jumps",
     "hub crash",
     "hub line cut",
+    "job ends",
     "joined",
     "keeper lost",
     "label",
@@ -39,7 +40,11 @@ const MUST_HAPPEN: [&str; 27] = [
     "lost",
     "power cut",
     "restore",
+    "on trial",
+    "proved",
+    "rolled back",
     "store lost",
+    "update held",
     "will",
 ];
 

@@ -12,6 +12,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod cron;
 pub mod desired;
 pub mod finding;
 pub mod id;
@@ -26,6 +27,7 @@ pub mod stream;
 pub mod token;
 pub mod topic;
 pub mod update;
+pub mod zone;
 
 pub use codec::{DecodeError, decode, encode};
 pub use config::{Config, ConfigData, ConfigKind, ConfigRef, named_configs};

@@ -488,6 +488,8 @@ pub struct Security {
     pub app_armor: Profile,
     /// Show all of `/proc` (Kubernetes' `procMount: Unmasked`).
     pub unmasked_proc: bool,
+    /// Do not start it if its user, or the image's, is root.
+    pub run_as_non_root: bool,
 }
 
 /// A security profile.

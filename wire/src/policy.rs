@@ -59,6 +59,8 @@ pub struct Job {
     /// Seconds after its end until it is forgotten, with its logs; kept when
     /// absent.
     pub ttl_after_finished_secs: Option<u32>,
+    /// Its pod is stopped, and none starts.
+    pub suspend: bool,
 }
 
 impl Default for Job {
@@ -68,6 +70,7 @@ impl Default for Job {
             backoff_limit: 6,
             active_deadline_secs: None,
             ttl_after_finished_secs: None,
+            suspend: false,
         }
     }
 }
@@ -75,10 +78,10 @@ impl Default for Job {
 /// Kubernetes' CronJob on one device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CronJob {
-    /// As cron writes it: `*/5 * * * *`, `@daily`.
+    /// As [`crate::cron`] reads it: `*/5 * * * *`, `@daily`.
     pub schedule: String,
-    /// IANA's name of the time zone that the schedule means; UTC when absent.
-    pub time_zone: Option<String>,
+    /// The time zone that the schedule means; UTC when absent.
+    pub time_zone: Option<TimeZone>,
     /// What happens when the last one still runs.
     pub concurrency: Concurrency,
     /// Seconds that a start may be late; later, it is left out. Any when
@@ -86,8 +89,45 @@ pub struct CronJob {
     pub starting_deadline_secs: Option<u32>,
     /// No new starts.
     pub suspend: bool,
+    /// Runs that ended well that are remembered, at most
+    /// [`CronJob::MAX_HISTORY`].
+    pub successful_history: u8,
+    /// Runs that failed that are remembered, likewise.
+    pub failed_history: u8,
     /// What each start is.
     pub job: Job,
+}
+
+impl CronJob {
+    /// Runs of one outcome that can be remembered.
+    pub const MAX_HISTORY: u8 = 10;
+    /// Kubernetes' default of `successfulJobsHistoryLimit`.
+    pub const SUCCESSFUL_HISTORY: u8 = 3;
+    /// Kubernetes' default of `failedJobsHistoryLimit`.
+    pub const FAILED_HISTORY: u8 = 1;
+
+    /// A job at these times, with Kubernetes' defaults.
+    pub fn new(schedule: String, job: Job) -> Self {
+        Self {
+            schedule,
+            time_zone: None,
+            concurrency: Concurrency::Allow,
+            starting_deadline_secs: None,
+            suspend: false,
+            successful_history: Self::SUCCESSFUL_HISTORY,
+            failed_history: Self::FAILED_HISTORY,
+            job,
+        }
+    }
+}
+
+/// A time zone. Its rule travels with it: a device has no database of zones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeZone {
+    /// IANA's name: `Europe/Berlin`.
+    pub name: String,
+    /// As [`crate::zone`] reads it.
+    pub rule: String,
 }
 
 /// What a CronJob does when it is due and the last one still runs.
@@ -96,7 +136,7 @@ pub enum Concurrency {
     /// Both run.
     #[default]
     Allow,
-    /// The new one is left out.
+    /// The new one waits for the old one's end, as long as it may be late.
     Forbid,
     /// The old one is stopped first.
     Replace,

@@ -191,10 +191,29 @@ pub struct JobStatus {
     pub failed: u32,
     /// How the job, or the newest run that ended, came out.
     pub outcome: Option<JobOutcome>,
-    /// When the newest run was due, by the device's clock.
+    /// When the job, or the newest run, began, by the device's clock.
+    pub began: Option<Timestamp>,
+    /// When the job, or the newest run that ended, did.
+    pub ended: Option<Timestamp>,
+    /// When the newest run was due.
     pub last_due: Option<Timestamp>,
-    /// When the next one is.
+    /// When the next one is; absent when suspended, and while the device does
+    /// not know the time.
     pub next_due: Option<Timestamp>,
+    /// Runs of a CronJob that have ended, oldest first, as many as its limits
+    /// say.
+    pub history: Vec<JobRun>,
+}
+
+/// A run of a CronJob that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRun {
+    /// When it was due, by the device's clock.
+    pub due: Timestamp,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// How it came out.
+    pub outcome: JobOutcome,
 }
 
 /// How a job came out.

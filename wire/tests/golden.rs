@@ -114,15 +114,21 @@ fn policy() -> AppPolicy {
             .collect(),
         work: Work::CronJob(Box::new(CronJob {
             schedule: "*/5 * * * *".into(),
-            time_zone: Some("Europe/Berlin".into()),
+            time_zone: Some(TimeZone {
+                name: "Europe/Berlin".into(),
+                rule: "CET-1CEST,M3.5.0,M10.5.0/3".into(),
+            }),
             concurrency: Concurrency::Replace,
             starting_deadline_secs: Some(60),
             suspend: true,
+            successful_history: 4,
+            failed_history: 5,
             job: Job {
                 completions: 2,
                 backoff_limit: 3,
                 active_deadline_secs: Some(600),
                 ttl_after_finished_secs: Some(300),
+                suspend: true,
             },
         })),
         update: UpdatePolicy {
@@ -257,6 +263,7 @@ fn full_container() -> ContainerSpec {
             seccomp: Profile::Unconfined,
             app_armor: Profile::Localhost("web".into()),
             unmasked_proc: true,
+            run_as_non_root: true,
         },
         read_only_root: true,
         devices: vec![
@@ -632,8 +639,15 @@ fn report() {
                     outcome: Some(JobOutcome::Failed {
                         reason: "DeadlineExceeded".into(),
                     }),
+                    began: Some(Timestamp(4)),
+                    ended: Some(Timestamp(5)),
                     last_due: Some(Timestamp(6)),
                     next_due: Some(Timestamp(7)),
+                    history: vec![JobRun {
+                        due: Timestamp(1),
+                        ended: Timestamp(2),
+                        outcome: JobOutcome::Complete,
+                    }],
                 }),
                 update: Some(AppUpdate {
                     to: RevisionId(Digest::of(b"next")),

@@ -39,10 +39,7 @@ impl Core {
             }
             CommandBody::Logs(request) => self.logs(request),
             CommandBody::Exec(request) => self.exec(request),
-            CommandBody::Volume(request) => {
-                let reason = "this agent cannot look into volumes: update it";
-                self.refuse_stream(request.stream, reason.into());
-            }
+            CommandBody::Volume(request) => self.volume(request),
             CommandBody::Usage { request } => {
                 let containers = self.running();
                 self.effects.push(Effect::ReadUsage {
@@ -154,7 +151,10 @@ impl Core {
         container: Option<&ContainerName>,
     ) -> Result<(&Assignment, usize), String> {
         let assigned = self.assignments().iter().find(|a| a.app == *app);
-        let assignment = assigned.map(|assigned| self.runs(assigned).newest());
+        let assignment = assigned.map(|assigned| {
+            let runs = || self.runs(assigned).newest();
+            self.works.newest_pod(app).unwrap_or_else(runs)
+        });
         let assignment =
             assignment.ok_or_else(|| format!("{app} is not assigned to this device"))?;
         let pod = &assignment.pod;
@@ -176,7 +176,7 @@ impl Core {
         }
     }
 
-    fn open_stream(&mut self, stream: StreamId, kind: StreamKind) -> bool {
+    pub(super) fn open_stream(&mut self, stream: StreamId, kind: StreamKind) -> bool {
         if let Some(reason) = self.streams.refuse(stream) {
             self.refuse_stream(stream, reason);
             return false;
@@ -186,7 +186,7 @@ impl Core {
         true
     }
 
-    fn refuse_stream(&mut self, stream: StreamId, reason: String) {
+    pub(super) fn refuse_stream(&mut self, stream: StreamId, reason: String) {
         // One that is open would take this frame for its own.
         if !self.streams.contains(stream) {
             self.carry_out(Steps {

@@ -6,23 +6,32 @@ use super::name::InstanceName;
 use super::observed::Observed;
 use super::plan::Ledger;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::policy::Work;
 use skerry_wire::{AppRef, Assignment};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What runs on the device, by app.
 pub type Running<'a> = BTreeMap<&'a AppRef, &'a Assignment>;
 
-/// The first dependency that is not met.
+/// The first dependency that is not met. `complete` are jobs that are: whatever
+/// is asked of them, they are it.
 pub fn unmet<'a>(
     assignment: &'a Assignment,
     running: &Running<'_>,
+    complete: &BTreeSet<AppRef>,
     observed: &Observed,
     ledger: &Ledger,
 ) -> Option<&'a Dependency> {
     let mut all = assignment.policy.depends_on.iter();
     all.find(|dependency| {
         let app = running.get(&dependency.app);
-        !app.is_some_and(|app| is_met(dependency.condition, app, observed, ledger))
+        // One pod that ended well is not the whole job.
+        let may = |app: &&&Assignment| {
+            app.policy.work == Work::Service || dependency.condition != Awaited::Completed
+        };
+        let app = app.filter(may);
+        !complete.contains(&dependency.app)
+            && !app.is_some_and(|app| is_met(dependency.condition, app, observed, ledger))
     })
 }
 

@@ -6,8 +6,7 @@ use super::handle::{Core, InForce};
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
 use skerry_wire::policy::Work;
-use skerry_wire::update::UpdateOrder;
-use skerry_wire::{Assignment, Desired, Digest, Generation, Labels, Seq, decode};
+use skerry_wire::{Assignment, Config, Desired, Digest, Generation, Seq, decode};
 use std::collections::BTreeSet;
 
 /// Containers on a device: what the keeper can hold.
@@ -36,23 +35,26 @@ impl Core {
                 return;
             }
         }
-        let (assignments, updates, labels) = match read_desired(generation, &bytes) {
+        let desired = match read_desired(generation, &bytes) {
             Ok(read) => read,
             Err(text) => {
                 let text = format!("desired state {generation} cannot be used: {text}");
                 return self.refusal(now, "DesiredRefused", &text);
             }
         };
-        self.prepare_replacements(now, &assignments);
+        self.prepare_replacements(now, &desired.assignments);
+        self.keep_configs(&desired);
+        let configs_changed = match &self.desired {
+            Some(current) => current.configs != desired.configs,
+            None => !desired.configs.is_empty(),
+        };
         let record = DesiredRecord { generation, bytes };
         self.changes.push(Change::Desired(record, seq));
-        self.desired = Some(InForce {
-            generation,
-            digest,
-            assignments,
-            updates,
-            labels,
-        });
+        self.desired = Some(InForce::of(desired, digest));
+        self.works.desired_changed();
+        if configs_changed {
+            self.write_configs();
+        }
         let needed = self.images();
         let steps = self
             .fetcher
@@ -81,10 +83,7 @@ pub(super) fn is_service(assignment: &Assignment) -> bool {
 }
 
 /// Reads and checks a desired state. The error says what is wrong with it.
-pub(super) fn read_desired(
-    generation: Generation,
-    bytes: &[u8],
-) -> Result<(Vec<Assignment>, Vec<UpdateOrder>, Labels), String> {
+pub(super) fn read_desired(generation: Generation, bytes: &[u8]) -> Result<Desired, String> {
     if bytes.len() > Desired::MAX_BYTES {
         return Err("it is too long".into());
     }
@@ -93,7 +92,7 @@ pub(super) fn read_desired(
     if desired.generation != generation {
         return Err("its generation is not the one it was sent as".into());
     }
-    let assignments = desired.assignments;
+    let assignments = &desired.assignments;
     if assignments.len() > Desired::MAX_ASSIGNMENTS {
         return Err(format!("more than {} apps", Desired::MAX_ASSIGNMENTS));
     }
@@ -104,7 +103,23 @@ pub(super) fn read_desired(
         return Err(format!("more than {MAX_ORDERS} updates"));
     }
     let mut count = 0;
-    for assignment in &assignments {
+    let name = |config: &Config| config.reference();
+    if !desired
+        .configs
+        .windows(2)
+        .all(|pair| name(&pair[0]) < name(&pair[1]))
+    {
+        return Err("its configs are not in order, or one is there twice".into());
+    }
+    if let Some(config) = desired.configs.iter().find(|config| {
+        config.data.bytes() > Config::MAX_BYTES || !config.data.0.keys().all(|k| Config::is_key(k))
+    }) {
+        return Err(format!(
+            "{} is too large, or has a bad name in it",
+            name(config)
+        ));
+    }
+    for assignment in assignments {
         let pod = &assignment.pod;
         let names: BTreeSet<_> = pod.all_containers().map(|c| &c.name).collect();
         if pod.containers.is_empty() || names.len() != pod.all_containers().count() {
@@ -118,5 +133,5 @@ pub(super) fn read_desired(
             "{count} containers, at most {MAX_CONTAINERS} are possible"
         ));
     }
-    Ok((assignments, desired.updates, desired.labels))
+    Ok(desired)
 }

@@ -6,9 +6,10 @@ use super::name::InstanceName;
 use super::network::PodShape;
 use super::replace::Replacement;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
+use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
@@ -16,10 +17,10 @@ use skerry_wire::seal::Purpose;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
-    AppRef, Assignment, ContainerName, ContainerSpec, Digest, Generation, ImageRef, RevisionId,
-    Seq, StreamId, Timestamp, encode,
+    AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation,
+    ImageRef, RevisionId, Seq, StreamId, Timestamp, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// When something happens.
@@ -167,6 +168,11 @@ pub enum Event {
     },
     /// The machine's lasting troubles, all of them.
     Conditions(Vec<Condition>),
+    /// Whether the wall clock can be believed, or it was set: CronJobs go by it.
+    Clock {
+        /// Something vouches for it.
+        trusted: bool,
+    },
     /// The machine's facts changed.
     Facts(Box<Facts>),
     /// How the network of pods stands now.
@@ -328,6 +334,16 @@ pub enum Effect {
         /// What, and the first credit.
         request: ExecRequest,
     },
+    /// Do something with named volumes, wired to a stream.
+    OpenVolume {
+        /// What, and the first credit.
+        request: VolumeRequest,
+        /// Apps that use each volume.
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+    },
+    /// Write the files of these apps' configs anew, where some are already and
+    /// are not as they should be. A failure is told with [`Event::Trouble`].
+    WriteConfigs(Vec<(Assignment, Configs)>),
     /// The stream may say so many bytes more.
     StreamCredit {
         /// Which stream.
@@ -448,6 +464,17 @@ pub struct CreateContainer {
     /// [`PodSpec::all_containers`](skerry_wire::PodSpec::all_containers) that
     /// is valid.
     pub container: usize,
+    /// Configs and secrets that the app names, as far as they are there.
+    pub configs: Configs,
+}
+
+/// Configs and secrets as they are in one desired state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Configs {
+    /// Of which they are: files of a newer one are never written over.
+    pub generation: Generation,
+    /// Each once.
+    pub all: Vec<Config>,
 }
 
 impl CreateContainer {
@@ -474,12 +501,16 @@ pub struct Records {
     pub seen: Seq,
     /// What was before a revision that is not known to be good.
     pub previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only those name.
+    pub kept: Vec<Config>,
     /// What we did.
     pub ledger: BTreeMap<InstanceName, Entry>,
     /// The device was shut out.
     pub revoked: bool,
     /// The newest order of each subject that was begun.
     pub updates: BTreeMap<Subject, UpdateRecord>,
+    /// How far jobs are.
+    pub works: BTreeMap<AppRef, WorkRecord>,
     /// Revisions that are not known to be good.
     pub replacing: BTreeMap<AppRef, Replacement>,
 }
@@ -506,6 +537,8 @@ pub enum Change {
     /// What an app had before, kept until its new revision is good; `None`
     /// takes it away.
     Previous(AppRef, Option<Box<Assignment>>),
+    /// Configs that only such revisions name, all of them.
+    Kept(Vec<Config>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
     /// The device was shut out.
@@ -519,6 +552,8 @@ pub enum Change {
         /// The certificate that must be in its chain.
         tls_pin: Option<[u8; 32]>,
     },
+    /// How far a job is; `None` takes it away.
+    Work(AppRef, Option<WorkRecord>),
     /// How far an app's revision is that is not known to be good; `None` once
     /// it is.
     Replacing(AppRef, Option<Replacement>),
@@ -543,6 +578,7 @@ impl Records {
             Change::Previous(app, None) => {
                 self.previous.remove(&app);
             }
+            Change::Kept(configs) => self.kept = configs,
             Change::Ledger(name, Some(entry)) => {
                 self.ledger.insert(name, entry);
             }
@@ -561,6 +597,12 @@ impl Records {
             }
             // Part of the identity, which is no record of the core's.
             Change::Line { .. } => {}
+            Change::Work(app, Some(record)) => {
+                self.works.insert(app, record);
+            }
+            Change::Work(app, None) => {
+                self.works.remove(&app);
+            }
         }
     }
 }

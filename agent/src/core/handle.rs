@@ -16,6 +16,7 @@ use super::replacing::Watched;
 use super::report::{Pace, Urgency};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
+use super::work::Works;
 use crate::runtime::Status;
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
@@ -23,7 +24,8 @@ use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
 use skerry_wire::topic::Lane;
 use skerry_wire::update::UpdateOrder;
 use skerry_wire::{
-    AppRef, Assignment, DeviceId, Digest, FleetId, Generation, Labels, Seq, SessionId, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, FleetId, Generation, Labels, Seq,
+    SessionId, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,7 +67,21 @@ pub(super) struct InForce {
     pub(super) digest: Digest,
     pub(super) assignments: Vec<Assignment>,
     pub(super) updates: Vec<UpdateOrder>,
+    pub(super) configs: Vec<Config>,
     pub(super) labels: Labels,
+}
+
+impl InForce {
+    pub(super) fn of(desired: Desired, digest: Digest) -> Self {
+        Self {
+            generation: desired.generation,
+            digest,
+            assignments: desired.assignments,
+            updates: desired.updates,
+            configs: desired.configs,
+            labels: desired.labels,
+        }
+    }
 }
 
 /// The agent's brain.
@@ -81,6 +97,8 @@ pub struct Core {
     pub(super) link: LinkState,
     pub(super) desired: Option<InForce>,
     pub(super) previous: BTreeMap<AppRef, Assignment>,
+    /// Configs that only previous revisions name.
+    pub(super) kept: Vec<Config>,
     pub(super) replacing: BTreeMap<AppRef, Replacement>,
     pub(super) watched: BTreeMap<AppRef, Watched>,
     /// From when on a change may be called late, in milliseconds since boot.
@@ -96,6 +114,7 @@ pub struct Core {
     pub(super) streams: Streams,
     pub(super) fetcher: Fetcher,
     pub(super) updates: Updates,
+    pub(super) works: Works,
     pub(super) presence_at_ms: Option<u64>,
     pub(super) plan_at_ms: Option<u64>,
     /// Questions of the hub that the machine is being examined for.
@@ -152,6 +171,7 @@ impl Core {
             },
             desired: None,
             previous: records.previous,
+            kept: records.kept,
             replacing: records.replacing,
             watched: BTreeMap::new(),
             judge_from_ms: None,
@@ -165,6 +185,7 @@ impl Core {
             streams: Streams::default(),
             fetcher: Fetcher::new(start.session),
             updates: Updates::new(start.update, records.updates, start.session),
+            works: Works::new(records.works),
             presence_at_ms: None,
             plan_at_ms: None,
             diagnosing: BTreeSet::new(),
@@ -176,14 +197,9 @@ impl Core {
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok((assignments, updates, labels)) => {
-                    core.desired = Some(InForce {
-                        generation: record.generation,
-                        digest: Digest::of(&record.bytes),
-                        assignments,
-                        updates,
-                        labels,
-                    });
+                Ok(desired) => {
+                    let digest = Digest::of(&record.bytes);
+                    core.desired = Some(InForce::of(desired, digest));
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
                     "the stored desired state cannot be read ({text}): apps that run keep running until the hub sends it anew"
@@ -212,10 +228,12 @@ impl Core {
         self.changes.push(Change::Boot(boot_id, boots));
         self.reboot_replacements(now);
         let before = self.ledger.clone();
+        self.works_rebooted();
         let mut policies = BTreeMap::new();
         let mut pods = Vec::new();
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        for assignment in desired.chain(self.previous.values()) {
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
+        for assignment in desired.chain(self.previous.values()).chain(runs) {
             let mut names = Vec::new();
             for (index, container) in assignment.pod.all_containers().enumerate() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
@@ -243,7 +261,7 @@ impl Core {
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         let now_ms = now.boot_ms;
         let plan_is_due = self.plan_at_ms.is_some_and(|at| now_ms >= at);
-        let replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
+        let mut replace_is_due = self.replacements_due_ms().is_some_and(|at| now_ms >= at);
         // What changes nothing that the plan goes by: with many apps, planning
         // is what costs most.
         let mut replan = match &event {
@@ -255,6 +273,8 @@ impl Core {
             | Event::Conditions(_)
             | Event::Network { .. }
             | Event::Value { .. }
+            // An app can say it as often as it likes.
+            | Event::Hold { .. }
             | Event::Facts(_) => plan_is_due,
             _ => true,
         };
@@ -274,6 +294,8 @@ impl Core {
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
                 self.watch_found(now);
+                // A run before this one may not have come to it.
+                self.write_configs();
                 self.judge_from_now(now);
                 self.pace.changed(now_ms, Urgency::Soon);
             }
@@ -376,12 +398,19 @@ impl Core {
                 };
                 self.pace.changed(now_ms, Urgency::Soon);
             }
+            Event::Clock { trusted } => {
+                if self.works.trust_clock(trusted) {
+                    self.pace.changed(now_ms, Urgency::Soon);
+                }
+            }
             Event::Network {
                 addresses,
                 troubles,
             } => self.network(now, addresses, troubles),
             Event::Update(event) => self.update_event(now, event),
-            Event::Hold { app, held } => self.hold_answered(now, &app, held),
+            Event::Hold { app, held } => {
+                replace_is_due |= self.hold_answered(now, &app, held);
+            }
             Event::Value { app, name, text } => self.app_value(now, app, name, text),
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }

@@ -24,9 +24,12 @@ pub mod replace;
 pub mod report;
 pub mod streams;
 pub mod update;
+pub mod work;
+pub mod work_cron;
 
 mod asked;
 mod command;
+mod configs;
 mod desired;
 mod handle;
 mod network;
@@ -38,8 +41,8 @@ mod view;
 
 pub use asked::WaitingUpdate;
 pub use event::{
-    Change, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus, MissingBlob, Now,
-    Outgoing, OutgoingReport, Records,
+    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
+    MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;

@@ -36,7 +36,8 @@ impl Core {
             return;
         }
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        let all = desired.chain(self.previous.values());
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
+        let all = desired.chain(self.previous.values()).chain(runs);
         let bridged = all.filter(|a| a.pod.network == Network::Bridge);
         let shapes: Vec<PodShape> = bridged
             .map(|assignment| PodShape {

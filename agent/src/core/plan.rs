@@ -20,7 +20,9 @@ use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::replace::{Replacement, Runs, is_given_up, runs};
+use super::work::JobPods;
 use crate::runtime::{ContainerId, Status};
+use skerry_wire::policy::Work;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +47,8 @@ pub struct Wanted<'a> {
     pub previous: &'a BTreeMap<AppRef, Assignment>,
     /// How far such a revision is.
     pub replacing: &'a BTreeMap<AppRef, Replacement>,
+    /// Pods of jobs.
+    pub jobs: &'a JobPods,
 }
 
 /// What to do, in this order, and when to look again.
@@ -138,6 +142,8 @@ struct Pod<'a> {
     assignment: &'a Assignment,
     /// Of its containers, in the order of their indices.
     names: Vec<InstanceName>,
+    /// Nothing of it starts any more, and what runs is stopped.
+    ends: bool,
 }
 
 impl<'a> Pod<'a> {
@@ -149,6 +155,7 @@ impl<'a> Pod<'a> {
         Self {
             assignment,
             names: containers.map(name).collect(),
+            ends: false,
         }
     }
 }
@@ -161,6 +168,7 @@ struct Planner<'a> {
     observed: &'a Observed,
     containers: &'a BTreeMap<ContainerId, Status>,
     ledger: &'a Ledger,
+    complete: &'a BTreeSet<AppRef>,
     /// Entries of the same revision of an app.
     pods: BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>,
     plan: Plan,
@@ -176,6 +184,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         observed,
         containers,
         ledger,
+        complete: &wanted.jobs.complete,
         pods: BTreeMap::new(),
         plan: Plan::default(),
     };
@@ -186,7 +195,12 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
             .or_default();
         pod.push((name, entry));
     }
-    let pods = planner.pods_wanted(assignments, wanted);
+    let mut pods = planner.pods_wanted(assignments, wanted);
+    pods.extend(wanted.jobs.pods.iter().map(|job| Pod {
+        ends: job.ends,
+        ..Pod::of(&job.assignment)
+    }));
+    let pods = pods;
     let targets: Targets<'_> = pods
         .iter()
         .flat_map(|pod| {
@@ -273,6 +287,8 @@ impl<'a> Planner<'a> {
                 self.fetch(assignment);
             }
             match runs(assignment, wanted.previous.get(&assignment.app), record) {
+                // Pods of a job are others.
+                Runs::One(one) if one.policy.work != Work::Service => {}
                 Runs::One(one) => {
                     if one.revision != assignment.revision {
                         self.fetch(one);
@@ -508,8 +524,16 @@ impl<'a> Planner<'a> {
         let order = self.order(pod);
         // Only its beginning waits: what runs is not touched by what another
         // app does later.
-        let waits = !order.begun && unmet(pod.assignment, running, self.observed, ledger).is_some();
-        let free = free && !waits;
+        let waits = !order.begun
+            && unmet(
+                pod.assignment,
+                running,
+                self.complete,
+                self.observed,
+                ledger,
+            )
+            .is_some();
+        let free = free && !waits && !pod.ends;
         for (index, name) in pod.names.iter().enumerate() {
             let role = pod.assignment.pod.role(index);
             let container = pod.assignment.pod.container(index);
@@ -519,13 +543,14 @@ impl<'a> Planner<'a> {
                 Some(entry) => entry.clone(),
                 None => new_entry(pod.assignment, index),
             };
+            let ends = pod.ends && self.is_next_to_stop(&entry);
             let kept = Kept {
                 name,
                 entry,
                 assignment: pod.assignment,
                 index,
                 may_create,
-                finished: order.finished && role == Role::Sidecar,
+                finished: ends || order.finished && role == Role::Sidecar,
             };
             self.keep(kept, creating);
         }

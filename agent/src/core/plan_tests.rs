@@ -53,7 +53,9 @@ impl Paper {
     }
 
     fn plan(&self) -> Plan {
+        let jobs = crate::core::work::JobPods::default();
         let wanted = Wanted {
+            jobs: &jobs,
             assignments: self.desired.as_deref(),
             previous: &self.previous,
             replacing: &self.replacing,

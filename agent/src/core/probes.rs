@@ -31,7 +31,8 @@ impl Core {
             return;
         };
         let desired = self.desired.iter().flat_map(|d| &d.assignments);
-        for assignment in desired.chain(self.previous.values()) {
+        let runs = self.works.pods().pods.iter().map(|run| &run.assignment);
+        for assignment in desired.chain(self.previous.values()).chain(runs) {
             for container in assignment.pod.all_containers() {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
                 let Some(entry) = self.ledger.get(&name) else {

@@ -25,7 +25,7 @@ use super::name::InstanceName;
 use super::observed::{ImageState, Observed};
 use super::plan::Ledger;
 use serde::{Deserialize, Serialize};
-use skerry_wire::policy::{Grant, Strategy, UpdatePolicy, Work};
+use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{Assignment, RevisionId, Role};
 
@@ -371,17 +371,13 @@ pub fn next(
 
 fn waiting(new: &Assignment, old: &Assignment, record: &Replacement, seen: &Seen) -> Next {
     let policy = &new.policy.update;
-    let is_job = new.policy.work != Work::Service;
     if let Some(why) = seen.image_trouble.clone()
         && record.good_before
     {
         return Next::GoBack(why);
     }
-    if !seen.images_here && (is_job || policy.strategy != Strategy::Recreate) {
+    if !seen.images_here && policy.strategy != Strategy::Recreate {
         return Next::Stay(None);
-    }
-    if is_job {
-        return Next::Good;
     }
     if !can_hold(new, old) {
         return Next::Begin { forced: false };

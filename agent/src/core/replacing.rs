@@ -56,12 +56,20 @@ impl Core {
     pub(super) fn prepare_replacements(&mut self, now: Now, new: &[Assignment]) {
         for assignment in new {
             let app = &assignment.app;
-            let current = self.assignments().iter().find(|a| a.app == *app).cloned();
+            // They are in order.
+            let found = self.assignments().binary_search_by(|a| a.app.cmp(app));
+            let current = found.ok().map(|at| self.assignments()[at].clone());
             if current.as_ref().map(|c| c.revision) == Some(assignment.revision) {
                 continue;
             }
             let kept = current.and_then(|current| self.kept(now, current));
             self.watched.remove(app);
+            // A job does not prove itself: it ends.
+            if !is_service(assignment) {
+                self.set_previous(app, None);
+                self.set_replacing(app, None);
+                continue;
+            }
             let on_trial = Stage::Trial {
                 since_ms: now.boot_ms,
                 reboots: 0,
@@ -75,11 +83,9 @@ impl Core {
                 Some((_, true)) => (None, false, None),
                 Some((_, false)) | None => (None, false, Some(on_trial)),
             };
-            // A job does not prove itself: it ends.
-            let stage = stage.filter(|_| is_service(assignment) || previous.is_some());
             let record = stage.map(|stage| Replacement {
                 to: assignment.revision,
-                good_before: good_before && is_service(assignment),
+                good_before,
                 stage,
             });
             self.set_previous(app, previous);
@@ -137,6 +143,7 @@ impl Core {
         };
         let previous = previous.map(Box::new);
         self.changes.push(Change::Previous(app.clone(), previous));
+        self.prune_kept();
     }
 
     fn set_replacing(&mut self, app: &AppRef, record: Option<Replacement>) {
@@ -180,11 +187,15 @@ impl Core {
     }
 
     /// An app was asked, or says by itself, whether it holds its update.
-    pub(super) fn hold_answered(&mut self, now: Now, app: &AppRef, held: Option<String>) {
-        if !self.replacing.contains_key(app) {
-            return;
+    /// True if somebody wants to know: what is said at another time may not be
+    /// so any more when it counts.
+    pub(super) fn hold_answered(&mut self, now: Now, app: &AppRef, held: Option<String>) -> bool {
+        let Some(watched) = self.watched.get_mut(app) else {
+            return false;
+        };
+        if matches!(watched.hold, Hold::Unasked) {
+            return false;
         }
-        let watched = self.watched.entry(app.clone()).or_default();
         watched.hold = match held {
             None => Hold::Free,
             Some(reason) => Hold::Held {
@@ -192,6 +203,7 @@ impl Core {
                 again_ms: now.boot_ms.saturating_add(ASK_AGAIN_MS),
             },
         };
+        true
     }
 
     /// The hub has this report.
@@ -215,13 +227,10 @@ impl Core {
         if self.observed.containers.is_none() || self.replacing.is_empty() {
             return false;
         }
-        let assigned = self.desired.iter().flat_map(|d| &d.assignments);
-        let apps: Vec<Assignment> = assigned
-            .filter(|a| self.replacing.contains_key(&a.app))
-            .cloned()
-            .collect();
+        // Taken out for as long as its apps are gone through.
+        let desired = self.desired.take();
         let mut changed = false;
-        for assignment in &apps {
+        for assignment in desired.iter().flat_map(|d| &d.assignments) {
             // A change may be followed by another at once: a hold that nobody
             // has, then the beginning.
             for _ in 0..4 {
@@ -232,6 +241,7 @@ impl Core {
                 }
             }
         }
+        self.desired = desired;
         changed
     }
 
@@ -337,7 +347,7 @@ impl Core {
                 }
             }
             Next::Good => {
-                if self.previous.contains_key(app) && is_service(assignment) {
+                if self.previous.contains_key(app) {
                     let text = format!("revision {to} has proved itself");
                     self.note(now, Severity::Normal, "Updated", Some(app), &text);
                 }

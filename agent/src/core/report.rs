@@ -2,16 +2,19 @@
 //! again until the hub has it.
 
 use super::dependency::{Running, unmet};
+use super::event::Now;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
 use super::plan::Ledger;
 use super::replace::{self, Replacement, Runs, Stage};
+use super::work::Works;
 use crate::runtime::Status;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::policy::Work;
 use skerry_wire::report::{
-    AppStatus, AppUpdate, AppUpdateState, ContainerState, ContainerStatus, Report,
+    AppStatus, AppUpdate, AppUpdateState, ContainerState, ContainerStatus, JobStatus, Report,
 };
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
@@ -183,13 +186,28 @@ pub fn apps(
     replacing: &BTreeMap<AppRef, Replacement>,
     observed: &Observed,
     ledger: &Ledger,
+    (now, works): (Now, &Works),
 ) -> Vec<AppStatus> {
     let mut all = Vec::new();
-    let running: Running<'_> = assignments
+    let runs = works.pods();
+    let pods = runs
+        .pods
         .iter()
+        .map(|run| (&run.assignment.app, &run.assignment));
+    let services = assignments
+        .iter()
+        .filter(|a| a.policy.work == Work::Service);
+    let running: Running<'_> = services
         .map(|a| (&a.app, runs_of(a, previous, replacing).serving()))
+        .chain(pods)
         .collect();
     for wanted in assignments {
+        if let Some(job) = works.status(now, wanted) {
+            all.push(job_status(
+                now_ms, wanted, job, &running, observed, ledger, works,
+            ));
+            continue;
+        }
         let stage = replacing.get(&wanted.app).map(|r| r.stage.clone());
         let of = runs_of(wanted, previous, replacing);
         // What is not to begin, or not any more, is told of by what runs.
@@ -203,7 +221,7 @@ pub fn apps(
         let mut entries = ledger.values().filter(|e| e.app == assignment.app);
         let leaving = entries.find(|e| other(&e.revision));
         let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
-        let waits_for = unmet(assignment, &running, observed, ledger);
+        let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
         let pod = PodView::of(assignment, waits_for, observed, ledger);
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         let mut status = AppStatus::new(
@@ -242,6 +260,45 @@ pub fn apps(
             .map(|((app, revision), containers)| AppStatus::new(app.clone(), revision, containers)),
     );
     all
+}
+
+/// A job: the containers are those of its newest pod.
+fn job_status(
+    now_ms: u64,
+    assignment: &Assignment,
+    job: JobStatus,
+    running: &Running<'_>,
+    observed: &Observed,
+    ledger: &Ledger,
+    works: &Works,
+) -> AppStatus {
+    let mut runs = works.pods().pods.iter().rev();
+    let newest = runs.find(|run| run.assignment.app == assignment.app);
+    let containers = newest.map_or(Vec::new(), |run| {
+        let complete = &works.pods().complete;
+        let waits_for = unmet(&run.assignment, running, complete, observed, ledger);
+        let waits_for = waits_for.filter(|_| !run.ends);
+        let pod = PodView::of(&run.assignment, waits_for, observed, ledger);
+        let mut all: Vec<ContainerStatus> = (0..pod.names.len())
+            .map(|index| pod.status(now_ms, index, None))
+            .collect();
+        for container in &mut all {
+            let rests = !matches!(
+                container.state,
+                ContainerState::Running { .. } | ContainerState::Stopping
+            );
+            if run.ends && rests {
+                container.state = ContainerState::Ended;
+            }
+        }
+        all
+    });
+    let pod = newest.map(|run| (assignment.app.clone(), run.assignment.revision));
+    AppStatus {
+        address: pod.and_then(|pod| observed.addresses.get(&pod).copied()),
+        job: Some(job),
+        ..AppStatus::new(assignment.app.clone(), assignment.revision, containers)
+    }
 }
 
 fn runs_of<'a>(

@@ -8,6 +8,7 @@ use super::name::{InstanceName, log_name};
 use super::plan::{self, Action, Wanted, plan};
 use super::report::{self, Urgency};
 use crate::runtime::ContainerId;
+use skerry_wire::AppRef;
 use skerry_wire::report::{Report, Severity};
 
 impl Core {
@@ -15,13 +16,15 @@ impl Core {
         // Each pass carries out all that was planned; two or three are enough.
         // The bound is for the case that a law of the plan is broken.
         for _ in 0..16 {
+            let step_at_ms = self.step_works(now);
             let wanted = Wanted {
                 assignments: self.desired.as_ref().map(|d| d.assignments.as_slice()),
                 previous: &self.previous,
                 replacing: &self.replacing,
+                jobs: self.works.pods(),
             };
             let plan = plan(now.boot_ms, wanted, &self.observed, &self.ledger);
-            self.plan_at_ms = plan.wake_at_ms;
+            self.plan_at_ms = plan.wake_at_ms.into_iter().chain(step_at_ms).min();
             if plan.actions.is_empty() {
                 break;
             }
@@ -44,6 +47,39 @@ impl Core {
         self.report_when_due(now);
     }
 
+    /// Takes jobs as far as they go. When to do so again.
+    fn step_works(&mut self, now: Now) -> Option<u64> {
+        let assignments = self.desired.as_ref().map(|d| d.assignments.as_slice());
+        let stepped = self.works.step(now, assignments, &self.ledger);
+        self.works_changed(stepped.changed);
+        for (app, note) in stepped.notes {
+            self.note(now, note.severity, note.reason, Some(&app), &note.text);
+        }
+        // What still has an entry goes with it.
+        for (app, container) in stepped.logs {
+            let mut entries = self.ledger.values();
+            if !entries.any(|e| e.app == app && e.container == container) {
+                let log_name = log_name(&app, &container);
+                self.commit();
+                self.effects.push(Effect::RemoveLog { log_name });
+            }
+        }
+        stepped.wake_at_ms
+    }
+
+    fn works_changed(&mut self, changed: Vec<AppRef>) {
+        for app in changed {
+            let record = self.works.record(&app).cloned();
+            self.changes.push(Change::Work(app, record));
+        }
+    }
+
+    pub(super) fn works_rebooted(&mut self) {
+        let assignments = self.desired.as_ref().map_or(&[][..], |d| &d.assignments);
+        let changed = self.works.rebooted(assignments);
+        self.works_changed(changed);
+    }
+
     pub(super) fn act(&mut self, now: Now, action: Action, acts: &mut Vec<Effect>) {
         match action {
             Action::FetchImage(image) => acts.extend(self.fetcher.want(&image).effects),
@@ -57,11 +93,13 @@ impl Core {
                     entry.container, entry.revision
                 );
                 self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
+                let configs = self.configs_of(&assignment);
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),
                     log_name: log_name(&entry.app, &entry.container),
                     assignment: *assignment,
                     container,
+                    configs,
                 })));
             }
             Action::Settle { id, .. } => {

@@ -27,6 +27,8 @@ pub enum StreamKind {
     Log,
     /// A process.
     Exec,
+    /// Named volumes.
+    Volume,
 }
 
 #[derive(Debug, Clone)]
@@ -76,7 +78,7 @@ impl Streams {
             taken: 0,
         };
         let mut steps = Steps::default();
-        if kind == StreamKind::Exec {
+        if kind != StreamKind::Log {
             stream.input_credit = INPUT_WINDOW_BYTES;
             let bytes = INPUT_WINDOW_BYTES;
             steps
@@ -167,7 +169,7 @@ impl Streams {
                     channel: Channel::Input,
                     bytes,
                 },
-                StreamKind::Exec,
+                StreamKind::Exec | StreamKind::Volume,
             ) => {
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 match stream.input_credit.checked_sub(length) {
@@ -187,7 +189,7 @@ impl Streams {
                     rows,
                 });
             }
-            (FrameBody::CloseInput, StreamKind::Exec) => {
+            (FrameBody::CloseInput, StreamKind::Exec | StreamKind::Volume) => {
                 steps.effects.push(Effect::StreamCloseInput { stream: id });
             }
             (
@@ -195,7 +197,7 @@ impl Streams {
                 | FrameBody::Data { .. }
                 | FrameBody::Resize { .. }
                 | FrameBody::CloseInput,
-                StreamKind::Log | StreamKind::Exec,
+                StreamKind::Log | StreamKind::Exec | StreamKind::Volume,
             ) => return self.fail(id, End::Failed("a frame that does not belong here".into())),
         }
         steps

@@ -6,8 +6,9 @@ use super::observed::Observed;
 use super::plan::Ledger;
 use super::report;
 use super::update::UpdateView;
-use skerry_wire::report::Report;
-use skerry_wire::{AppRef, Assignment, Generation, SessionId};
+use super::work::Works;
+use skerry_wire::report::{Condition, Report};
+use skerry_wire::{AppRef, Assignment, Generation, RevisionId, SessionId};
 use std::collections::BTreeMap;
 
 impl Core {
@@ -66,6 +67,33 @@ impl Core {
         self.updates.views()
     }
 
+    /// How far jobs are.
+    pub fn works(&self) -> &Works {
+        &self.works
+    }
+
+    /// The revision that an app's containers have in names: of a job, that of
+    /// its newest pod.
+    pub fn named_revision(&self, app: &AppRef, revision: RevisionId) -> RevisionId {
+        let pod = self.works.newest_pod(app);
+        pod.map_or(revision, |pod| pod.revision)
+    }
+
+    /// The machine's lasting troubles, and what holds jobs up.
+    fn all_conditions(&self) -> Vec<Condition> {
+        let mut all = self.conditions.clone();
+        all.extend(self.network_condition());
+        if self.works.waits_for_clock(self.assignments()) {
+            all.push(Condition {
+                kind: "ClockNotTrusted".into(),
+                status: true,
+                reason: "CronJobsWait".into(),
+                message: "nothing vouches for this device's clock, so no CronJob starts: let a time server set it (timedatectl set-ntp true, chrony), or give the board a clock with a battery".into(),
+            });
+        }
+        all
+    }
+
     /// What the hub would be told now. Does not count as telling.
     pub fn report(&self, now: Now) -> Report {
         let mut apps = report::apps(
@@ -75,6 +103,7 @@ impl Core {
             &self.replacing,
             &self.observed,
             &self.ledger,
+            (now, &self.works),
         );
         for status in &mut apps {
             let values = self.values.get(&status.app).into_iter().flatten();
@@ -84,12 +113,7 @@ impl Core {
             generation: self.generation(),
             at: now.wall,
             facts: self.facts.clone(),
-            conditions: self
-                .conditions
-                .iter()
-                .cloned()
-                .chain(self.network_condition())
-                .collect(),
+            conditions: self.all_conditions(),
             apps,
             events: self.journal.events().cloned().collect(),
             vitals: skerry_wire::report::Vitals::default(),

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const KIND: &str = "ClockWrong";
 /// 2024-01-01: before there was any Skerry.
-const FIRST_SECS: u64 = 1_704_067_200;
+pub(super) const FIRST_SECS: u64 = 1_704_067_200;
 
 /// Looks at the wall clock.
 pub fn find(host: &Host) -> Finding {

@@ -7,6 +7,7 @@ mod certificate;
 mod cgroup;
 mod clock;
 mod clock_source;
+mod clock_trust;
 mod crash;
 mod data_dir;
 mod disk;
@@ -34,6 +35,7 @@ use skerry_link::{CertPin, Trust};
 use skerry_wire::report::Condition;
 use std::path::Path;
 
+pub use clock_trust::{is_clock_trusted, is_plausible};
 pub use skerry_wire::finding::{Finding, Verdict};
 
 /// What the agent knows and the machine does not tell.

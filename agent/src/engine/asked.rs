@@ -7,6 +7,7 @@ use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
 use serde_json::json;
 use skerry_wire::message::{ExecRequest, LogsRequest};
+use skerry_wire::report::JobOutcome;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
@@ -88,6 +89,8 @@ impl<M: Machine> Engine<M> {
                 );
                 ask.finish(Answer::Failed(text));
             }
+            Request::Volumes => self.show_volumes(ask),
+            Request::RemoveVolume { volume } => self.remove_volume(ask, &volume),
             Request::Reset => return Some(Ending::Reset(ask)),
         }
         None
@@ -214,12 +217,13 @@ impl<M: Machine> Engine<M> {
             .apps
             .iter()
             .map(|app| {
+                let revision = self.core.named_revision(&app.app, app.revision);
                 let containers: Vec<_> = app
                     .containers
                     .iter()
                     .map(|c| {
                         let instance =
-                            crate::core::name::InstanceName::new(&app.app, app.revision, &c.name);
+                            crate::core::name::InstanceName::new(&app.app, revision, &c.name);
                         let entry = self.core.ledger().get(&instance);
                         let id = entry.map(|e| instance.incarnation(e.incarnation));
                         let containers = self.core.observed().containers.as_ref();
@@ -242,6 +246,7 @@ impl<M: Machine> Engine<M> {
                     "namespace": app.app.namespace.as_str(),
                     "name": app.app.name.as_str(),
                     "revision": app.revision.short(),
+                    "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
                     "proved": self.core.is_proved(&app.app),
@@ -323,6 +328,21 @@ fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value 
         Ended => json!({"kind": "ended"}),
         Stopping => json!({"kind": "stopping"}),
     }
+}
+
+fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
+    let outcome = job.outcome.as_ref().map(|outcome| match outcome {
+        JobOutcome::Complete => "Complete",
+        JobOutcome::Failed { reason } => reason,
+    });
+    json!({
+        "active": job.active,
+        "succeeded": job.succeeded,
+        "failed": job.failed,
+        "outcome": outcome,
+        "lastDueMs": job.last_due.map(|t| t.0),
+        "nextDueMs": job.next_due.map(|t| t.0),
+    })
 }
 
 fn exit_text(exit: &skerry_wire::report::ExitStatus) -> String {

@@ -40,10 +40,13 @@ pub(super) fn may_wait(change: &Change) -> bool {
         | Change::Boot(..)
         | Change::Previous(_, None)
         | Change::Replacing(..) => true,
+        // What is lost of it is done once more: less harm than apps that wait.
+        Change::Work(..) => true,
         // There is no line before it is on the disk.
         Change::Starts(_) => true,
         Change::Previous(_, Some(_))
         | Change::Desired(..)
+        | Change::Kept(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,
@@ -57,6 +60,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
         (Change::Previous(a, _), Change::Previous(b, _))
         | (Change::Replacing(a, _), Change::Replacing(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
+        (Change::Work(a, _), Change::Work(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),
     }
 }

@@ -178,6 +178,23 @@ impl<M: Machine> Engine<M> {
                     machine.run_exec(id, request, end).await
                 });
             }
+            Effect::OpenVolume { request, users } => {
+                let (stream, credit) = (request.stream, request.credit);
+                self.open(stream, credit, |end| async move {
+                    machine.run_volume(request, users, end).await
+                });
+            }
+            Effect::WriteConfigs(apps) => {
+                let turns = self.turns_in.clone();
+                self.spawn(async move {
+                    if let Err(message) = machine.write_configs(apps).await {
+                        tracing::warn!("{message}");
+                        let reason = "ConfigNotWritten";
+                        let trouble = Event::Trouble { reason, message };
+                        let _ = turns.send(Turn::Event(trouble)).await;
+                    }
+                });
+            }
             Effect::StreamCredit { stream, bytes } => {
                 if let Some((handle, _)) = self.streams.get(&stream) {
                     handle.grant(bytes);

@@ -3,11 +3,13 @@
 
 mod apps;
 mod asked;
+mod clock_watch;
 mod commit;
 mod effects;
 mod pause;
 mod run;
 mod updates;
+mod volumes;
 
 pub use asked::shown_broker;
 pub use run::{Ending, Engine, EngineError, Setup};

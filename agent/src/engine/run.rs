@@ -1,5 +1,6 @@
 //! The loop itself: its events, and how they reach the core.
 
+use super::clock_watch::ClockWatch;
 use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
 use crate::clock::Clock;
@@ -35,6 +36,9 @@ const FIRST_LOOK_MS: u64 = 3_000;
 const CALL_WITHIN_MS: u64 = 3_000;
 /// Milliseconds between two looks at the machine's lasting troubles.
 const LOOK_AGAIN_MS: u64 = 10 * 60 * 1_000;
+/// Milliseconds between two looks at what vouches for the wall clock: while
+/// nothing does, CronJobs wait.
+const CLOCK_AGAIN_MS: u64 = 60 * 1_000;
 
 /// Why the engine cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +114,7 @@ pub(super) enum Turn {
     Wake,
     Save,
     Look,
+    Clock,
     Watchdog,
 }
 
@@ -129,6 +134,12 @@ pub struct Engine<M: Machine> {
     /// When to look at the machine's lasting troubles, in milliseconds since
     /// boot.
     pub(super) look_at_ms: u64,
+    /// Notices that the wall clock is set; `None` where the kernel cannot.
+    clock_watch: Option<ClockWatch>,
+    /// When to see next whether it can be believed.
+    clock_at_ms: u64,
+    /// It could once in this run.
+    clock_known: bool,
     /// When the hub is called first, if the runtime has not been heard of
     /// before: apps begin to start before anything that needs the network.
     pub(super) call_by_ms: Option<u64>,
@@ -183,6 +194,9 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             pause: Pause::default(),
+            clock_watch: ClockWatch::new().ok(),
+            clock_at_ms: now.boot_ms,
+            clock_known: false,
             look_at_ms: now.boot_ms.saturating_add(FIRST_LOOK_MS),
             call_by_ms: Some(now.boot_ms.saturating_add(CALL_WITHIN_MS)),
             watch: None,
@@ -263,6 +277,7 @@ impl<M: Machine> Engine<M> {
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
+                Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
             }
         }
@@ -301,6 +316,7 @@ impl<M: Machine> Engine<M> {
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
             self.call_by_ms.map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
+            Some((self.clock_at_ms, Turn::Clock)),
         ];
         let wake = async {
             let first = timers.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms);
@@ -308,6 +324,15 @@ impl<M: Machine> Engine<M> {
             let now_ms = self.setup.clock.now().boot_ms;
             Timer::after(Duration::from_millis(at_ms.saturating_sub(now_ms))).await;
             turn
+        };
+        let clock = async {
+            match &self.clock_watch {
+                Some(watch) => {
+                    watch.set().await;
+                    Turn::Clock
+                }
+                None => future::pending().await,
+            }
         };
         let watchdog = async {
             match beat {
@@ -319,7 +344,24 @@ impl<M: Machine> Engine<M> {
             }
         };
         let calm = future::or(future::or(watchdog, ask), future::or(wake, output));
+        let calm = future::or(clock, calm);
         future::or(future::or(turn, link), calm).await
+    }
+
+    /// The clock was set, or it is time to see what it is worth.
+    async fn look_at_clock(&mut self) {
+        let now_ms = self.setup.clock.now().boot_ms;
+        // The kernel forgets within hours that it was right; it still is, for
+        // a device that is offline for long.
+        self.clock_known |= self.setup.clock.is_trusted();
+        let trusted = self.clock_known && self.setup.clock.is_plausible();
+        let again_ms = if trusted {
+            LOOK_AGAIN_MS
+        } else {
+            CLOCK_AGAIN_MS
+        };
+        self.clock_at_ms = now_ms.saturating_add(again_ms);
+        self.step(Event::Clock { trusted }).await;
     }
 
     async fn event(&mut self, event: Event) {
@@ -421,6 +463,10 @@ impl<M: Machine> Engine<M> {
 
     async fn machine_event(&mut self, event: MachineEvent) {
         match event {
+            MachineEvent::Trouble(reason, message) => {
+                tracing::warn!("{message}");
+                self.step(Event::Trouble { reason, message }).await;
+            }
             MachineEvent::Exited(id, exit) => self.step(Event::Exited { id, exit }).await,
             MachineEvent::Network {
                 addresses,

@@ -141,6 +141,11 @@ impl WallClock {
         if off > RIGHT_MS {
             say(sys::set_clock(wall), "set by SNTP");
         }
+        if let Err(error) = sys::clock_is_right() {
+            say::trouble(&format!(
+                "the kernel cannot be told that the clock is right: {error}"
+            ));
+        }
         let first = !std::mem::replace(&mut self.known, true);
         if first || wall.saturating_sub(self.kept_ms) > KEEP_MS {
             self.keep(wall);

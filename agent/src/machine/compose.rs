@@ -1,19 +1,24 @@
 //! From an assignment and an image to what the runtime runs.
 
+use super::config_files::{ConfigFiles, Layout};
+use super::env::{self, Environment};
+use super::mounts;
 use super::network::Place;
 use super::users::UserPool;
-use crate::core::CreateContainer;
+use super::volumes::Volumes;
+use crate::core::{Configs, CreateContainer};
 use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
-    Security, Sharing, Tmpfs, find_devices,
+    Security, Sharing, find_devices,
 };
 use skerry_wire::pod::{DeviceSource, HostPathKind, Network as PodNetwork, Profile};
-use skerry_wire::{AppRef, Digest, VolumeSource};
+use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that a log is kept in.
 const LOG_FILES: u32 = 4;
@@ -37,6 +42,10 @@ pub struct Places {
     pub log_max_bytes: u64,
     /// The device's name: host name of pods that name none.
     pub device: String,
+    /// Files of configs and secrets.
+    pub config_files: Arc<ConfigFiles>,
+    /// Named volumes.
+    pub volumes: Arc<Volumes>,
 }
 
 impl Places {
@@ -44,6 +53,12 @@ impl Places {
     pub fn scratch(&self, app: &AppRef, revision: &str) -> PathBuf {
         let app = &Digest::of(app.to_string().as_bytes()).hex()[..16];
         self.run_dir.join("scratch").join(app).join(revision)
+    }
+
+    /// Where the config volumes of a revision are, in memory.
+    pub fn config_dir(&self, app: &AppRef, revision: &str) -> PathBuf {
+        let app = &Digest::of(app.to_string().as_bytes()).hex()[..16];
+        ConfigFiles::root(&self.run_dir).join(app).join(revision)
     }
 
     /// The host name that a container sees.
@@ -86,20 +101,94 @@ impl Places {
                 }
                 host_path(path, *kind)
             }
-            VolumeSource::Named { claim, .. } => {
+            VolumeSource::Named {
+                claim,
+                size_limit_bytes,
+            } => {
                 let namespace = assignment.app.namespace.as_str();
                 let dir = self.data_dir.join("volumes").join(namespace);
-                made(dir.join(plain("claim", claim)?))
+                let dir = dir.join(plain("claim", claim)?);
+                self.volumes.refuse(&dir)?;
+                let dir = made(dir)?;
+                let what = format!("volume {namespace}/{claim}");
+                self.volumes.limit(&dir, &what, *size_limit_bytes);
+                Ok(dir)
             }
-            VolumeSource::Config { name, .. } => {
-                Err(format!("{name} cannot be mounted by this agent: update it"))
+            VolumeSource::Config { .. } => {
+                let dir = self.config_dir(&assignment.app, &assignment.revision.short());
+                let dir = dir.join(plain("volume", name)?);
+                let layout = layout(assignment, &create.configs, &volume.source)?;
+                let generation = create.configs.generation;
+                let files = &self.config_files;
+                files.write(&self.run_dir, &dir, &layout, generation, false)?;
+                Ok(dir)
             }
-            VolumeSource::EmptyDir { .. } => {
+            VolumeSource::EmptyDir {
+                memory,
+                size_limit_bytes,
+            } => {
                 let dir = self.scratch(&assignment.app, &assignment.revision.short());
-                made(dir.join(plain("volume", name)?))
+                let dir = dir.join(plain("volume", name)?);
+                if *memory {
+                    mounts::volume_memory(&dir, *size_limit_bytes)?;
+                    return Ok(dir);
+                }
+                let dir = made(dir)?;
+                let what = format!("volume {name} of {}", assignment.app);
+                self.volumes.limit(&dir, &what, *size_limit_bytes);
+                Ok(dir)
             }
         }
     }
+}
+
+/// The files that a volume of a config shall have.
+fn layout(
+    assignment: &Assignment,
+    configs: &Configs,
+    source: &VolumeSource,
+) -> Result<Layout, String> {
+    let VolumeSource::Config {
+        kind,
+        name,
+        items,
+        mode,
+        optional,
+    } = source
+    else {
+        return Err("this volume is no config".into());
+    };
+    let namespace = &assignment.app.namespace;
+    let config = env::find(namespace, configs, *kind, name);
+    if config.is_none() && !optional {
+        return Err(env::missing(namespace, *kind, name));
+    }
+    let group = assignment.pod.fs_group;
+    Layout::of(config, items, *mode, *optional, group)
+}
+
+/// Writes the files of an app's configs anew, where it was given some. Does
+/// all it can. Blocks.
+pub fn rewrite_configs(
+    assignment: &Assignment,
+    configs: &Configs,
+    places: &Places,
+) -> Result<(), String> {
+    let dir = places.config_dir(&assignment.app, &assignment.revision.short());
+    let mut first = Ok(());
+    for volume in &assignment.pod.volumes {
+        if !matches!(volume.source, VolumeSource::Config { .. }) {
+            continue;
+        }
+        let done = plain("volume", &volume.name).and_then(|name| {
+            let layout = layout(assignment, configs, &volume.source)?;
+            let generation = configs.generation;
+            let files = &places.config_files;
+            files.write(&places.run_dir, &dir.join(name), &layout, generation, true)
+        });
+        first = first.and(done);
+    }
+    first.map_err(|why| format!("{} keeps the files that it has: {why}", assignment.app))
 }
 
 /// The host path, made or checked as its kind says.
@@ -139,7 +228,7 @@ fn host_path(path: PathBuf, kind: HostPathKind) -> Result<PathBuf, String> {
 }
 
 /// A directory that programs of any user in a container may use.
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     if path.exists() {
         return Ok(());
@@ -200,6 +289,25 @@ pub fn sandbox(create: &CreateContainer, places: &Places) -> Result<Option<Sandb
             .map(|one| (one.name.clone(), one.value.clone()))
             .collect(),
     }))
+}
+
+/// Whom the container runs as: the image's user, unless the app names one.
+fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
+    let container = create.spec();
+    let user = container.user.as_deref().unwrap_or(of_image);
+    if container.security.run_as_non_root {
+        let name = user.split(':').next().unwrap_or_default();
+        let why = match name.parse::<u32>() {
+            Ok(0) => "it would run as root",
+            Ok(_) => return Ok(user.to_owned()),
+            Err(_) if name.is_empty() || name == "root" => "it would run as root",
+            Err(_) => "only a number is known not to be root",
+        };
+        return Err(format!(
+            "'runAsNonRoot: true' does not hold for the user '{user}': {why}; write runAsUser with a number above 0"
+        ));
+    }
+    Ok(user.to_owned())
 }
 
 /// Capabilities that are as good as root on the device.
@@ -318,23 +426,6 @@ fn devices(create: &CreateContainer, places: &Places) -> Result<Vec<Device>, Str
     Ok(all)
 }
 
-/// The size of a volume in memory that only this container mounts, once: it is
-/// a file system of the container's own. `None` if it is a directory.
-fn in_memory(create: &CreateContainer, volume: &str) -> Option<Option<u64>> {
-    let pod = &create.assignment.pod;
-    let source = &pod.volumes.iter().find(|one| one.name == volume)?.source;
-    let VolumeSource::EmptyDir {
-        memory: true,
-        size_limit_bytes,
-    } = source
-    else {
-        return None;
-    };
-    let mounts = pod.all_containers().flat_map(|one| &one.volume_mounts);
-    let count = mounts.filter(|mount| mount.volume == volume).count();
-    (count == 1).then_some(*size_limit_bytes)
-}
-
 /// What the runtime is to run. Makes the volumes' directories. Blocks.
 pub fn compose(
     create: &CreateContainer,
@@ -344,48 +435,33 @@ pub fn compose(
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
     let container = create.spec();
-    let (mut mounts, mut tmpfs) = (Vec::new(), Vec::new());
+    let mut mounts = Vec::new();
     mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
-        if let Some(size_bytes) = in_memory(create, &mount.volume) {
-            tmpfs.push(Tmpfs {
-                target: mount.mount_path.clone(),
-                size_bytes,
-                exec: true,
-            });
-            continue;
-        }
+        let is_config = |volume: &skerry_wire::Volume| {
+            volume.name == mount.volume && matches!(volume.source, VolumeSource::Config { .. })
+        };
         mounts.push(Mount {
             source: places.volume(create, &mount.volume)?,
             target: mount.mount_path.clone(),
-            read_only: mount.read_only,
+            // As in Kubernetes: what is written there would be lost.
+            read_only: mount.read_only || pod.volumes.iter().any(is_config),
         });
     }
     mounts.extend(place.files.iter().cloned());
+    let config = &image.config;
+    let env = Environment::of(create, &config.env, places)?;
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
-    let config = &image.config;
     let mut args = if container.command.is_empty() {
         config.entrypoint.clone()
     } else {
-        container.command.clone()
+        env.words(&container.command)?
     };
     if !container.args.is_empty() {
-        args.extend(container.args.clone());
+        args.extend(env.words(&container.args)?);
     } else if container.command.is_empty() {
         args.extend(config.cmd.clone());
-    }
-    let mut env: Vec<(String, String)> = config
-        .env
-        .iter()
-        .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| (name.to_string(), value.to_string()))
-        .collect();
-    for var in &container.env {
-        env.retain(|(name, _)| *name != var.name);
-        let value = var.value.text();
-        let value = value.ok_or_else(|| format!("the value of {} is not known here", var.name))?;
-        env.push((var.name.clone(), value.to_owned()));
     }
     let log_bytes = match container.log_max_bytes {
         0 => places.log_max_bytes,
@@ -402,15 +478,12 @@ pub fn compose(
         log_name: create.log_name.clone(),
         layers: image.layers.clone(),
         args,
-        env,
+        env: env.all,
         cwd: container
             .working_dir
             .clone()
             .unwrap_or_else(|| config.working_dir.clone()),
-        user: container
-            .user
-            .clone()
-            .unwrap_or_else(|| config.user.clone()),
+        user: user(create, &config.user)?,
         groups: pod
             .supplemental_groups
             .iter()
@@ -418,7 +491,7 @@ pub fn compose(
             .copied()
             .collect(),
         mounts,
-        tmpfs,
+        tmpfs: Vec::new(),
         devices: devices(create, places)?,
         resources: Resources {
             cpu_millis: limits.cpu_millis,

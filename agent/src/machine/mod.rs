@@ -3,32 +3,44 @@
 //! devices live in one process.
 
 mod compose;
+mod config_files;
+mod env;
 mod exec;
+mod expand;
 mod logs;
+mod mounts;
+mod namespace;
 mod network;
 mod pretended;
 mod probe;
+mod quota;
 mod real;
 mod signals;
 mod stream;
 mod users;
+mod volume_tar;
+mod volumes;
 
 pub use compose::Places;
+pub use config_files::ConfigFiles;
+pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 pub use users::UserPool;
+pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, PodShape};
+use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, RevisionId};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, RevisionId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 
@@ -39,6 +51,9 @@ pub enum MachineEvent {
     Exited(ContainerId, Exit),
     /// The runtime is gone: list anew.
     Lost,
+    /// Something that the operator should know: CamelCase reason and a
+    /// sentence.
+    Trouble(&'static str, String),
     /// How the network of pods stands now.
     Network {
         /// Where pods on bridges are.
@@ -74,6 +89,12 @@ pub trait Machine: 'static {
         revision: &str,
     ) -> impl Future<Output = Result<(), String>>;
 
+    /// Writes the files of these apps' configs anew, where some are already.
+    fn write_configs(
+        &self,
+        apps: Vec<(Assignment, Configs)>,
+    ) -> impl Future<Output = Result<(), String>>;
+
     /// See how an image stands; unpacks it if all of it is here.
     fn prepare_image(&self, image: ImageRef) -> impl Future<Output = Result<ImageStatus, String>>;
     /// Writes what follows `offset`.
@@ -99,6 +120,13 @@ pub trait Machine: 'static {
         &self,
         id: ContainerId,
         request: ExecRequest,
+        stream: StreamEnd,
+    ) -> impl Future<Output = End>;
+    /// Does something with named volumes, wired to a stream.
+    fn run_volume(
+        &self,
+        request: VolumeRequest,
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
     /// Puts a probe's question.

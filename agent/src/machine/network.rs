@@ -59,7 +59,10 @@ pub struct MachineNetwork {
     /// Held while they are opened, so that they are opened once.
     opened: Mutex<Option<Rc<PodNetworks>>>,
     tasks: LocalExecutor<'static>,
-    shapes: RefCell<BTreeMap<PodId, Shape>>,
+    /// How pods shall be; absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
+    /// What is wrong with pods that were left, and with networks at work.
+    unresumed: RefCell<Option<String>>,
     troubles: Rc<RefCell<Vec<String>>>,
     news: (Sender<()>, Receiver<()>),
     /// News were taken, but not told yet.
@@ -75,6 +78,7 @@ impl MachineNetwork {
             opened: Mutex::default(),
             tasks: LocalExecutor::new(),
             shapes: RefCell::default(),
+            unresumed: RefCell::default(),
             troubles: Rc::default(),
             news: bounded(1),
             untold: Cell::new(false),
@@ -89,7 +93,9 @@ impl MachineNetwork {
         }
         let networks = PodNetworks::open(&self.run_dir, self.pool.clone(), Resolvers::default());
         let networks = Rc::new(networks.map_err(|error| chain(&error))?);
-        networks.shape(self.shapes.borrow().clone());
+        if let Some(shapes) = self.shapes.borrow().clone() {
+            networks.shape(shapes);
+        }
         let (runs, troubles) = (networks.clone(), self.troubles.clone());
         let news = self.news.0.clone();
         let run = async move {
@@ -128,10 +134,11 @@ impl MachineNetwork {
         if self.opened.lock().await.is_none() && !self.is_needed() {
             return;
         }
-        if let Err(reason) = self.with_work(self.try_resume(runtime)).await {
+        let failed = self.with_work(self.try_resume(runtime)).await.err();
+        if let Some(reason) = &failed {
             tracing::error!("network of pods: {reason}");
-            *self.troubles.borrow_mut() = vec![reason];
         }
+        *self.unresumed.borrow_mut() = failed;
         let _ = self.news.0.try_send(());
     }
 
@@ -287,7 +294,7 @@ impl MachineNetwork {
                 (PodId::of(&pod.app, pod.revision), shape)
             })
             .collect();
-        self.shapes.borrow_mut().clone_from(&shapes);
+        *self.shapes.borrow_mut() = Some(shapes.clone());
         if let Some(opened) = self.opened.try_lock()
             && let Some(networks) = &*opened
         {
@@ -315,9 +322,11 @@ impl MachineNetwork {
             }
             let addresses = self.addresses().await;
             self.untold.set(false);
+            let mut troubles = self.troubles.borrow().clone();
+            troubles.extend(self.unresumed.borrow().clone());
             MachineEvent::Network {
                 addresses,
-                troubles: self.troubles.borrow().clone(),
+                troubles,
             }
         })
         .await

@@ -4,18 +4,18 @@
 
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, PodShape};
+use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef};
 use smol::channel::{Receiver, Sender, unbounded};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// A container that does nothing.
@@ -125,6 +125,10 @@ impl Machine for PretendedMachine {
         Ok(())
     }
 
+    async fn write_configs(&self, _: Vec<(Assignment, Configs)>) -> Result<(), String> {
+        Ok(())
+    }
+
     async fn prepare_image(&self, _: ImageRef) -> Result<ImageStatus, String> {
         Ok(ImageStatus::Ready)
     }
@@ -143,6 +147,15 @@ impl Machine for PretendedMachine {
 
     async fn run_exec(&self, _: ContainerId, _: ExecRequest, _: StreamEnd) -> End {
         End::Failed("this machine runs no programs".into())
+    }
+
+    async fn run_volume(
+        &self,
+        _: VolumeRequest,
+        _: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+        _: StreamEnd,
+    ) -> End {
+        End::Failed("this machine keeps no volumes".into())
     }
 
     async fn probe(&self, _: Question) -> Answer {

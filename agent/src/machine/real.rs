@@ -1,24 +1,26 @@
 //! The real machine: the runtime's keeper and the image store.
 
-use super::compose::{Places, compose, sandbox, sandbox_id};
+use super::compose::{Places, compose, rewrite_configs, sandbox, sandbox_id};
+use super::mounts::unmount_below;
+use super::namespace::in_mounts_of;
 use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{CreateContainer, ImageStatus, MissingBlob, PodShape};
+use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest};
+use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
-use skerry_wire::{AppRef, ContainerName, Digest, ImageRef, Timestamp};
+use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, Timestamp};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -188,7 +190,14 @@ impl Machine for RealMachine {
                 RuntimeEvent::KeeperLost => MachineEvent::Lost,
             }
         };
-        smol::future::or(of_runtime, self.network.next_event()).await
+        let of_volumes = async {
+            match self.places.volumes.troubles.recv().await {
+                Ok((reason, message)) => MachineEvent::Trouble(reason, message),
+                Err(_) => smol::future::pending().await,
+            }
+        };
+        let others = smol::future::or(self.network.next_event(), of_volumes);
+        smol::future::or(of_runtime, others).await
     }
 
     async fn create(&self, create: CreateContainer) -> Result<i32, String> {
@@ -223,7 +232,9 @@ impl Machine for RealMachine {
         let hostname = places.hostname(&create);
         let place = self.network.place(&create, sandbox.as_ref(), hostname);
         let place = place.await?;
-        let spec = smol::unblock(move || compose(&create, &image, &places, &place)).await?;
+        let keeper = runtime.keeper_pid();
+        let work = move || in_mounts_of(keeper, || compose(&create, &image, &places, &place));
+        let spec = smol::unblock(work).await?;
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal)?;
         match runtime.create(spec).await {
@@ -278,18 +289,43 @@ impl Machine for RealMachine {
             .await
             .map_err(|e| chain(&e))?;
         let dir = self.places.scratch(app, revision);
-        smol::unblock(move || match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", dir.display()))
-            }
-            _ => {
-                // The app's, unless another revision of it is still in there.
-                let _ = dir.parent().map(std::fs::remove_dir);
-                Ok(())
-            }
-        })
-        .await?;
+        let configs = self.places.config_dir(app, revision);
+        let files = self.places.config_files.clone();
+        let keeper = self.runtime()?.keeper_pid();
+        let work = move || {
+            let failed = |dir: &std::path::Path, error: std::io::Error| {
+                format!("{}: {error}", dir.display())
+            };
+            let gone = files.remove(&configs).map_err(|e| failed(&configs, e));
+            unmount_below(&dir);
+            let removed = match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(failed(&dir, error))
+                }
+                _ => {
+                    // The app's, unless another revision of it is still in
+                    // there.
+                    let _ = dir.parent().map(std::fs::remove_dir);
+                    Ok(())
+                }
+            };
+            gone.and(removed)
+        };
+        smol::unblock(move || in_mounts_of(keeper, work)).await?;
         detached
+    }
+
+    async fn write_configs(&self, apps: Vec<(Assignment, Configs)>) -> Result<(), String> {
+        let places = self.places.clone();
+        let keeper = self.runtime()?.keeper_pid();
+        let work = move || {
+            let mut first = Ok(());
+            for (assignment, configs) in apps {
+                first = first.and(rewrite_configs(&assignment, &configs, &places));
+            }
+            first
+        };
+        smol::unblock(move || in_mounts_of(keeper, work)).await
     }
 
     async fn prepare_image(&self, image: ImageRef) -> Result<ImageStatus, String> {
@@ -347,6 +383,19 @@ impl Machine for RealMachine {
             Ok(runtime) => exec::run(&runtime, &id, &request, &stream).await,
             Err(reason) => End::Failed(reason),
         }
+    }
+
+    async fn run_volume(
+        &self,
+        request: VolumeRequest,
+        users: BTreeMap<VolumeRef, BTreeSet<AppName>>,
+        stream: StreamEnd,
+    ) -> End {
+        self.places
+            .volumes
+            .clone()
+            .run(request, users, stream)
+            .await
     }
 
     async fn probe(&self, question: Question) -> Answer {

@@ -41,9 +41,10 @@ pub const FILE: &str = "networks.json";
 /// Longest file that is read back: 512 pods with some ports.
 const MAX_KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What is known of an attached pod.
+/// What is known of an attached pod. Kept over changes of the agent, to another
+/// release and back: a field that comes later needs a default, and one that is
+/// not known is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Attachment {
     /// Whose pod it is; its name is the app's.
     pub app: AppRef,
@@ -59,7 +60,6 @@ pub struct Attachment {
 
 /// What may change while a pod runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Shape {
     /// Whether names and services lead to it.
     pub ready: bool,
@@ -109,7 +109,6 @@ pub enum AttachError {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Kept {
     leases: Leases,
     /// With when each came.
@@ -152,9 +151,12 @@ pub struct PodNetworks {
     state: Mutex<State>,
     tasks: LocalExecutor<'static>,
     watch: Watch,
-    /// How pods shall be from now on, also those that are not attached yet.
-    shapes: RefCell<BTreeMap<PodId, Shape>>,
+    /// How pods shall be from now on, also those that are not attached yet;
+    /// absent before it was said.
+    shapes: RefCell<Option<BTreeMap<PodId, Shape>>>,
     reshaped: (Sender<()>, Receiver<()>),
+    /// Pods that are to be attached with the next settling.
+    arriving: RefCell<Vec<(PodId, Attachment, OwnedFd)>>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +167,10 @@ struct State {
     responders: BTreeMap<Namespace, (SharedNames, Task<()>)>,
     /// Nothing is torn down before it is known what runs.
     resumed: bool,
+    /// Pods have come that no settling has seen to its end.
+    unsettled: bool,
+    /// What the newest settling left.
+    settled: Settled,
     jobs: u64,
 }
 
@@ -221,6 +227,7 @@ impl PodNetworks {
             watch: watch.map_err(|error: AttachError| error)?,
             shapes: RefCell::default(),
             reshaped: bounded(1),
+            arriving: RefCell::default(),
         })
     }
 
@@ -259,7 +266,7 @@ impl PodNetworks {
         state.namespaces = namespaces;
         state.resumed = true;
         // Without pods and rules there is nothing to look at either.
-        self.settle(&mut state).await.map(drop)
+        self.settle(&mut state).await
     }
 
     /// Puts a pod on the network of its namespace, before its first process
@@ -272,25 +279,22 @@ impl PodNetworks {
         pod: Attachment,
         namespace: OwnedFd,
     ) -> Result<Attached, AttachError> {
-        let mut state = self.state.lock().await;
-        let mut pod = pod;
-        let last = state.kept.pods.values().map(|(rank, _)| *rank).max();
-        let rank = match state.kept.pods.get(id) {
-            Some((rank, old)) => {
-                pod.containers.extend(old.containers.iter().cloned());
-                pod.shape = old.shape.clone();
-                *rank
-            }
-            None => last.map_or(0, |rank| rank.saturating_add(1)),
-        };
-        if let Some(shape) = self.shapes.borrow().get(id) {
-            pod.shape = shape.clone();
-        }
         let of = pod.app.namespace.clone();
-        state.kept.pods.insert(id.clone(), (rank, pod));
-        state.namespaces.insert(id.clone(), namespace);
-        let settled = self.settle(&mut state).await?;
-        let troubles = settled.words(Some(id));
+        self.arriving
+            .borrow_mut()
+            .push((id.clone(), pod, namespace));
+        // Those who come while this waits are settled in one go: a device that
+        // starts brings all its pods at once.
+        let mut state = self.state.lock().await;
+        for (id, pod, namespace) in self.arriving.take() {
+            let shapes = self.shapes.borrow();
+            let told = shapes.as_ref().and_then(|all| all.get(&id)).cloned();
+            state.arrive(id, pod, namespace, told);
+        }
+        if state.unsettled {
+            self.settle(&mut state).await?;
+        }
+        let troubles = state.settled.words(Some(id));
         let place = state.layout.pods.get(id);
         match (place, state.layout.networks.get(&of)) {
             (Some(place), Some(network)) if troubles.is_empty() => Ok(Attached {
@@ -299,7 +303,7 @@ impl PodNetworks {
             }),
             (Some(_), Some(_)) => Err(AttachError::Trouble(troubles.join("; "))),
             // It has no address, and one of all troubles says why.
-            _ => Err(AttachError::Trouble(settled.words(None).join("; "))),
+            _ => Err(AttachError::Trouble(state.settled.words(None).join("; "))),
         }
     }
 
@@ -309,14 +313,14 @@ impl PodNetworks {
         state.namespaces.remove(id);
         match state.kept.pods.remove(id) {
             None => Ok(()),
-            Some(_) => self.settle(&mut state).await.map(drop),
+            Some(_) => self.settle(&mut state).await,
         }
     }
 
-    /// Says how all pods shall be from now on; those that are left out stay
-    /// as they are. [`PodNetworks::run`] makes it so.
+    /// Says how all pods shall be from now on; those that are left out are
+    /// about to go, and not ready. [`PodNetworks::run`] makes it so.
     pub fn shape(&self, shapes: BTreeMap<PodId, Shape>) {
-        *self.shapes.borrow_mut() = shapes;
+        *self.shapes.borrow_mut() = Some(shapes);
         // When one is there already, it is this news too.
         let _ = self.reshaped.0.try_send(());
     }
@@ -351,12 +355,16 @@ impl PodNetworks {
                     Timer::after(CALM).await;
                 }
                 let mut state = self.state.lock().await;
-                let other = state.reshape(&self.shapes.borrow());
+                let other = self
+                    .shapes
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|all| state.reshape(all));
                 if !state.resumed || (reshaped && !other) {
                     continue;
                 }
                 let troubles = match self.settle(&mut state).await {
-                    Ok(settled) => settled.words(None),
+                    Ok(()) => state.settled.words(None),
                     Err(error) => vec![chain(&error)],
                 };
                 if troubles != told {
@@ -368,7 +376,7 @@ impl PodNetworks {
         self.tasks.run(mend).await
     }
 
-    async fn settle(&self, state: &mut State) -> Result<Settled, AttachError> {
+    async fn settle(&self, state: &mut State) -> Result<(), AttachError> {
         let wanted = state.wanted();
         // Before anything is there, so that a crash in between leaves nothing
         // that nobody knows of.
@@ -392,10 +400,12 @@ impl PodNetworks {
             tracing::debug!("{change}");
         }
         state.layout = outcome.layout;
-        Ok(Settled {
+        state.settled = Settled {
             names: self.answer_names(state, &wanted).await,
             troubles: outcome.troubles,
-        })
+        };
+        state.unsettled = false;
+        Ok(())
     }
 
     async fn answer_names(&self, state: &mut State, wanted: &Wanted) -> Vec<NamesError> {
@@ -433,12 +443,38 @@ impl PodNetworks {
 }
 
 impl State {
+    /// A pod is there, or another container of one that is.
+    fn arrive(&mut self, id: PodId, mut pod: Attachment, namespace: OwnedFd, told: Option<Shape>) {
+        let last = self.kept.pods.values().map(|(rank, _)| *rank).max();
+        let rank = match self.kept.pods.get(&id) {
+            Some((rank, old)) => {
+                pod.containers.extend(old.containers.iter().cloned());
+                pod.shape = old.shape.clone();
+                *rank
+            }
+            None => last.map_or(0, |rank| rank.saturating_add(1)),
+        };
+        if let Some(shape) = told {
+            pod.shape = shape;
+        }
+        self.kept.pods.insert(id.clone(), (rank, pod));
+        self.namespaces.insert(id, namespace);
+        self.unsettled = true;
+    }
+
     /// Whether any pod has another shape now.
     fn reshape(&mut self, shapes: &BTreeMap<PodId, Shape>) -> bool {
         let mut other = false;
         for (id, (_, pod)) in &mut self.kept.pods {
-            if let Some(shape) = shapes.get(id).filter(|shape| **shape != pod.shape) {
-                pod.shape = shape.clone();
+            let shape = match shapes.get(id) {
+                Some(shape) => shape.clone(),
+                None => Shape {
+                    ready: false,
+                    ..pod.shape.clone()
+                },
+            };
+            if shape != pod.shape {
+                pod.shape = shape;
                 other = true;
             }
         }

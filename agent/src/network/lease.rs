@@ -120,7 +120,6 @@ fn free(wished: u16, count: u16, is_free: impl Fn(u16) -> bool) -> Option<u16> {
 /// next, and across restarts of the agent; losing it costs running pods their
 /// address only where two names wish for the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Leases {
     networks: BTreeMap<Namespace, u16>,
     pods: BTreeMap<PodId, u16>,

@@ -130,7 +130,7 @@ pub fn build(
 /// Whether it was made for apps, by us: volumes, what they see of the device's
 /// API and of their network.
 fn is_own(source: &Path, layout: &Layout) -> bool {
-    let of_run = ["scratch", "api", "names"].map(|dir| layout.run_dir.join(dir));
+    let of_run = ["scratch", "api", "names", "configs"].map(|dir| layout.run_dir.join(dir));
     let own = [layout.data_dir.join("volumes")];
     own.iter()
         .chain(&of_run)

@@ -134,7 +134,8 @@ fn damage_is_mended_unasked_and_names_are_answered() {
                     .unwrap();
                 assert_eq!(lookup(&asker, web_at.names).await, 1);
                 for (is_ready, count) in [(false, 0), (true, 1)] {
-                    networks.shape([(id("web"), ready(is_ready))].into());
+                    let shapes = [(id("web"), ready(is_ready)), (id("asker"), ready(true))];
+                    networks.shape(shapes.into());
                     let end = std::time::Instant::now() + LONG;
                     while lookup(&asker, web_at.names).await != count {
                         assert!(std::time::Instant::now() < end, "not ready: {is_ready}");
@@ -201,4 +202,47 @@ async fn lookup(from: &Space, server: std::net::IpAddr) -> usize {
         })
     })
     .await
+}
+
+#[test]
+fn pods_that_come_together_are_attached_together() {
+    const PODS: usize = 60;
+    on_a_device(|_device| {
+        let dir = tempfile::tempdir().unwrap();
+        let before = settled_picture();
+        let spaces: Vec<Space> = (0..PODS).map(|_| Space::new()).collect();
+        smol::block_on(async {
+            let networks = open(dir.path());
+            let (networks, attachment) = (&networks, &attachment);
+            let begin = std::time::Instant::now();
+            let all = spaces.iter().enumerate().map(|(index, space)| async move {
+                let name = format!("app{index}");
+                let pod = attachment(&name, None);
+                let attached = networks.attach(&id(&name), pod, space.fd()).await;
+                attached.unwrap().addresses[0]
+            });
+            let all: std::collections::BTreeSet<_> = join(all).await.into_iter().collect();
+            println!("{PODS} pods in {:?}", begin.elapsed());
+            assert_eq!(all.len(), PODS);
+            for index in 0..PODS {
+                networks.detach(&id(&format!("app{index}"))).await.unwrap();
+            }
+            assert_eq!(settled_picture(), before);
+        });
+    });
+}
+
+/// Runs all of them at the same time.
+async fn join<T: 'static>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let executor = smol::LocalExecutor::new();
+    let tasks: Vec<_> = all.map(|one| executor.spawn(one)).collect();
+    executor
+        .run(async {
+            let mut done = Vec::new();
+            for task in tasks {
+                done.push(task.await);
+            }
+            done
+        })
+        .await
 }

@@ -277,7 +277,7 @@ fn applied(bench: &Bench, name: &str) {
 /// Measures the start of a board with one app, in time that is counted, then
 /// what agent and keeper hold when they are idle with three.
 #[test]
-#[ignore = "measures the agent that users get: give it with SKERRY_BOARD_AGENT"]
+#[ignore = "measures the agent that users get: cross/boards/run --budgets"]
 fn virt_keeps_to_its_budgets() {
     let bench = Bench::new("budgets");
     let mut board = bench.boot(Model::Virt).expect("power");

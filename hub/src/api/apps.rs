@@ -133,9 +133,10 @@ async fn resolve(api: &Arc<Api>, apps: Vec<App>) -> Result<Vec<(App, Revision)>,
 fn applied(
     actions: Vec<(AppRef, AppAction)>,
     revisions: &BTreeMap<AppRef, String>,
+    kinds: &BTreeMap<AppRef, &'static str>,
 ) -> Vec<Applied> {
     let item = |(app, action): (AppRef, AppAction)| Applied {
-        kind: "App".into(),
+        kind: kinds.get(&app).copied().unwrap_or("App").into(),
         revision: revisions.get(&app).cloned(),
         namespace: app.namespace.to_string(),
         name: app.name.to_string(),
@@ -144,12 +145,18 @@ fn applied(
     actions.into_iter().map(item).collect()
 }
 
+fn kinds(apps: &[App]) -> BTreeMap<AppRef, &'static str> {
+    let kind = |app: &App| (app.app.clone(), manifest::kind(app));
+    apps.iter().map(kind).collect()
+}
+
 pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
     let Declared {
         apps,
         configs,
         dry_run,
     } = read(body::json(body, false).await?)?;
+    let kinds = kinds(&apps);
     let apps = resolve(&state, apps).await?;
     let revisions = apps
         .iter()
@@ -177,12 +184,13 @@ pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Fail
         }
     };
     let mut items = configs::applied(config_actions);
-    items.extend(applied(actions, &revisions));
+    items.extend(applied(actions, &revisions, &kinds));
     Ok(Json(List { items }))
 }
 
 pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
     let declared = read(body::json(body, false).await?)?;
+    let kinds = kinds(&declared.apps);
     let apps: Vec<AppRef> = declared.apps.into_iter().map(|app| app.app).collect();
     let configs = declared.configs.iter();
     let configs: Vec<ConfigRef> = configs.map(|c| c.config.reference()).collect();
@@ -203,7 +211,7 @@ pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Fai
     } else {
         take_away(&state, apps, configs).await?
     };
-    let mut items = applied(actions, &BTreeMap::new());
+    let mut items = applied(actions, &BTreeMap::new(), &kinds);
     items.extend(configs::applied(config_actions));
     Ok(Json(List { items }))
 }
@@ -248,7 +256,7 @@ pub async fn diff(state: State, body: Body) -> Result<Json<List<Difference>>, Fa
             }
             let current = fleet.app(&app.app);
             Difference {
-                kind: "App".into(),
+                kind: manifest::kind(&app).into(),
                 namespace: app.app.namespace.to_string(),
                 name: app.app.name.to_string(),
                 current: current.map(|record| manifest::to_yaml(&record.app)),
@@ -334,6 +342,6 @@ pub async fn delete_one(
     if actions.iter().any(|(_, a)| *a == AppAction::Absent) {
         return Err(no_such_app(&app));
     }
-    let items = applied(actions, &BTreeMap::new());
+    let items = applied(actions, &BTreeMap::new(), &BTreeMap::new());
     Ok(Json(List { items }))
 }

@@ -390,6 +390,12 @@ pub struct DeviceApp {
     pub namespace: String,
     /// The app's name.
     pub name: String,
+    /// `App`, `Job` or `CronJob`; empty for what it shall not run.
+    #[serde(default)]
+    pub kind: String,
+    /// How far a job is, as reported.
+    #[serde(default)]
+    pub job: Option<JobStatus>,
     /// The revision it shall run; absent when it shall run none.
     pub revision: Option<String>,
     /// The revision that it reports; absent before it did.
@@ -434,6 +440,47 @@ pub enum AppUpdateState {
     Done,
     /// It failed, and what was before it is back.
     RolledBack,
+}
+
+/// How far a job, or the runs of a CronJob, are on one device. Times are by
+/// its clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Pods, or runs of a CronJob, that go on now.
+    pub active: u32,
+    /// Pods that ended well; of a CronJob those of its newest run.
+    pub succeeded: u32,
+    /// Pods that failed, likewise.
+    pub failed: u32,
+    /// How the job, or the newest run that ended, came out: `Complete` or
+    /// `Failed`; absent before.
+    pub outcome: Option<String>,
+    /// Why it failed: `BackoffLimitExceeded`, `DeadlineExceeded`, `Replaced`.
+    pub reason: Option<String>,
+    /// When the job, or the newest run, began.
+    pub began_ms: Option<u64>,
+    /// When the job, or the newest run that ended, did.
+    pub ended_ms: Option<u64>,
+    /// When the newest run was due.
+    pub last_due_ms: Option<u64>,
+    /// When the next one is; absent when suspended, and while the device does
+    /// not know the time.
+    pub next_due_ms: Option<u64>,
+    /// Runs of a CronJob that have ended, oldest first.
+    pub history: Vec<JobRun>,
+}
+
+/// A run of a CronJob that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRun {
+    /// When it was due.
+    pub due_ms: u64,
+    /// When it ended.
+    pub ended_ms: u64,
+    /// `Complete` or `Failed`.
+    pub outcome: String,
+    /// Why it failed.
+    pub reason: Option<String>,
 }
 
 /// Why something is not as declared.
@@ -575,7 +622,7 @@ pub struct ManifestFile {
 /// What an apply or delete did to one thing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// `App`.
+    /// `App`, `Job` or `CronJob`; `App` of what was not there.
     pub kind: String,
     /// Its namespace.
     pub namespace: String,
@@ -683,6 +730,9 @@ pub struct PinnedImage {
 /// One app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct App {
+    /// `App`, `Job` or `CronJob`.
+    #[serde(default)]
+    pub kind: String,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -718,10 +768,30 @@ pub struct AppCounts {
     pub desired: u32,
     /// Those that report this revision.
     pub updated: u32,
-    /// Those where every container of this revision runs, or ended well.
+    /// Those where every container of this revision runs, or ended well; of a
+    /// job those where it is complete, of a CronJob those where no run failed
+    /// last.
     pub ready: u32,
     /// Those that cannot have it; the device says why.
     pub blocked: u32,
+    /// Pods of a job, or runs of a CronJob, that go on now.
+    #[serde(default)]
+    pub active: u32,
+    /// Devices where the job, or the newest run that ended, failed.
+    #[serde(default)]
+    pub failed: u32,
+    /// When it began on the first device.
+    #[serde(default)]
+    pub began_ms: Option<u64>,
+    /// When it ended on the last device, if it has on all.
+    #[serde(default)]
+    pub ended_ms: Option<u64>,
+    /// When the newest run of a CronJob was due.
+    #[serde(default)]
+    pub last_due_ms: Option<u64>,
+    /// When the next one is.
+    #[serde(default)]
+    pub next_due_ms: Option<u64>,
     /// Those where it failed and what was before it is back.
     #[serde(default)]
     pub rolled_back: u32,

@@ -2,12 +2,13 @@
 
 use super::types;
 use crate::core::{AppRecord, Connection, Device, EventRecord, Fleet, Standing, TokenRecord};
+use crate::manifest::kind_of;
 use crate::model;
 use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::pod::{Network, Protocol};
-use skerry_wire::policy::Service;
-use skerry_wire::report::{self, Report};
-use skerry_wire::{AppRef, RevisionId, Role};
+use skerry_wire::policy::{Service, Work};
+use skerry_wire::report::{self, JobOutcome, Report};
+use skerry_wire::{AppRef, RevisionId, Role, Timestamp};
 use std::collections::BTreeMap;
 
 /// A device's state.
@@ -35,6 +36,8 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         namespace: app.namespace.to_string(),
         name: app.name.to_string(),
         revision: None,
+        kind: String::new(),
+        job: None,
         running_revision: None,
         problem: None,
         containers: Vec::new(),
@@ -47,6 +50,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
             .entry(assignment.app.clone())
             .or_insert_with(|| empty(&assignment.app));
         app.revision = Some(assignment.revision.to_string());
+        app.kind = kind_of(&assignment.policy.work).into();
     }
     for why in blocked {
         let app = apps
@@ -62,6 +66,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
             .entry(status.app.clone())
             .or_insert_with(|| empty(&status.app));
         app.running_revision = Some(status.revision.to_string());
+        app.job = status.job.as_ref().map(job);
         app.containers = status.containers.iter().map(container).collect();
         app.address = status.address.map(|address| address.to_string());
         app.update = status.update.as_ref().map(app_update);
@@ -210,6 +215,7 @@ fn container(status: &report::ContainerStatus) -> types::Container {
 /// How each app fares, in one pass over all devices.
 pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
     let mut all: BTreeMap<AppRef, types::AppCounts> = BTreeMap::new();
+    let mut ended: BTreeMap<AppRef, Vec<u64>> = BTreeMap::new();
     for device in fleet.devices() {
         let (assigned, blocked) = fleet.assignments(device);
         for why in blocked {
@@ -227,14 +233,75 @@ pub fn app_counts(fleet: &Fleet) -> BTreeMap<AppRef, types::AppCounts> {
         for assignment in assigned {
             let status = statuses.get(&assignment.app);
             let updated = status.filter(|s| s.revision == assignment.revision);
-            let counts = all.entry(assignment.app).or_default();
+            let counts = all.entry(assignment.app.clone()).or_default();
             counts.desired += 1;
             counts.updated += u32::from(updated.is_some());
-            counts.ready += u32::from(updated.is_some_and(|s| is_ready(s)));
-            counts.rolled_back += u32::from(status.is_some_and(|s| is_rolled_back(s)));
+            let work = &assignment.policy.work;
+            counts.ready += u32::from(updated.is_some_and(|s| is_ready(work, s)));
+            counts.rolled_back += u32::from(status.is_some_and(|s| {
+                is_rolled_back(s)
+                    && s.update
+                        .as_ref()
+                        .is_some_and(|u| u.to == assignment.revision)
+            }));
+            if let Some(job) = updated.and_then(|s| s.job.as_ref()) {
+                let times = ended.entry(assignment.app).or_default();
+                times.extend(count_job(counts, job));
+            }
+        }
+    }
+    for (app, counts) in &mut all {
+        let times = ended.get(app).map_or(&[][..], Vec::as_slice);
+        if times.len() == counts.desired as usize {
+            counts.ended_ms = times.iter().max().copied();
         }
     }
     all
+}
+
+/// Counts what a device says of a job. When it ended there.
+fn count_job(counts: &mut types::AppCounts, job: &report::JobStatus) -> Option<u64> {
+    counts.active += job.active;
+    let failed = matches!(job.outcome, Some(JobOutcome::Failed { .. }));
+    counts.failed += u32::from(failed);
+    let first = |a: Option<u64>, b: Option<Timestamp>| a.into_iter().chain(b.map(|t| t.0)).min();
+    counts.began_ms = first(counts.began_ms, job.began);
+    counts.next_due_ms = first(counts.next_due_ms, job.next_due);
+    counts.last_due_ms = counts.last_due_ms.max(job.last_due.map(|t| t.0));
+    job.outcome.as_ref().and(job.ended).map(|t| t.0)
+}
+
+fn job(status: &report::JobStatus) -> types::JobStatus {
+    let (outcome, reason) = status.outcome.as_ref().map(outcome).unzip();
+    types::JobStatus {
+        active: status.active,
+        succeeded: status.succeeded,
+        failed: status.failed,
+        outcome,
+        reason: reason.flatten(),
+        began_ms: status.began.map(|t| t.0),
+        ended_ms: status.ended.map(|t| t.0),
+        last_due_ms: status.last_due.map(|t| t.0),
+        next_due_ms: status.next_due.map(|t| t.0),
+        history: status.history.iter().map(job_run).collect(),
+    }
+}
+
+fn job_run(run: &report::JobRun) -> types::JobRun {
+    let (outcome, reason) = outcome(&run.outcome);
+    types::JobRun {
+        due_ms: run.due.0,
+        ended_ms: run.ended.0,
+        outcome,
+        reason,
+    }
+}
+
+fn outcome(outcome: &JobOutcome) -> (String, Option<String>) {
+    match outcome {
+        JobOutcome::Complete => ("Complete".into(), None),
+        JobOutcome::Failed { reason } => ("Failed".into(), Some(reason.clone())),
+    }
 }
 
 fn is_rolled_back(status: &report::AppStatus) -> bool {
@@ -242,7 +309,13 @@ fn is_rolled_back(status: &report::AppStatus) -> bool {
     matches!(update, Some(report::AppUpdateState::RolledBack { .. }))
 }
 
-fn is_ready(status: &report::AppStatus) -> bool {
+fn is_ready(work: &Work, status: &report::AppStatus) -> bool {
+    let outcome = status.job.as_ref().and_then(|job| job.outcome.as_ref());
+    match work {
+        Work::Service => {}
+        Work::Job(_) => return outcome == Some(&JobOutcome::Complete),
+        Work::CronJob(_) => return !matches!(outcome, Some(JobOutcome::Failed { .. })),
+    }
     !status.containers.is_empty() && status.containers.iter().all(|c| c.ready)
 }
 
@@ -250,6 +323,7 @@ fn is_ready(status: &report::AppStatus) -> bool {
 pub fn app(record: &AppRecord, counts: types::AppCounts) -> types::App {
     let name = &record.app.app;
     types::App {
+        kind: kind_of(&record.app.policy.work).into(),
         namespace: name.namespace.to_string(),
         name: name.name.to_string(),
         revision: revision(record.revision.id),

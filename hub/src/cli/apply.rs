@@ -23,11 +23,16 @@ pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<
         let apps: Vec<Applied> = answer
             .items
             .into_iter()
-            .filter(|item| item.kind == "App")
+            .filter(|item| runs(&item.kind))
             .collect();
         wait::wait(out, client, &apps, started, args.timeout)?;
     }
     Ok(())
+}
+
+/// Whether devices run what is of this kind.
+pub(super) fn runs(kind: &str) -> bool {
+    matches!(kind, "App" | "Job" | "CronJob")
 }
 
 /// `app/web created`, with the namespace where it is not the usual one.

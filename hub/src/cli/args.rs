@@ -72,13 +72,13 @@ pub struct Connection {
 pub enum Command {
     /// Serve: be the hub
     Hub(HubArgs),
-    /// Show devices, apps, containers, images, events, tokens, configs or
-    /// secrets
+    /// Show devices, apps, jobs, cronjobs, containers, images, events, tokens,
+    /// configs or secrets
     #[command(visible_alias = "list")]
     Get(GetArgs),
     /// Show all containers of all devices
     Ps(PsArgs),
-    /// Show all about one device, app, config or secret
+    /// Show all about one device, app, job, cronjob, config or secret
     Describe(DescribeArgs),
     /// Make it so: create or change what the files declare
     Apply(ApplyArgs),
@@ -234,6 +234,10 @@ pub enum Resource {
     Devices,
     /// What runs on them.
     Apps,
+    /// What runs to its end.
+    Jobs,
+    /// What does so at certain times.
+    CronJobs,
     /// Each process group, one by one.
     Containers,
     /// What apps are made from.
@@ -250,12 +254,14 @@ pub enum Resource {
 
 impl Resource {
     /// Every name that people use for it, the usual one first.
-    pub(super) const NAMES: [(Resource, &[&str]); 8] = [
+    pub(super) const NAMES: [(Resource, &[&str]); 10] = [
         (
             Resource::Devices,
             &["devices", "device", "dev", "devs", "nodes", "node", "no"],
         ),
         (Resource::Apps, &["apps", "app", "deployments", "deploy"]),
+        (Resource::Jobs, &["jobs", "job"]),
+        (Resource::CronJobs, &["cronjobs", "cronjob", "cj"]),
         (
             Resource::Containers,
             &["containers", "container", "pods", "pod", "po", "ps"],
@@ -278,7 +284,7 @@ impl Resource {
                 return Ok(resource);
             }
         }
-        Err("use devices, apps, containers, images, events, tokens, configs or secrets".into())
+        Err("use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs or secrets".into())
     }
 
     /// `device`, as in `device/kiosk-7`.
@@ -286,6 +292,8 @@ impl Resource {
         match self {
             Resource::Devices => "device",
             Resource::Apps => "app",
+            Resource::Jobs => "job",
+            Resource::CronJobs => "cronjob",
             Resource::Containers => "container",
             Resource::Images => "image",
             Resource::Events => "event",
@@ -386,7 +394,7 @@ impl From<PsArgs> for GetArgs {
 /// `skerry describe`.
 #[derive(Debug, Clone, Args)]
 pub struct DescribeArgs {
-    /// device, app, config or secret; or device/NAME
+    /// device, app, job, cronjob, config or secret; or device/NAME
     pub resource: String,
     /// Which
     pub names: Vec<String>,
@@ -465,6 +473,28 @@ pub enum CreateKind {
     Config(CreateConfig),
     /// Files that apps read and nobody else sees
     Secret(CreateConfig),
+    /// What a cronjob runs, now and once
+    Job(CreateJob),
+}
+
+/// A job of a cronjob.
+#[derive(Debug, Clone, Args)]
+pub struct CreateJob {
+    /// Its name
+    pub name: String,
+    /// Which cronjob, as in cronjob/backup
+    #[arg(long, value_name = "CRONJOB", required = true)]
+    pub from: String,
+    /// Wait until it is complete on every matching device that is online; fail
+    /// if not
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, as in 90s or 5m
+    #[arg(long, value_parser = parse_duration, default_value = "60s", value_name = "TIME")]
+    pub timeout: Duration,
+    /// Their namespace
+    #[command(flatten)]
+    pub namespace: InNamespace,
 }
 
 /// What a config or secret is made of.
@@ -833,8 +863,8 @@ pub struct RolloutArgs {
 pub enum RolloutCommand {
     /// Show how far it is
     Status {
-        /// agent, os or line, or app/NAME; the newest of the first three when
-        /// absent
+        /// agent, os or line, or app/NAME or job/NAME; the newest of the first
+        /// three when absent
         subject: Option<String>,
         /// The app's namespace
         #[command(flatten)]

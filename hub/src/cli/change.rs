@@ -79,6 +79,7 @@ fn of_device<'a>(device: &Device, app: &'a DeviceApp) -> (&'a str, Style, &'a st
     }
     if let Some(update) = &app.update
         && update.state != AppUpdateState::Done
+        && Some(&update.to) == app.revision.as_ref()
     {
         let (state, style) = app_update_text(update.state);
         return (state, style, update.message.as_deref().unwrap_or_default());

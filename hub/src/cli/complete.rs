@@ -5,7 +5,7 @@
 use super::args::{Cli, Connection, Resource, Shell};
 use super::client::{Client, Target};
 use super::error::CliError;
-use super::get::{devices, familiar_image};
+use super::get::{devices, familiar_image, is_kind};
 use super::output::Out;
 use crate::api::types::{App, Config, DeviceState, Image, Token};
 use clap::CommandFactory;
@@ -63,9 +63,10 @@ impl Names for Live {
             Resource::Devices => {
                 self.ask(|c| Ok(devices(c, None)?.into_iter().map(|d| d.name).collect()))
             }
-            Resource::Apps => self.ask(|c| {
+            Resource::Apps | Resource::Jobs | Resource::CronJobs => self.ask(|c| {
                 let apps: Vec<App> = c.list("/v1/apps")?;
-                Ok(apps.into_iter().map(|a| a.name).collect())
+                let apps = apps.into_iter().filter(|a| is_kind(a, resource));
+                Ok(apps.map(|a| a.name).collect())
             }),
             Resource::Images => self.ask(|c| {
                 let images: Vec<Image> = c.list("/v1/images")?;
@@ -232,6 +233,10 @@ fn flag_values(flag: &clap::Arg, names: &dyn Names) -> Vec<String> {
         "namespace" => names.namespaces(),
         "device" => names.of(Resource::Devices),
         "app" => names.of(Resource::Apps),
+        "from" => {
+            let found = names.of(Resource::CronJobs).into_iter();
+            found.map(|name| format!("cronjob/{name}")).collect()
+        }
         "container" => names.containers(),
         _ => Vec::new(),
     }
@@ -247,21 +252,25 @@ fn positional(
         let usual = Resource::NAMES.iter().filter(|(r, _)| known.contains(r));
         usual.map(|(_, names)| names[0].to_string()).collect()
     };
-    use Resource::{Apps, Configs, Containers, Devices, Events, Images, Secrets, Tokens};
+    use Resource::{
+        Apps, Configs, Containers, CronJobs, Devices, Events, Images, Jobs, Secrets, Tokens,
+    };
     match (path, positionals) {
         (["get"], []) => resources(&[
-            Devices, Apps, Containers, Images, Events, Tokens, Configs, Secrets,
+            Devices, Apps, Jobs, CronJobs, Containers, Images, Events, Tokens, Configs, Secrets,
         ]),
-        (["describe"], []) => resources(&[Devices, Apps, Configs, Secrets]),
+        (["describe"], []) => resources(&[Devices, Apps, Jobs, CronJobs, Configs, Secrets]),
         (["top"], []) => resources(&[Devices, Apps]),
-        (["delete"], []) => resources(&[Apps, Devices, Tokens, Configs, Secrets]),
+        (["delete"], []) => resources(&[Apps, Jobs, CronJobs, Devices, Tokens, Configs, Secrets]),
         (["get" | "describe" | "delete"], [resource, ..]) => {
             Resource::parse(resource).map_or_else(|_| Vec::new(), |r| names.of(r))
         }
         (["logs"], []) => {
             let mut found = names.placed();
             if !current.contains('/') {
-                found.extend(names.of(Apps));
+                for resource in [Apps, Jobs, CronJobs] {
+                    found.extend(names.of(resource));
+                }
             }
             found
         }

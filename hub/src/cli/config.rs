@@ -28,6 +28,7 @@ pub(super) fn create(out: &mut Out, client: &Client, args: &CreateArgs) -> Resul
     let (kind, args) = match &args.kind {
         CreateKind::Config(args) => (ConfigKind::Config, args),
         CreateKind::Secret(args) => (ConfigKind::Secret, args),
+        CreateKind::Job(args) => return super::jobs::create(out, client, args),
     };
     let name = match args.names.as_slice() {
         [name] => name,

@@ -34,7 +34,9 @@ pub(super) fn describe(
     for (index, name) in names.iter().enumerate() {
         let text = match resource {
             Resource::Devices => device(out, client, name)?,
-            Resource::Apps => app(out, client, &args.namespace.namespace, name)?,
+            Resource::Apps | Resource::Jobs | Resource::CronJobs => {
+                app(out, client, &args.namespace.namespace, name)?
+            }
             Resource::Configs => {
                 config::describe(client, ConfigKind::Config, &args.namespace.namespace, name)?
             }
@@ -43,7 +45,7 @@ pub(super) fn describe(
             }
             Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
                 return Err(CliError::Usage(
-                    "devices, apps, configs and secrets can be described; use 'skerry get' for the others".into(),
+                    "devices, apps, jobs, cronjobs, configs and secrets can be described; use 'skerry get' for the others".into(),
                 ));
             }
         };
@@ -347,6 +349,65 @@ fn app(out: &Out, client: &Client, namespace: &str, name: &str) -> Result<String
     Ok(app_text(&app, &devices, &events, out.colour))
 }
 
+/// How far a job is on each device, and the runs of a CronJob; nothing for what
+/// is no job.
+fn jobs_text(devices: &[Device], colour: bool) -> String {
+    let time = |ms: Option<u64>| ms.map(human::moment).unwrap_or_default();
+    let state = |outcome: Option<&str>, reason: Option<&str>| match (outcome, reason) {
+        (Some("Failed"), reason) => {
+            let reason = reason.unwrap_or_default();
+            Cell::new(format!("Failed: {reason}"), Style::Bad)
+        }
+        (Some(outcome), _) => Cell::new(outcome, Style::Good),
+        (None, _) => Cell::new("", Style::Plain),
+    };
+    let mut table = Table::new(&[
+        "DEVICE",
+        "ACTIVE",
+        "SUCCEEDED",
+        "FAILED",
+        "OUTCOME",
+        "BEGAN",
+        "ENDED",
+        "NEXT",
+    ]);
+    let mut runs = Table::new(&["DEVICE", "DUE", "ENDED", "OUTCOME"]);
+    let apps = devices.iter();
+    for (device, app) in apps.flat_map(|d| d.apps.iter().map(move |a| (d, a))) {
+        let Some(job) = &app.job else {
+            continue;
+        };
+        table.row(vec![
+            device.name.as_str().into(),
+            job.active.to_string().into(),
+            job.succeeded.to_string().into(),
+            job.failed.to_string().into(),
+            state(job.outcome.as_deref(), job.reason.as_deref()),
+            time(job.began_ms).into(),
+            time(job.ended_ms).into(),
+            time(job.next_due_ms).into(),
+        ]);
+        for run in &job.history {
+            runs.row(vec![
+                device.name.as_str().into(),
+                human::moment(run.due_ms).into(),
+                human::moment(run.ended_ms).into(),
+                state(Some(&run.outcome), run.reason.as_deref()),
+            ]);
+        }
+    }
+    let mut text = String::new();
+    for (title, table) in [("Jobs", table), ("Runs", runs)] {
+        if !table.is_empty() {
+            text.push_str(&format!(
+                "\n{title} (times in UTC):\n{}",
+                indented(&table.render(colour, true))
+            ));
+        }
+    }
+    text
+}
+
 fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> String {
     let mut facts = Facts {
         text: String::new(),
@@ -406,6 +467,7 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         app_rows(&mut table, app, &name);
     }
     text.push_str(&or_none(&table, colour));
+    text.push_str(&jobs_text(devices, colour));
     let apps = devices
         .iter()
         .flat_map(|d| d.apps.iter().map(|a| (d.name.clone(), a)));

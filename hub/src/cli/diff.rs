@@ -16,7 +16,7 @@ pub(super) fn diff(out: &mut Out, client: &Client, args: &FilesArgs) -> Result<(
     let mut differs = false;
     for item in &answer.items {
         let running = match item.current {
-            Some(_) if item.kind == "App" => {
+            Some(_) if super::apply::runs(&item.kind) => {
                 let app: App = client.get(&app_path(&item.namespace, &item.name))?;
                 app.images
             }

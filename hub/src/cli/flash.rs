@@ -576,7 +576,7 @@ fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done) {
         out.note("      the file holds a join token: keep it to yourself");
     }
     out.note(
-        "Put the card into the board, give it power, and watch it join: skerry get devices -w",
+        "Put the card into the board, give it power, and watch it join: skerry events --watch",
     );
 }
 

@@ -24,6 +24,7 @@ mod flash;
 mod frames;
 mod get;
 mod human;
+mod jobs;
 mod line;
 mod logs;
 mod operate;

@@ -53,14 +53,16 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
     let mut missing = 0;
     for name in &names {
         let path = match resource {
-            Resource::Apps => app_path(&args.namespace.namespace, name),
+            Resource::Apps | Resource::Jobs | Resource::CronJobs => {
+                app_path(&args.namespace.namespace, name)
+            }
             Resource::Devices => device_path(name),
             Resource::Tokens => format!("/v1/tokens/{}", encode(name)),
             Resource::Configs => config_path(ConfigKind::Config, &args.namespace.namespace, name),
             Resource::Secrets => config_path(ConfigKind::Secret, &args.namespace.namespace, name),
             Resource::Containers | Resource::Images | Resource::Events => {
                 return Err(CliError::Usage(format!(
-                    "a {singular} cannot be deleted; apps, devices, tokens, configs and secrets can"
+                    "a {singular} cannot be deleted; apps, jobs, cronjobs, devices, tokens, configs and secrets can"
                 )));
             }
         };

@@ -421,7 +421,7 @@ pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Resu
             wait: w,
             timeout,
         } => {
-            if let Some(app) = subject.as_deref().and_then(|s| s.strip_prefix("app/")) {
+            if let Some(app) = subject.as_deref().and_then(app_of) {
                 let wait = w.then_some(timeout);
                 return super::change::status(out, client, &namespace.namespace, app, wait);
             }
@@ -538,4 +538,9 @@ pub(super) fn updates_text(device: &Device, colour: bool) -> String {
         ]);
     }
     format!("\nUpdates:\n{}", table.render(colour, true))
+}
+/// The app that `app/NAME`, `job/NAME` or `cronjob/NAME` means.
+fn app_of(subject: &str) -> Option<&str> {
+    let kinds = ["app/", "job/", "cronjob/"];
+    kinds.iter().find_map(|kind| subject.strip_prefix(kind))
 }

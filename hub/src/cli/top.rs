@@ -23,7 +23,7 @@ pub(super) fn top(out: &mut Out, client: Client, args: &TopArgs) -> Result<(), C
     let (resource, names) = resource_and_names(&args.resource, &[])?;
     let by_device = match resource {
         Resource::Devices => true,
-        Resource::Apps | Resource::Containers => false,
+        Resource::Apps | Resource::Jobs | Resource::CronJobs | Resource::Containers => false,
         Resource::Images
         | Resource::Events
         | Resource::Tokens

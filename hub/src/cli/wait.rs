@@ -196,20 +196,26 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
     } else if let Some(AppUpdate {
         state: AppUpdateState::RolledBack,
         message,
-        ..
+        to,
     }) = &app.update
+        && to == revision
     {
         let why = message.as_deref().unwrap_or("it did not say why");
         let reason = format!("{name}: rolled back: {why}");
         progress.failed.push(reason);
-    } else if app_is_ready(app) {
-        let restarts = app.containers.iter().map(|c| c.restarts).sum();
+    } else if app_is_ready(app) || app.kind == "CronJob" && app.running_revision == app.revision {
+        // What has ended stays so, and a CronJob is there once it is taken.
+        let restarts = match app.job {
+            Some(_) => 0,
+            None => app.containers.iter().map(|c| c.restarts).sum(),
+        };
         progress.ready.push((name, restarts));
     } else if let Some(AppUpdate {
         state: AppUpdateState::Held,
         message,
-        ..
+        to,
     }) = &app.update
+        && to == revision
     {
         let why = message.as_deref().unwrap_or("it did not say why");
         let reason = format!("{name}: the app holds its update: {why}");
@@ -230,6 +236,22 @@ fn one(progress: &mut Progress, device: &Device, app: &DeviceApp, revision: &str
 
 /// What the app lacks, and whether waiting is in vain.
 fn unready(app: &DeviceApp) -> (String, bool) {
+    if let Some(job) = &app.job {
+        let reason = job.reason.as_deref().unwrap_or_default();
+        match job.outcome.as_deref() {
+            Some("Failed") => {
+                let text = format!("the job failed: {reason} ({} pods failed)", job.failed);
+                return (text, true);
+            }
+            _ if app.containers.iter().all(|c| c.ready) => {
+                return (
+                    format!("{} pods of the job ended well so far", job.succeeded),
+                    false,
+                );
+            }
+            _ => {}
+        }
+    }
     for container in &app.containers {
         let name = &container.name;
         let exit = container.last_exit.map(exit_text).unwrap_or_default();
@@ -239,6 +261,9 @@ fn unready(app: &DeviceApp) -> (String, bool) {
             }
             ContainerState::Running { .. } if !container.ready => {
                 return (format!("container {name} is not ready"), false);
+            }
+            ContainerState::Running { .. } if app.job.is_some() => {
+                return (format!("container {name} runs"), false);
             }
             ContainerState::Running { .. } => {}
             ContainerState::Waiting { reason, message } => {
@@ -252,6 +277,11 @@ fn unready(app: &DeviceApp) -> (String, bool) {
                 return (text, false);
             }
             ContainerState::Ended if container.ready => {}
+            // Another pod may come: the job says when it has failed.
+            ContainerState::Ended if app.job.is_some() => {
+                let text = format!("container {name} ended ({exit})");
+                return (text, false);
+            }
             ContainerState::Ended => match container.last_exit {
                 Some(Exit::Code { code: 0 }) | None => {}
                 Some(_) => {

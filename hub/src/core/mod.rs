@@ -436,7 +436,9 @@ impl Fleet {
             }
             if fresh_broker {
                 device.connection = Connection::Offline { since };
-            } else if device.record.session != SessionId(0) {
+            } else {
+                // Also one whose session is not known, as after a backup from
+                // before it came: that refuses the question, and says its own.
                 self.unasked.insert(name.clone());
             }
         }

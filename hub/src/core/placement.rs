@@ -132,7 +132,11 @@ impl Fleet {
         Ok(Assignment {
             app: app.app.clone(),
             revision: revision.id,
-            policy: app.policy.clone(),
+            policy: {
+                let mut policy = app.policy.clone();
+                crate::zone::renew(&mut policy);
+                policy
+            },
             pod,
         })
     }

@@ -1,6 +1,7 @@
 //! A document to an object: its kind, its name, its placement.
 
-use super::decode::{Decoder, Fields, Path, closest};
+use super::decode::{Decoder, Fields, Path};
+use super::job::{self, Kind};
 use super::network;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
@@ -10,6 +11,7 @@ use super::{config, pod};
 use crate::model::App;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::label::{self, Requirement};
+use skerry_wire::policy::{CronJob, Job, Work};
 use skerry_wire::{AppName, AppPolicy, AppRef, Namespace, Selector, encode};
 
 const API_VERSION: &str = "skerry/v1";
@@ -25,17 +27,15 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     if let Some(kind) = config::kind(&fields) {
         return config::object(d, fields, kind);
     }
-    if !is_app(d, &path, &mut fields) {
-        // The rest is written in another language: its fields would only be
-        // taken for errors of ours.
-        return None;
-    }
+    // A rest that is written in another language is not read: its fields would
+    // only be taken for errors of ours.
+    let kind = kind(d, &path, &mut fields)?;
     let app = match fields.require(d, &path, "metadata", "write metadata: { name: web }") {
         Some(node) => metadata(d, node, &path.field("metadata")),
         None => None,
     };
     let spec = match fields.require(d, &path, "spec", "write the app's spec") {
-        Some(node) => spec(d, node, &path.field("spec")),
+        Some(node) => spec(d, kind, node, &path.field("spec")),
         None => None,
     };
     fields.finish(d, &path, Place::Object);
@@ -58,6 +58,7 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
         placement,
         policy: AppPolicy {
             depends_on,
+            work: spec.work,
             ..spec.policy
         },
         pod,
@@ -65,8 +66,8 @@ pub(super) fn object(d: &mut Decoder<'_>, document: &Node) -> Option<Object> {
     (d.count() == before).then_some(Object::App(app))
 }
 
-/// Whether the document is an app of ours; if not, the errors say what it is.
-fn is_app(d: &mut Decoder<'_>, path: &Path<'_>, fields: &mut Fields<'_>) -> bool {
+/// Which kind of ours the document is; if none, the errors say what it is.
+fn kind(d: &mut Decoder<'_>, path: &Path<'_>, fields: &mut Fields<'_>) -> Option<Kind> {
     let at = fields.at;
     let (version_node, kind_node) = (fields.take("apiVersion"), fields.take("kind"));
     if version_node.is_none() && kind_node.is_none() {
@@ -81,7 +82,7 @@ fn is_app(d: &mut Decoder<'_>, path: &Path<'_>, fields: &mut Fields<'_>) -> bool
             "this document has neither apiVersion nor kind",
             remedy,
         );
-        return false;
+        return None;
     }
     let version_path = path.field("apiVersion");
     let kind_path = path.field("kind");
@@ -91,12 +92,12 @@ fn is_app(d: &mut Decoder<'_>, path: &Path<'_>, fields: &mut Fields<'_>) -> bool
             Some(_) => (&kind_path, "write kind: App"),
         };
         d.error(at, missing, "is missing", remedy);
-        return false;
+        return None;
     };
     let version = d.text(version_node, &version_path);
     let kind = d.text(kind_node, &kind_path);
     let (Some(version), Some(kind)) = (version, kind) else {
-        return false;
+        return None;
     };
     if version == API_VERSION {
         return kind_of_ours(d, kind_node.at, &kind_path, &kind);
@@ -118,22 +119,20 @@ fn is_app(d: &mut Decoder<'_>, path: &Path<'_>, fields: &mut Fields<'_>) -> bool
             other_kind_remedy(&kind),
         );
     }
-    false
+    None
 }
 
-fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) -> bool {
-    if kind == "App" {
-        return true;
+fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) -> Option<Kind> {
+    if let Some(kind) = Kind::of(kind) {
+        return Some(kind);
     }
     let shown: String = kind.chars().take(80).collect();
     let remedy = match kind {
-        "Job" => "write an App with restartPolicy: OnFailure; this kind comes in a later release",
-        _ if closest(kind, &["App"]).is_some() => "write kind: App",
-        _ if closest(kind, &["Config", "Secret"]).is_some() => "write kind: Config or kind: Secret",
         _ => other_kind_remedy(kind),
     };
+    let remedy = Kind::remedy(kind).unwrap_or_else(|| remedy.to_string());
     d.error(at, path, format!("there is no kind '{shown}'"), remedy);
-    false
+    None
 }
 
 /// What people who know this kind from elsewhere use here.
@@ -146,7 +145,7 @@ fn other_kind_remedy(kind: &str) -> &'static str {
             "write an App (apiVersion: skerry/v1) with the same spec.template.spec, and spec.placement to choose devices"
         }
         "Job" | "CronJob" => {
-            "write an App (apiVersion: skerry/v1) with restartPolicy: OnFailure; jobs come in a later release"
+            "write apiVersion: skerry/v1, with the same kind and spec, and spec.placement to choose devices"
         }
         "Config" => "write apiVersion: skerry/v1",
         "ConfigMap" | "Secret" => "write apiVersion: skerry/v1, or v1 as in Kubernetes",
@@ -164,7 +163,7 @@ fn other_kind_remedy(kind: &str) -> &'static str {
         }
         "Namespace" => "remove it: a namespace is there as soon as an app names it",
         "List" => "write the items as documents of their own, with --- between them",
-        _ => "this hub reads apiVersion: skerry/v1, kind: App",
+        _ => "this hub reads apiVersion: skerry/v1, kind: App, Job or CronJob",
     }
 }
 
@@ -187,6 +186,7 @@ fn metadata(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<AppRef>
 
 /// What is under `spec`.
 struct Spec {
+    work: Work,
     placement: Selector,
     depends_on: Vec<Depends>,
     /// All but the dependencies.
@@ -196,7 +196,7 @@ struct Spec {
     at: Position,
 }
 
-fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
+fn spec(d: &mut Decoder<'_>, kind: Kind, node: &Node, path: &Path<'_>) -> Option<Spec> {
     let mut fields = d.mapping(node, path)?;
     let placement = match fields.take("placement") {
         Some(node) => placement(d, node, &path.field("placement")),
@@ -209,13 +209,23 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     let policy = update::policy(d, &mut fields, path);
     let services = fields.take("services");
     let egress = fields.take("egress");
-    let remedy = "write template: { spec: { containers: [...] } }";
-    let pod = match fields.require(d, path, "template", remedy) {
-        Some(node) => template(d, node, &path.field("template")),
-        None => None,
+    let (work, pod) = match kind {
+        Kind::App => (Some(Work::Service), pod_template(d, &mut fields, path)),
+        Kind::Job => {
+            let (job, pod) = job_spec(d, &mut fields, path);
+            (Some(Work::Job(job)), pod)
+        }
+        Kind::CronJob => {
+            let cron = job::cron(d, &mut fields, path);
+            let template = job_template(d, &mut fields, path);
+            let (job, pod) = template.unwrap_or_default();
+            let cron = cron.map(|cron| Work::CronJob(Box::new(CronJob { job, ..cron })));
+            (cron, pod)
+        }
     };
-    fields.finish(d, path, Place::AppSpec);
+    fields.finish(d, path, kind.place());
     let (pod, at) = pod?;
+    let work = work?;
     let policy = AppPolicy {
         services: network::services(d, services, &path.field("services"), &pod),
         egress: network::egress(d, egress, &path.field("egress"), &pod),
@@ -223,11 +233,53 @@ fn spec(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Spec> {
     };
     Some(Spec {
         placement: placement?,
+        work,
         depends_on,
         policy,
         pod,
         at,
     })
+}
+
+type Template = (skerry_wire::PodSpec<String>, Position);
+
+fn pod_template(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Option<Template> {
+    let remedy = "write template: { spec: { containers: [...] } }";
+    let node = fields.require(d, path, "template", remedy)?;
+    template(d, node, &path.field("template"))
+}
+
+/// What a job is, and its pod.
+fn job_spec(
+    d: &mut Decoder<'_>,
+    fields: &mut Fields<'_>,
+    path: &Path<'_>,
+) -> (Job, Option<Template>) {
+    let job = job::job(d, fields, path);
+    let pod = pod_template(d, fields, path);
+    if let Some((pod, at)) = &pod {
+        job::check_pod(d, pod, *at, &path.field("template"));
+    }
+    (job, pod)
+}
+
+/// `jobTemplate`.
+fn job_template(
+    d: &mut Decoder<'_>,
+    fields: &mut Fields<'_>,
+    path: &Path<'_>,
+) -> Option<(Job, Option<Template>)> {
+    let remedy = "write jobTemplate: { spec: { template: { spec: { containers: [...] } } } }";
+    let node = fields.require(d, path, "jobTemplate", remedy)?;
+    let path = path.field("jobTemplate");
+    let mut outer = d.mapping(node, &path)?;
+    let spec = outer.require(d, &path, "spec", remedy);
+    outer.finish(d, &path, Place::Other);
+    let (node, path) = (spec?, path.field("spec"));
+    let mut inner = d.mapping(node, &path)?;
+    let found = job_spec(d, &mut inner, &path);
+    inner.finish(d, &path, Place::JobSpec);
+    Some(found)
 }
 
 /// A dependency as it is written: the namespace may be left out.

@@ -4,10 +4,11 @@ use super::config;
 use super::decode::{Decoder, Fields, Path, closest};
 use super::image;
 use super::network;
-use super::pod::{DeclaredVolume, MAX_VOLUMES, User, absolute_path};
+use super::pod::{DeclaredVolume, MAX_VOLUMES, absolute_path};
 use super::probe::{self, Kind, Lifecycle};
 use super::quantity;
 use super::scalar::{Meaning, meaning};
+use super::security::{self, PodSecurity};
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use skerry_wire::pod::{EnvFrom, EnvValue, Port};
@@ -20,10 +21,6 @@ const MAX_ENV: usize = 512;
 const MAX_ARGS: usize = 1024;
 /// Longest name of a variable, in bytes.
 const MAX_ENV_NAME_BYTES: usize = 256;
-/// The largest user or group number; the next one means "none" to Linux.
-const MAX_ID: u64 = u32::MAX as u64 - 1;
-/// Longest name of a user or group (useradd(8)).
-const MAX_USER_NAME_BYTES: usize = 32;
 
 /// The container; `None` if any part of it could not be read.
 pub(super) fn container(
@@ -31,7 +28,7 @@ pub(super) fn container(
     node: &Node,
     path: &Path<'_>,
     volumes: &[DeclaredVolume],
-    pod_user: &User,
+    pod: &PodSecurity,
     is_init: bool,
 ) -> Option<ContainerSpec<String>> {
     let before = d.count();
@@ -67,13 +64,8 @@ pub(super) fn container(
         Some(node) => mounts(d, node, &path.field("volumeMounts"), volumes),
         None => Vec::new(),
     };
-    let (user, read_only_root) = security(
-        d,
-        fields.take("securityContext"),
-        node,
-        &path.field("securityContext"),
-        pod_user,
-    );
+    let context = fields.take("securityContext");
+    let context = security::container(d, context, node, &path.field("securityContext"), pod);
     let ports = network::ports(d, &mut fields, path);
     let sidecar = is_init && restarts_always(d, &mut fields, path);
     let watched = Watched::read(d, &mut fields, path, &ports);
@@ -94,11 +86,12 @@ pub(super) fn container(
         env_from,
         env,
         working_dir,
-        user,
+        user: context.user,
         ports,
         resources,
         volume_mounts,
-        read_only_root,
+        read_only_root: context.read_only_root,
+        security: context.security,
         sidecar,
         startup_probe: watched.startup,
         liveness_probe: watched.liveness,
@@ -480,101 +473,6 @@ fn mount_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Strin
         "mount it at another path, as in /data",
     );
     None
-}
-
-/// `runAsUser`, `runAsGroup` and `runAsNonRoot` of either securityContext.
-pub(super) fn user(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> User {
-    let mut id = |d: &mut Decoder<'_>, name| {
-        let node = fields.take(name)?;
-        user_or_group(d, node, &path.field(name))
-    };
-    let user = id(d, "runAsUser");
-    let group = id(d, "runAsGroup");
-    let non_root = fields
-        .take("runAsNonRoot")
-        .and_then(|node| d.boolean(node, &path.field("runAsNonRoot")));
-    User {
-        user,
-        group,
-        non_root: non_root.unwrap_or(false),
-    }
-}
-
-/// A number, as in Kubernetes, or a name of the image's own passwd or group
-/// file.
-fn user_or_group(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
-    let Value::Scalar(scalar) = &node.value else {
-        return d.integer(node, path, 0..=MAX_ID).map(|n| n.to_string());
-    };
-    let text = scalar.text.as_str();
-    let starts_as_number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    if (scalar.plain && meaning(text) != Meaning::Text) || starts_as_number {
-        return d.integer(node, path, 0..=MAX_ID).map(|n| n.to_string());
-    }
-    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    if !text.is_empty() && text.len() <= MAX_USER_NAME_BYTES && text.bytes().all(inner) {
-        return Some(text.to_string());
-    }
-    let shown: String = text.chars().take(80).collect();
-    d.error(
-        node.at,
-        path,
-        format!("'{shown}' is neither a number nor a name"),
-        "write a number, as in 1000, or a name that the image knows",
-    );
-    None
-}
-
-fn security(
-    d: &mut Decoder<'_>,
-    node: Option<&Node>,
-    container: &Node,
-    path: &Path<'_>,
-    pod: &User,
-) -> (Option<String>, bool) {
-    let mut own = User::default();
-    let mut read_only_root = false;
-    if let Some(node) = node
-        && let Some(mut fields) = d.mapping(node, path)
-    {
-        own = user(d, &mut fields, path);
-        if let Some(node) = fields.take("readOnlyRootFilesystem") {
-            read_only_root = d
-                .boolean(node, &path.field("readOnlyRootFilesystem"))
-                .unwrap_or(false);
-        }
-        fields.finish(d, path, Place::ContainerSecurity);
-    }
-    let at = node.map_or(container.at, |n| n.at);
-    let user = own.user.or_else(|| pod.user.clone());
-    let group = own.group.or_else(|| pod.group.clone());
-    // Checked instead of dropped: a number is known not to be root, a name is
-    // only known to the image.
-    let known_user = user
-        .as_deref()
-        .is_some_and(|u| u.parse::<u32>().is_ok_and(|id| id != 0));
-    if (own.non_root || pod.non_root) && !known_user {
-        d.error(
-            at,
-            &path.field("runAsNonRoot"),
-            "does not hold: no user other than root is given",
-            "write runAsUser with a number above 0",
-        );
-    }
-    let combined = match (user, group) {
-        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
-        (user, None) => user,
-        (None, Some(_)) => {
-            d.error(
-                at,
-                &path.field("runAsGroup"),
-                "needs runAsUser beside it",
-                "write runAsUser as well",
-            );
-            None
-        }
-    };
-    (combined, read_only_root)
 }
 
 fn logging(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> (bool, u64) {

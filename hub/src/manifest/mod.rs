@@ -13,6 +13,7 @@ mod container;
 mod decode;
 mod error;
 mod image;
+mod job;
 mod network;
 #[cfg(test)]
 mod network_tests;
@@ -20,6 +21,7 @@ mod pod;
 mod probe;
 mod quantity;
 mod scalar;
+mod security;
 mod tree;
 mod unsupported;
 mod update;
@@ -32,6 +34,7 @@ mod tests;
 pub use config::{Values, config_to_json, config_to_yaml};
 pub use error::{ManifestError, summary};
 pub use image::check_reference;
+pub(crate) use job::kind as kind_of;
 pub use write::{to_json, to_yaml};
 
 use crate::model::{App, ConfigObject};
@@ -52,7 +55,7 @@ pub const MAX_POD_BYTES: usize = 64 * 1024;
 /// One object that a manifest declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
-    /// `kind: App`.
+    /// `kind: App`, `Job` or `CronJob`: what it is, its policy says.
     App(App),
     /// `kind: Config` or `kind: Secret`.
     Config(ConfigObject),
@@ -62,7 +65,7 @@ impl Object {
     /// Its kind, as manifests write it.
     pub fn kind(&self) -> &'static str {
         match self {
-            Object::App(_) => "App",
+            Object::App(app) => kind(app),
             Object::Config(object) => match object.config.kind {
                 skerry_wire::ConfigKind::Config => "Config",
                 skerry_wire::ConfigKind::Secret => "Secret",
@@ -77,6 +80,11 @@ impl Object {
             Object::Config(object) => object.config.reference().to_string(),
         }
     }
+}
+
+/// The kind of an app, as manifests write it: `App`, `Job` or `CronJob`.
+pub fn kind(app: &App) -> &'static str {
+    kind_of(&app.policy.work)
 }
 
 /// A text and what it is called in errors.

@@ -3,6 +3,7 @@
 use super::decode::{Decoder, Path};
 use super::network;
 use super::quantity;
+use super::security::{self, PodSecurity};
 use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::{config, container};
@@ -20,14 +21,6 @@ pub(super) const DEFAULT_GRACE_SECS: u32 = 30;
 const MAX_GRACE_SECS: u64 = 24 * 60 * 60;
 /// Longest path of a host or a container, in bytes (Linux' `PATH_MAX`).
 const MAX_PATH_BYTES: usize = 4096;
-
-/// Whom a container runs as, from either `securityContext`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct User {
-    pub user: Option<String>,
-    pub group: Option<String>,
-    pub non_root: bool,
-}
 
 /// The pod; `None` if it has no containers that could be read.
 pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<PodSpec<String>> {
@@ -47,10 +40,11 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         Some(node) => d.integer(node, &path.field(grace_name), 0..=MAX_GRACE_SECS),
         None => Some(u64::from(DEFAULT_GRACE_SECS)),
     };
-    let user = match fields.take("securityContext") {
-        Some(node) => pod_security(d, node, &path.field("securityContext")),
-        None => User::default(),
+    let security = match fields.take("securityContext") {
+        Some(node) => security::pod(d, node, &path.field("securityContext")),
+        None => PodSecurity::default(),
     };
+    let sharing = security::sharing(d, &mut fields, path);
     let volumes = match fields.take("volumes") {
         Some(node) => volumes(d, node, &path.field("volumes")),
         None => Vec::new(),
@@ -65,7 +59,7 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         let mut containers = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let path = path.index(index);
-            let read = container::container(d, item, &path, &volumes, &user, is_init);
+            let read = container::container(d, item, &path, &volumes, &security, is_init);
             let Some(container) = read else {
                 continue;
             };
@@ -104,6 +98,13 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         network,
         host_aliases,
         dns,
+        host_ipc: sharing.host_ipc,
+        host_pid: sharing.host_pid,
+        share_process_namespace: sharing.share_process_namespace,
+        user_namespace: sharing.user_namespace,
+        fs_group: security.fs_group,
+        supplemental_groups: security.supplemental_groups,
+        sysctls: security.sysctls,
         ..PodSpec::new(containers)
     };
     // Their places are told by number, so all of them have to be there.
@@ -153,15 +154,6 @@ fn restart_policy(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> RestartP
             RestartPolicy::default()
         }
     }
-}
-
-fn pod_security(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> User {
-    let Some(mut fields) = d.mapping(node, path) else {
-        return User::default();
-    };
-    let user = container::user(d, &mut fields, path);
-    fields.finish(d, path, Place::PodSecurity);
-    user
 }
 
 /// A declared volume. One whose source is wrong still has a name, so that its

@@ -4,6 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::pod::{Profile, Security};
 use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
@@ -180,6 +181,7 @@ spec:
         securityContext:
           runAsUser: 1000
           runAsGroup: 100
+          runAsNonRoot: true
           readOnlyRootFilesystem: true
         logging:
           persist: true
@@ -338,7 +340,7 @@ fn traps_of_yaml_are_named() {
             "write runAsUser as well",
         ),
         (
-            "        securityContext: {runAsNonRoot: true}",
+            "        securityContext: {runAsUser: 0, runAsNonRoot: true}",
             "does not hold",
         ),
         (
@@ -354,8 +356,24 @@ fn traps_of_yaml_are_named() {
             "write true",
         ),
         (
-            "        securityContext: {capabilities: {drop: [ALL]}}",
-            "usual default set",
+            "        securityContext: {capabilities: {add: [cap_net_admn]}}",
+            "did you mean NET_ADMIN?",
+        ),
+        (
+            "        securityContext: {seccompProfile: {type: Localhost, localhostProfile: x}}",
+            "write type: RuntimeDefault",
+        ),
+        (
+            "        securityContext: {appArmorProfile: {type: Localhost}}",
+            "needs a name",
+        ),
+        (
+            "        securityContext: {procMount: all}",
+            "write Default or Unmasked",
+        ),
+        (
+            "        securityContext: {fsGroup: 7}",
+            "move it to the pod's",
         ),
         ("        resources: {limits: {cpu: 1m}}", "is too little"),
         ("        resources: {limits: {pids: 0}}", "is out of range"),
@@ -806,6 +824,27 @@ fn init_container() -> impl Strategy<Value = ContainerSpec<String>> {
     })
 }
 
+fn security() -> impl Strategy<Value = Security> {
+    let names = || {
+        let names = prop::sample::subsequence(vec!["ALL", "NET_ADMIN", "SYS_TIME"], 0..3);
+        names.prop_map(|names| names.into_iter().map(String::from).collect())
+    };
+    let profile = prop::sample::select(vec![Profile::RuntimeDefault, Profile::Unconfined]);
+    let flags = any::<(bool, bool, bool)>();
+    (flags, names(), names(), profile, prop::option::of(label())).prop_map(
+        |((privileged, escalation, unmasked_proc), add, drop, seccomp, app_armor)| Security {
+            privileged,
+            allow_privilege_escalation: escalation,
+            capabilities_add: add,
+            capabilities_drop: drop,
+            seccomp,
+            app_armor: app_armor.map_or(Profile::RuntimeDefault, Profile::Localhost),
+            unmasked_proc,
+            run_as_non_root: false,
+        },
+    )
+}
+
 fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String>> {
     let env = prop::collection::btree_map("[A-Z_][A-Z0-9_.-]{0,5}", text(), 0..5);
     let mounts =
@@ -837,8 +876,27 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
         prop::option::of(prop::sample::select(vec![1u8, 2, 3, 10, 15, 28])),
     );
     let words = (words(), words());
-    (label(), env, mounts, resources, words, rest, watched).prop_map(
-        move |(name, env, mounts, (cpu_millis, memory_bytes, pids), words, rest, watched)| {
+    let all = (
+        label(),
+        env,
+        mounts,
+        resources,
+        words,
+        rest,
+        watched,
+        security(),
+    );
+    all.prop_map(
+        move |(
+            name,
+            env,
+            mounts,
+            (cpu_millis, memory_bytes, pids),
+            words,
+            rest,
+            watched,
+            security,
+        )| {
             let (command, args) = words;
             let mounts = mounts.into_iter().filter(|_| !volumes.is_empty());
             let name = name.parse().expect("a label");
@@ -877,6 +935,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 post_start: watched.3,
                 pre_stop: watched.4,
                 stop_signal: watched.5,
+                security,
                 ..ContainerSpec::new(name, image)
             }
         },
@@ -952,6 +1011,10 @@ fn app() -> impl Strategy<Value = App> {
                         restart_policy: pod.1,
                         termination_grace_secs: pod.2,
                         hostname: pod.3,
+                        fs_group: pod.2.checked_rem(7),
+                        supplemental_groups: vec![pod.2],
+                        user_namespace: pod.2 % 2 == 1,
+                        host_ipc: pod.2 % 3 == 1,
                         init_containers: pod.0.1,
                         ..PodSpec::new(pod.0.0)
                     },

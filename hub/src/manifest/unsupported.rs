@@ -16,6 +16,10 @@ pub(super) enum Place {
     Metadata,
     /// `spec` of an app.
     AppSpec,
+    /// `spec` of a job, or `spec.jobTemplate.spec` of a CronJob.
+    JobSpec,
+    /// `spec` of a CronJob.
+    CronSpec,
     /// `spec.placement`.
     Placement,
     /// `spec.template`.
@@ -46,6 +50,10 @@ pub(super) enum Place {
     Dependency,
     /// A container's `logging`.
     Logging,
+    /// `seccompProfile` or `appArmorProfile`.
+    Profile,
+    /// `capabilities`.
+    Capabilities,
     /// A probe.
     Probe,
     /// A container's `lifecycle`.
@@ -127,6 +135,52 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Dependency, "app") => "write name",
         (Place::Dependency, "restart" | "required") => NOT_YET,
 
+        (Place::JobSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to template.spec"
+        }
+        (Place::JobSpec, "selector" | "manualSelector" | "managedBy") => {
+            "remove it: a job's pods are its own; spec.placement chooses devices"
+        }
+        (
+            Place::JobSpec,
+            "podFailurePolicy"
+            | "successPolicy"
+            | "podReplacementPolicy"
+            | "backoffLimitPerIndex"
+            | "maxFailedIndexes",
+        ) => "remove it: backoffLimit and activeDeadlineSeconds say when a job has failed",
+        (
+            Place::JobSpec,
+            "schedule"
+            | "timeZone"
+            | "concurrencyPolicy"
+            | "startingDeadlineSeconds"
+            | "successfulJobsHistoryLimit"
+            | "failedJobsHistoryLimit",
+        ) => "write it in spec of a kind: CronJob",
+        (Place::JobSpec, "placement" | "dependsOn" | "services" | "egress") => {
+            "move it to spec of the CronJob"
+        }
+        (
+            Place::CronSpec,
+            "template"
+            | "completions"
+            | "backoffLimit"
+            | "activeDeadlineSeconds"
+            | "ttlSecondsAfterFinished"
+            | "parallelism"
+            | "completionMode",
+        ) => "move it to jobTemplate.spec",
+        (Place::CronSpec, "containers" | "volumes" | "restartPolicy" | "hostNetwork") => {
+            "move it to jobTemplate.spec.template.spec"
+        }
+        (
+            Place::AppSpec,
+            "completions" | "backoffLimit" | "activeDeadlineSeconds" | "ttlSecondsAfterFinished",
+        ) => "write kind: Job",
+        (Place::AppSpec, "schedule" | "timeZone" | "jobTemplate") => "write kind: CronJob",
+        (Place::Other, "metadata") => "remove it: what runs has the CronJob's name",
+
         (Place::Placement, "replicas" | "spread" | "topologySpreadConstraints") => {
             "remove it: an app runs once on every device that matches"
         }
@@ -194,7 +248,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::IpBlock, "except") => {
             "write a rule with policy: Deny for that range before this one"
         }
-        (Place::Pod, "hostPID" | "hostIPC" | "shareProcessNamespace" | "hostUsers") => NOT_YET,
         (Place::Pod, "activeDeadlineSeconds" | "readinessGates" | "enableServiceLinks") => NOT_YET,
         (Place::Pod, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
@@ -203,28 +256,33 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "move it into a container: spec.template.spec.containers[]"
         }
 
-        (Place::PodSecurity | Place::ContainerSecurity, "capabilities") => {
-            "remove it; choosing capabilities comes in a later release: for now, containers have the usual default set"
+        (
+            Place::PodSecurity,
+            "capabilities"
+            | "privileged"
+            | "allowPrivilegeEscalation"
+            | "procMount"
+            | "readOnlyRootFilesystem",
+        ) => "move it to the container's securityContext",
+        (Place::ContainerSecurity, "fsGroup" | "supplementalGroups" | "sysctls") => {
+            "move it to the pod's securityContext"
         }
-        (Place::PodSecurity, "readOnlyRootFilesystem") => {
-            "move it to the container's securityContext"
+        (Place::PodSecurity, "fsGroupChangePolicy" | "supplementalGroupsPolicy") => {
+            "remove it: there is one way only"
         }
         (
             Place::PodSecurity | Place::ContainerSecurity,
-            "fsGroup"
-            | "fsGroupChangePolicy"
-            | "supplementalGroups"
-            | "supplementalGroupsPolicy"
-            | "seLinuxOptions"
-            | "seLinuxChangePolicy"
-            | "seccompProfile"
-            | "appArmorProfile"
-            | "sysctls"
-            | "windowsOptions"
-            | "procMount"
-            | "allowPrivilegeEscalation"
-            | "privileged",
-        ) => NOT_YET,
+            "seLinuxOptions" | "seLinuxChangePolicy",
+        ) => "remove it: devices confine apps by seccomp, capabilities and AppArmor",
+        (Place::PodSecurity | Place::ContainerSecurity, "windowsOptions") => {
+            "remove it: devices run Linux"
+        }
+        (
+            Place::Container,
+            "privileged" | "cap_add" | "cap_drop" | "security_opt" | "read_only",
+        ) => {
+            "write securityContext: privileged, capabilities.add and .drop, seccompProfile, readOnlyRootFilesystem"
+        }
 
         (Place::Container, "imagePullPolicy") => {
             "remove it: the hub pins an image's digest at apply, and devices keep what they have"
@@ -235,6 +293,8 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Container, "stopSignal" | "stop_signal") => "write lifecycle: { stopSignal: ... }",
         (Place::Container, "healthcheck") => "write livenessProbe, readinessProbe or startupProbe",
         (Place::Container, "preStop" | "postStart") => "move it under lifecycle",
+
+        (Place::Profile, "localhostProfileName" | "name") => "write localhostProfile",
 
         (Place::Probe, "grpc") => "use tcpSocket, or exec with a program of the image",
         (Place::Probe, "command") => "write exec: { command: [...] }",

@@ -4,10 +4,12 @@
 //! later release may change (`hostNetwork`).
 
 use super::config::{write_env_from, write_value_from, write_volume};
+use super::job;
 use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
 use super::quantity::{bytes_text, cpu_text};
+use super::security;
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
@@ -124,10 +126,10 @@ fn document(app: &App) -> Fields {
     );
     network::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
-    spec.fields("template", template);
+    job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();
     document.text("apiVersion", "skerry/v1");
-    document.text("kind", "App");
+    document.text("kind", super::kind(app));
     document.fields("metadata", metadata);
     document.fields("spec", spec);
     document
@@ -150,6 +152,7 @@ fn dependency(dependency: &Dependency, own: &Namespace) -> Out {
 fn pod(pod: &PodSpec<String>) -> Fields {
     let mut out = Fields::default();
     network::write_pod(pod, &mut out);
+    security::write_pod(pod, &mut out);
     match pod.restart_policy {
         RestartPolicy::Always => {}
         RestartPolicy::OnFailure => out.text("restartPolicy", "OnFailure"),
@@ -180,7 +183,7 @@ fn container(container: &ContainerSpec<String>) -> Out {
     out.list("ports", network::write_ports(&container.ports));
     out.fields("resources", resources(&container.resources));
     out.list("volumeMounts", container.volume_mounts.iter().map(mount));
-    out.fields("securityContext", security(container));
+    out.fields("securityContext", security::write_container(container));
     let mut probe = |name, probe: &Option<Box<Probe>>| {
         if let Some(probe) = probe {
             out.fields(name, write_probe(probe));
@@ -241,30 +244,6 @@ fn mount(mount: &VolumeMount) -> Out {
     out.text("mountPath", mount.mount_path.as_str());
     out.flag("readOnly", mount.read_only);
     out.done()
-}
-
-fn security(container: &ContainerSpec<String>) -> Fields {
-    let mut out = Fields::default();
-    if let Some(user) = &container.user {
-        let (user, group) = match user.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (user.as_str(), None),
-        };
-        out.put("runAsUser", id(user));
-        if let Some(group) = group {
-            out.put("runAsGroup", id(group));
-        }
-    }
-    out.flag("readOnlyRootFilesystem", container.read_only_root);
-    out
-}
-
-/// A number as a number, a name as text.
-fn id(id: &str) -> Out {
-    match id.parse::<u32>() {
-        Ok(number) => Out::Bare(number.to_string()),
-        Err(_) => Out::Text(id.into()),
-    }
 }
 
 fn volume(volume: &Volume) -> Out {

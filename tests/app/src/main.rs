@@ -19,6 +19,8 @@ const USAGE: &str = "usage:
   app sleep                do nothing for ever
   app note FILE WORDS      add a line to a file
   app exists FILE          end well if the file is there
+  app read FILE            print a file
+  app fill FILE KIBIBYTES  write a file of so many zeros; says why it cannot
   app lock FILE            lock a file and keep it locked
   app api METHOD PATH BODY ask the device's API and print its answer
   app env                  print the environment and end";
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         ["sleep"] => sleep(),
         ["note", file, ref words @ ..] => note(file, words),
         ["exists", file] => exists(file),
+        ["read", file] => read(file),
+        ["fill", file, kibibytes] => fill(file, kibibytes),
         ["lock", file] => lock(file),
         ["api", method, path] => api(method, path, ""),
         ["api", method, path, body] => api(method, path, body),
@@ -77,6 +81,21 @@ fn note(file: &str, words: &[&str]) -> Result<(), String> {
         .open(file);
     let written = file.and_then(|mut file| writeln!(file, "{}", words.join(" ")));
     written.map_err(|e| format!("cannot write: {e}"))
+}
+
+fn read(file: &str) -> Result<(), String> {
+    let bytes = std::fs::read(file).map_err(|e| format!("{file}: {e}"))?;
+    let written = std::io::stdout().write_all(&bytes);
+    written.map_err(|e| format!("cannot print: {e}"))
+}
+
+fn fill(file: &str, kibibytes: &str) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{file}: {e}");
+    let mut file = std::fs::File::create(file).map_err(failed)?;
+    for _ in 0..number::<u64>(kibibytes)? {
+        file.write_all(&[0; 1024]).map_err(failed)?;
+    }
+    file.sync_all().map_err(failed)
 }
 
 fn exists(file: &str) -> Result<(), String> {

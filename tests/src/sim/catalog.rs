@@ -2,11 +2,13 @@
 //! first argument says what their process does.
 
 use super::chance::Chance;
-use skerry_hub::model::{App, Image, PinnedImage, Platform, PlatformImage, Revision};
-use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
+use skerry_hub::model::{App, ConfigObject, Image, PinnedImage, Platform, PlatformImage, Revision};
+use skerry_wire::pod::EnvValue;
+use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
 use skerry_wire::probe::{Check, Hook, Probe};
 use skerry_wire::{
-    AppPolicy, AppRef, ContainerSpec, Digest, EnvVar, PodSpec, RestartPolicy, Selector, Timestamp,
+    AppPolicy, AppRef, Config, ConfigData, ConfigKind, ConfigRef, ContainerSpec, Digest, EnvVar,
+    Namespace, PodSpec, RestartPolicy, Selector, Timestamp, Volume, VolumeSource,
 };
 use std::collections::BTreeMap;
 
@@ -33,6 +35,9 @@ pub struct Catalog {
     /// Every blob, for the hub's blob store.
     pub blobs: BTreeMap<Digest, Vec<u8>>,
 }
+
+/// Names that configs may have: few, so that they are changed often.
+const CONFIGS: [&str; 2] = ["settings", "login"];
 
 /// What the process of a container does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +148,39 @@ impl Catalog {
             sidecar.startup_probe = probe(chance);
             init_containers.push(sidecar);
         }
+        let mut volumes = Vec::new();
+        if chance.one_in(2) {
+            volumes.push(Volume {
+                name: "settings".into(),
+                source: VolumeSource::Config {
+                    kind: config_kind(chance),
+                    name: chance.pick(&CONFIGS).parse().expect("a name"),
+                    items: Vec::new(),
+                    mode: 0o644,
+                    optional: false,
+                },
+            });
+        }
+        let mut containers = containers;
+        if chance.one_in(4) {
+            containers[0].env.push(EnvVar {
+                name: "TOKEN".into(),
+                value: EnvValue::Config {
+                    kind: config_kind(chance),
+                    name: chance.pick(&CONFIGS).parse().expect("a name"),
+                    key: "file".into(),
+                    optional: true,
+                },
+            });
+        }
         let pod = PodSpec {
+            volumes,
             init_containers,
             restart_policy: *chance.pick(&policies),
             termination_grace_secs: chance.between(0, 3) as u32,
             ..PodSpec::new(containers)
         };
+        let (pod, policy) = work(chance, pod);
         let selectors = ["", "", "site=a", "site!=a", "site in (a,b)", "!gone"];
         let placement: Selector = chance.pick(&selectors).parse().expect("a selector");
         let named: Result<PodSpec<String>, std::convert::Infallible> =
@@ -159,7 +191,7 @@ impl Catalog {
             policy: AppPolicy {
                 update: update_policy(chance),
                 grants: vec![Grant::HoldUpdates],
-                ..AppPolicy::default()
+                ..policy
             },
             pod: named.expect("cannot fail"),
         };
@@ -200,6 +232,43 @@ impl Catalog {
     }
 }
 
+/// Some apps are jobs, or CronJobs that never have two pods beside each other:
+/// their pods have an end.
+fn work(chance: &mut Chance, mut pod: PodSpec<PinnedImage>) -> (PodSpec<PinnedImage>, AppPolicy) {
+    let mut policy = AppPolicy::default();
+    if !chance.one_in(4) {
+        return (pod, policy);
+    }
+    if pod.restart_policy == RestartPolicy::Always {
+        pod.restart_policy = RestartPolicy::OnFailure;
+    }
+    let job = Job {
+        completions: chance.between(1, 3) as u32,
+        backoff_limit: chance.between(0, 3) as u32,
+        active_deadline_secs: chance.one_in(3).then(|| chance.between(5, 200) as u32),
+        ttl_after_finished_secs: chance.one_in(3).then(|| chance.between(0, 60) as u32),
+        suspend: chance.one_in(10),
+    };
+    policy.work = if chance.one_in(2) {
+        Work::Job(job)
+    } else {
+        let schedules = ["* * * * *", "*/5 * * * *", "0 3 * * *"];
+        let concurrency = [Concurrency::Forbid, Concurrency::Replace];
+        Work::CronJob(Box::new(CronJob {
+            concurrency: *chance.pick(&concurrency),
+            starting_deadline_secs: chance.one_in(3).then_some(30),
+            ..CronJob::new(
+                (*chance.pick(&schedules)).into(),
+                Job {
+                    suspend: false,
+                    ..job
+                },
+            )
+        }))
+    };
+    (pod, policy)
+}
+
 fn update_policy(chance: &mut Chance) -> UpdatePolicy {
     let strategies = [
         Strategy::DownloadThenStop,
@@ -232,6 +301,37 @@ fn probe(chance: &mut Chance) -> Option<Box<Probe>> {
 fn hook(chance: &mut Chance) -> Option<Box<Hook>> {
     let hook = Hook::Sleep { seconds: 1 };
     chance.one_in(8).then(|| Box::new(hook))
+}
+
+fn config_kind(chance: &mut Chance) -> ConfigKind {
+    match chance.one_in(2) {
+        true => ConfigKind::Config,
+        false => ConfigKind::Secret,
+    }
+}
+
+/// The name of some config or secret.
+pub fn config_name(chance: &mut Chance) -> ConfigRef {
+    ConfigRef {
+        namespace: Namespace::default_namespace(),
+        name: chance.pick(&CONFIGS).parse().expect("a name"),
+        kind: config_kind(chance),
+    }
+}
+
+/// A config or secret, perhaps another version of one that is there.
+pub fn config(chance: &mut Chance, name: ConfigRef) -> ConfigObject {
+    let value = format!("{SECRET}{}", chance.below(5)).into_bytes();
+    ConfigObject {
+        config: Config {
+            namespace: name.namespace,
+            name: name.name,
+            kind: name.kind,
+            data: ConfigData([("file".to_string(), value)].into()),
+        },
+        immutable: false,
+        type_name: String::new(),
+    }
 }
 
 /// The name of some app.

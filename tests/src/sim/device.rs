@@ -13,8 +13,10 @@ use skerry_agent::core::join::{Join, JoinStep};
 use skerry_agent::core::ledger::{Phase, StopCause};
 use skerry_agent::core::replace::{Runs, Stage, runs};
 use skerry_agent::core::update::UpdateStart;
+use skerry_agent::core::work::{Run, RunPhase, WorkRecord, pod_revision};
 use skerry_agent::core::{
-    Change, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing, Records, Start,
+    Change, Configs, Core, CreateContainer, Effect, Event, HookKind, Identity, Now, Outgoing,
+    Records, Start,
 };
 use skerry_agent::runtime::{ContainerId, ExitStatus, Timestamp as Nanos};
 use skerry_wire::finding::Finding;
@@ -24,10 +26,10 @@ use skerry_wire::seal::{KeyPair, Purpose, TokenSecret, seal, seal_join};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
-    Assignment, Desired, DeviceId, Digest, Generation, Role, Seq, SessionId, StreamId, Timestamp,
-    decode, encode,
+    AppRef, Assignment, Config, Desired, DeviceId, Digest, Generation, ImageRef, PodSpec,
+    RevisionId, Role, Seq, SessionId, StreamId, Timestamp, decode, encode, named_configs,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Messages that an agent's line holds while it is down.
 const OUTBOX: usize = 64;
@@ -120,10 +122,16 @@ pub struct DeviceHost {
     pub keeper: Keeper,
     /// Its images.
     pub images: ImageStore,
+    /// The configs on its disk.
+    configs: Vec<Config>,
+    /// Those that each app's files are of, in memory.
+    pub files: BTreeMap<(AppRef, RevisionId), Configs>,
     /// Commits of this machine.
     pub commits: u64,
     /// Messages that this run has heard.
     heard: BTreeSet<u64>,
+    /// Times at which CronJobs were started, since they are on this machine.
+    started: BTreeMap<(AppRef, Timestamp), u32>,
 }
 
 /// What a machine's clock says.
@@ -168,8 +176,11 @@ impl DeviceHost {
             wall: Wall::Shifted(0),
             keeper: Keeper::default(),
             images: ImageStore::default(),
+            configs: Vec::new(),
+            files: BTreeMap::new(),
             commits: 0,
             heard: BTreeSet::new(),
+            started: BTreeMap::new(),
         }
     }
 
@@ -192,6 +203,25 @@ impl DeviceHost {
     /// What is on its disk to be run.
     pub fn assignments(&self) -> &[Assignment] {
         self.desired.as_ref().map_or(&[], |(_, all)| all)
+    }
+
+    /// Whether the files of an app's configs are as on the disk. Variables
+    /// stay as they were at the start.
+    pub fn has_files_of(&self, assignment: &Assignment) -> bool {
+        let key = (assignment.app.clone(), assignment.revision);
+        let volumes = PodSpec {
+            volumes: assignment.pod.volumes.clone(),
+            ..PodSpec::<ImageRef>::new(Vec::new())
+        };
+        let named = named_configs(&assignment.app.namespace, &volumes);
+        let files = |all: &[Config]| -> Vec<Config> {
+            let all = all.iter();
+            all.filter(|config| named.contains_key(&config.reference()))
+                .cloned()
+                .collect()
+        };
+        let written = self.files.get(&key);
+        written.is_none_or(|written| files(&written.all) == files(&self.configs))
     }
 
     /// What shall run by what is on its disk: of each app one revision, or two.
@@ -222,9 +252,26 @@ impl DeviceHost {
         }
     }
 
+    /// Whether a job's run that is on the disk and desired has this pod, and it
+    /// shall run.
+    pub fn has_pod(&self, app: &AppRef, revision: RevisionId) -> bool {
+        let Some(record) = self.records.works.get(app) else {
+            return false;
+        };
+        let desired = self.assignments().iter();
+        let mut desired = desired.filter(|a| a.app == *app && a.revision == record.revision);
+        let shall = |run: &Run| run.phase == RunPhase::Pod;
+        desired.any(|a| {
+            let mut runs = record.runs.iter().filter(|run| shall(run));
+            runs.any(|run| pod_revision(a.revision, run.number, run.pod) == revision)
+        })
+    }
+
     fn read_desired(&mut self) {
+        self.configs.clear();
         self.desired = self.records.desired.as_ref().map(|record| {
             let desired: Desired = decode("desired", &record.bytes).unwrap_or_default();
+            self.configs = desired.configs;
             (record.generation, desired.assignments)
         });
     }
@@ -299,10 +346,54 @@ impl World {
         host.agent = AgentRun::Running(Box::new(core));
         self.device_effects(device, effects)?;
         self.device_after(device)?;
+        self.clock_set(device)?;
         let serial = self.devices[device].keeper.serial;
         let list_ms = self.chance.between(1, 30);
         let list = KeeperNews::List(run);
         self.later(list_ms, Happening::Keeper(device, serial, list));
+        Ok(())
+    }
+
+    /// The shell says whether the clock can be believed.
+    pub(super) fn clock_set(&mut self, device: usize) -> Lawful {
+        let host = &self.devices[device];
+        let trusted = matches!(host.wall, Wall::Shifted(_));
+        match host.agent {
+            AgentRun::Running(_) => self.device_event(device, Event::Clock { trusted }),
+            AgentRun::Off | AgentRun::Joining(_) => Ok(()),
+        }
+    }
+
+    /// No time of a CronJob is started twice, and none by a clock that nobody
+    /// believes; no job goes on beyond its completions.
+    fn check_work(&mut self, device: usize, app: &AppRef, record: Option<&WorkRecord>) -> Lawful {
+        let host = &mut self.devices[device];
+        let Some(record) = record else {
+            host.started.retain(|(other, _), _| other != app);
+            return Ok(());
+        };
+        let before = host.records.works.get(app).map_or(0, |old| old.count);
+        for run in &record.runs {
+            let Some(due) = run.due else {
+                continue;
+            };
+            if run.number > before && matches!(host.wall, Wall::Since1970) {
+                return broken(
+                    "no CronJob goes by a wrong clock",
+                    format!("{app} at {due:?}"),
+                );
+            }
+            let key = (app.clone(), due);
+            if *host.started.entry(key).or_insert(run.number) != run.number {
+                return broken("no time is started twice", format!("{app} at {due:?}"));
+            }
+        }
+        for run in &record.runs {
+            *self.stats.counts.entry("job steps").or_default() += 1;
+            if run.is_over() {
+                *self.stats.counts.entry("job ends").or_default() += 1;
+            }
+        }
         Ok(())
     }
 
@@ -335,6 +426,7 @@ impl World {
             host.boot += 1;
             host.booted_ms = self.now_ms + delay_ms;
             host.keeper.power_cut(&mut self.chance);
+            host.files.clear();
             host.images.power_cut(&mut self.chance);
             if self.chance.one_in(3) {
                 host.wall = Wall::Since1970;
@@ -361,6 +453,8 @@ impl World {
             ..Records::default()
         };
         host.before = None;
+        // What it does not remember it may do again.
+        host.started.clear();
         host.read_desired();
     }
 
@@ -719,6 +813,11 @@ impl World {
                 self.tell(|| format!("{device} creates {}", wanted.id));
                 self.check_create(device, &wanted)?;
                 self.devices[device].keeper.create(&wanted)?;
+                let assignment = &wanted.assignment;
+                let key = (assignment.app.clone(), assignment.revision);
+                self.devices[device]
+                    .files
+                    .insert(key, wanted.configs.clone());
                 let fails = self.chance.one_in(if self.calm { 1_000_000 } else { 12 });
                 let delay_ms = self.chance.between(2, 400);
                 let news = KeeperNews::Made(wanted.id.clone(), !fails, asked);
@@ -788,11 +887,27 @@ impl World {
                 self.later(delay_ms, Happening::Keeper(device, serial, news));
                 Ok(())
             }
+            Effect::WriteConfigs(apps) => {
+                self.count("configs written", || device.to_string());
+                for (assignment, configs) in apps {
+                    self.check_configs(device, &configs)?;
+                    let key = (assignment.app, assignment.revision);
+                    if let Some(files) = self.devices[device].files.get_mut(&key) {
+                        *files = configs;
+                    }
+                }
+                Ok(())
+            }
+            Effect::RemoveScratch { app, revision } => {
+                let files = &mut self.devices[device].files;
+                files.retain(|(a, r), _| *a != app || r.short() != revision);
+                Ok(())
+            }
             Effect::ForgetExit { .. }
-            | Effect::RemoveScratch { .. }
             | Effect::ShapeNetwork(_)
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
+            | Effect::OpenVolume { .. }
             | Effect::StreamCredit { .. }
             | Effect::StreamInput { .. }
             | Effect::StreamResize { .. }
@@ -913,6 +1028,7 @@ impl World {
             host.before = Some(host.records.clone());
         }
         for change in changes {
+            let host = &self.devices[device];
             if let Change::Desired(new, _) = &change {
                 if new.generation <= host.generation() {
                     return broken(
@@ -928,6 +1044,9 @@ impl World {
                 }
                 *self.stats.counts.entry("desired taken").or_default() += 1;
             }
+            if let Change::Work(app, record) = &change {
+                self.check_work(device, app, record.as_ref())?;
+            }
             if let Change::Replacing(_, record) = &change {
                 let what = match record.as_ref().map(|r| &r.stage) {
                     Some(Stage::RolledBack { .. }) => "rolled back",
@@ -937,8 +1056,9 @@ impl World {
                 };
                 *self.stats.counts.entry(what).or_default() += 1;
             }
-            host.records.apply(change);
+            self.devices[device].records.apply(change);
         }
+        let host = &mut self.devices[device];
         host.read_desired();
         Ok(())
     }
@@ -953,8 +1073,10 @@ impl World {
                 format!("{} is made, the ledger does not know it", wanted.id),
             );
         }
+        self.check_configs(device, &wanted.configs)?;
         let app = &wanted.assignment.app;
-        if !host.shall_run().contains(&&wanted.assignment) {
+        let job = host.has_pod(app, wanted.assignment.revision);
+        if !job && !host.shall_run().contains(&&wanted.assignment) {
             return broken(
                 "nothing runs that was not desired",
                 format!("{} of {app}", wanted.id),
@@ -965,6 +1087,20 @@ impl World {
             return broken("nothing starts without its image", format!("{status:?}"));
         }
         Ok(())
+    }
+
+    /// Files are never of another state than the one on the disk.
+    fn check_configs(&self, device: usize, configs: &Configs) -> Lawful {
+        let host = &self.devices[device];
+        let stored =
+            |config: &Config| host.configs.contains(config) || host.records.kept.contains(config);
+        if configs.generation == host.generation() && configs.all.iter().all(stored) {
+            return Ok(());
+        }
+        broken(
+            "a config is committed before it is written",
+            format!("{configs:?}, {} is committed", host.generation()),
+        )
     }
 
     /// What is desired and runs is left alone.

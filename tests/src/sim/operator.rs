@@ -1,13 +1,13 @@
 //! What the operator does, what of it was done, and what breaks meanwhile.
 
-use super::catalog::app_name;
+use super::catalog::{app_name, config, config_name};
 use super::device::{AgentEnd, Wall};
 use super::laws::{Lawful, broken};
 use super::world::{Happening, World};
 use skerry_hub::core::{Effect, Event, Fleet, Open, RequestId, Standing};
-use skerry_hub::model::{App, Revision};
+use skerry_hub::model::{App, ConfigObject, Revision};
 use skerry_wire::seal::TokenSecret;
-use skerry_wire::{AppRef, DeviceId, Labels, RevisionId};
+use skerry_wire::{AppRef, ConfigRef, DeviceId, Labels, RevisionId, named_configs};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A question of an operator that waits for its answer.
@@ -137,7 +137,7 @@ impl World {
         }
         let next_ms = self.chance.between(200, 5_000);
         self.later(next_ms, Happening::Operator);
-        let what = self.chance.below(24);
+        let what = self.chance.below(26);
         let device = self.some_device();
         match (what, device) {
             (0..9, _) => {
@@ -147,9 +147,10 @@ impl World {
                     apps.push(other);
                 }
                 self.count("apply", String::new);
+                let configs = self.configs_for(&apps);
                 self.ask(Ask::Apply(apps.clone()), |request| Event::Apply {
                     request,
-                    configs: Vec::new(),
+                    configs,
                     apps,
                 });
             }
@@ -206,9 +207,36 @@ impl World {
             (22, Some(device)) => {
                 self.ask(Ask::Usage, |request| Event::Usage { request, device });
             }
+            (23 | 24, _) => {
+                self.count("config changed", String::new);
+                let name = config_name(&mut self.chance);
+                let configs = vec![config(&mut self.chance, name)];
+                self.ask(Ask::Apply(Vec::new()), |request| Event::Apply {
+                    request,
+                    configs,
+                    apps: Vec::new(),
+                });
+            }
             _ => self.hub_backup(),
         }
         Ok(())
+    }
+
+    /// What apps need and the hub does not have, and now and then a change.
+    fn configs_for(&mut self, apps: &[(App, Revision)]) -> Vec<ConfigObject> {
+        let mut named: BTreeSet<ConfigRef> = BTreeSet::new();
+        for (app, revision) in apps {
+            named.extend(named_configs(&app.app.namespace, &revision.pod).into_keys());
+        }
+        let mut configs = Vec::new();
+        for name in named {
+            let fleet = self.hub.fleet.as_ref();
+            let there = fleet.is_some_and(|fleet| fleet.config(&name).is_some());
+            if !there || self.chance.one_in(3) {
+                configs.push(config(&mut self.chance, name));
+            }
+        }
+        configs
     }
 
     /// The same again changes nothing and tells nobody.
@@ -297,6 +325,7 @@ impl World {
                     true => Wall::Since1970,
                     false => Wall::Shifted(self.chance.below(40 * 365 * 86_400_000)),
                 };
+                return self.clock_set(device);
             }
             20 => {
                 self.count("hub clock jumps", String::new);

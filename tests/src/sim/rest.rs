@@ -10,8 +10,10 @@ use skerry_agent::core::Core;
 use skerry_agent::core::ledger::Phase;
 use skerry_agent::core::name::InstanceName;
 use skerry_agent::core::replace::{self, Stage, standing};
+use skerry_agent::core::work::RunPhase;
 use skerry_hub::core::{Connection, Fleet, Standing};
-use skerry_wire::report::ContainerState;
+use skerry_wire::policy::Work;
+use skerry_wire::report::{ContainerState, JobOutcome};
 use skerry_wire::{Assignment, RestartPolicy, RevisionId, Role};
 use std::collections::BTreeSet;
 
@@ -160,19 +162,56 @@ impl World {
         }
         for (id, one) in &host.keeper.containers {
             let wanted = |a: &&Assignment| a.app == one.app && a.revision == one.revision;
-            if !assignments.iter().any(wanted) {
+            if !assignments.iter().any(wanted) && !host.has_pod(&one.app, one.revision) {
                 return Some(format!("{id} is still on {who}"));
             }
         }
         self.unrest_of_report(host, device)
     }
 
+    /// A job rests when it has come out, or its pod runs and has no end; a
+    /// CronJob never does.
+    fn unrest_of_work(&self, host: &DeviceHost, assignment: &Assignment) -> Option<String> {
+        let app = &assignment.app;
+        let Some(record) = host.records.works.get(app) else {
+            return Some(format!("{app} on {} has no record", host.number));
+        };
+        let Work::Job(job) = &assignment.policy.work else {
+            return None;
+        };
+        let [run] = record.runs.as_slice() else {
+            return Some(format!("{app} on {} has not begun", host.number));
+        };
+        let ends =
+            |c: &skerry_wire::ContainerSpec| matches!(Program::of(&c.args), Program::Ends { .. });
+        let settled = match &run.phase {
+            RunPhase::Ended {
+                outcome: JobOutcome::Complete,
+                ..
+            } => run.succeeded == job.completions,
+            RunPhase::Ended { .. } => true,
+            RunPhase::Suspended => job.suspend,
+            RunPhase::Pod => !assignment.pod.containers.iter().all(ends),
+            RunPhase::BackOff { .. } => false,
+        };
+        (!settled).then(|| format!("{app} on {} is {run:?}", host.number))
+    }
+
     fn unrest_of_app(&self, host: &DeviceHost, assignment: &Assignment) -> Option<String> {
+        if assignment.policy.work != Work::Service {
+            return self.unrest_of_work(host, assignment);
+        }
         let ended = |container: &skerry_wire::ContainerSpec| {
             let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
             let entry = host.records.ledger.get(&name);
             entry.is_some_and(|entry| entry.phase == Phase::Ended)
         };
+        if !host.has_files_of(assignment) {
+            return Some(format!(
+                "files of {} are old on {}",
+                assignment.app, host.number
+            ));
+        }
         let finished = assignment.pod.containers.iter().all(ended);
         let mut containers = assignment.pod.all_containers().enumerate();
         containers.find_map(|(index, container)| {
@@ -219,6 +258,9 @@ impl World {
             let Some(shown) = shown else {
                 return Some(format!("{} of {who} is not in its report", assignment.app));
             };
+            if assignment.policy.work != Work::Service {
+                continue;
+            }
             for container in &assignment.pod.containers {
                 let name = InstanceName::new(&assignment.app, assignment.revision, &container.name);
                 let status = shown.containers.iter().find(|c| c.name == container.name);
@@ -249,11 +291,14 @@ fn unrest_of_changes(host: &DeviceHost, core: &Core) -> Option<String> {
             Stage::RolledBack { .. } if kept && record.good_before => None,
             Stage::Trial { .. } if !kept => {
                 let standing = standing(assigned, core.observed(), core.ledger());
-                let well = matches!(
-                    standing,
-                    replace::Standing::Ready | replace::Standing::Assumed
-                );
-                well.then(|| format!("{app} has to prove itself"))
+                let mut mains = assigned.pod.containers.iter();
+                let stays = mains.all(|c| !matches!(Program::of(&c.args), Program::Ends { .. }));
+                let comes = match standing {
+                    replace::Standing::Ready | replace::Standing::Assumed => true,
+                    replace::Standing::Coming(_) => stays,
+                    replace::Standing::Failing(_) => false,
+                };
+                comes.then(|| format!("{app} has to prove itself"))
             }
             other => Some(format!("{app} is {other:?}, kept {kept}")),
         }
@@ -263,7 +308,11 @@ fn unrest_of_changes(host: &DeviceHost, core: &Core) -> Option<String> {
 fn ends_by_itself(host: &DeviceHost) -> bool {
     let previous = host.records.previous.values();
     let all = host.assignments().iter().chain(previous);
-    let containers = all.flat_map(|a| a.pod.all_containers());
+    let mut all = all.collect::<Vec<_>>();
+    if all.iter().any(|a| a.policy.work != Work::Service) {
+        return true;
+    }
+    let containers = all.drain(..).flat_map(|a| a.pod.all_containers());
     let mut programs = containers.map(|c| Program::of(&c.args));
     programs.any(|program| matches!(program, Program::Ends { .. }))
 }

@@ -8,10 +8,17 @@ use crate::cli::table::{Cell, Table};
 
 /// Whether the device runs what it shall, all of it, and for good.
 pub(in crate::cli) fn app_is_ready(app: &DeviceApp) -> bool {
-    app.problem.is_none()
-        && app.revision.is_some()
-        && app.revision == app.running_revision
-        && !app.containers.is_empty()
+    if app.problem.is_some() || app.revision.is_none() || app.revision != app.running_revision {
+        return false;
+    }
+    if let Some(job) = &app.job {
+        let outcome = job.outcome.as_deref();
+        return match app.kind.as_str() {
+            "CronJob" => outcome != Some("Failed"),
+            _ => outcome == Some("Complete"),
+        };
+    }
+    !app.containers.is_empty()
         && app
             .update
             .as_ref()

@@ -6,6 +6,7 @@ mod containers;
 mod devices;
 mod events;
 mod images;
+mod jobs;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ pub(super) use containers::{container_state, exit_text};
 pub(super) use devices::{arch, labels, state_text, temperature, uptime};
 pub(super) use events::events;
 pub(super) use images::familiar_image;
+pub(super) use jobs::is_kind;
 
 use super::args::{GetArgs, Resource};
 use super::client::{Client, encode, with_query};
@@ -25,10 +27,12 @@ use super::output::Out;
 use super::yaml;
 use crate::api::types::{App, Config, Device, DeviceState, Event, Image, Token};
 use crate::manifest;
+use apps::app_table;
 use containers::{container_rows, container_table};
 use devices::device_table;
 use events::event_table;
 use images::{full_image, image_table};
+use jobs::{cron_table, job_table};
 pub(super) use show::Show;
 use skerry_wire::ConfigKind;
 use tokens::token_table;
@@ -60,7 +64,7 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
             let devices = only(devices, &names, resource, |d| &d.name)?;
             show.list(out, resource, &devices, device_table, |d| d.name.clone())
         }
-        Resource::Apps => {
+        Resource::Apps | Resource::Jobs | Resource::CronJobs => {
             refuse_selector(&args, "apps are chosen by name and namespace")?;
             let apps = match (names.as_slice(), &namespace) {
                 // One app is asked for by name, so that a missing one is the
@@ -68,10 +72,16 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
                 ([name], Some(namespace)) => vec![client.get(&app_path(namespace, name))?],
                 _ => {
                     let path = with_query("/v1/apps", &[("namespace", namespace.clone())]);
-                    only(client.list(&path)?, &names, resource, |a: &App| &a.name)?
+                    let mut apps: Vec<App> = client.list(&path)?;
+                    apps.retain(|app| is_kind(app, resource));
+                    only(apps, &names, resource, |a: &App| &a.name)?
                 }
             };
-            show.apps(out, &apps)
+            match resource {
+                Resource::Jobs => show.apps(out, resource, &apps, job_table),
+                Resource::CronJobs => show.apps(out, resource, &apps, cron_table),
+                _ => show.apps(out, resource, &apps, app_table),
+            }
         }
         Resource::Containers => {
             let devices = devices(client, args.selector.as_deref())?;

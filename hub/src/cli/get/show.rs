@@ -1,6 +1,5 @@
 //! How a list is printed: as a table, or as data for programs.
 
-use super::apps::app_table;
 use super::manifest_of;
 use crate::api::types::{App, List};
 use crate::cli::args::{Format, Resource};
@@ -53,9 +52,15 @@ impl Show {
     }
 
     /// Apps as YAML are manifests: what comes out can be applied again.
-    pub fn apps(&self, out: &mut Out, apps: &[App]) -> Result<(), CliError> {
+    pub fn apps(
+        &self,
+        out: &mut Out,
+        resource: Resource,
+        apps: &[App],
+        table: impl Fn(&[App], &Show) -> Table,
+    ) -> Result<(), CliError> {
         if self.format != Format::Yaml {
-            return self.list(out, Resource::Apps, apps, app_table, |a| a.name.clone());
+            return self.list(out, resource, apps, table, |a| a.name.clone());
         }
         let texts: Vec<String> = apps.iter().map(manifest_of).collect();
         out.print(&texts.join("---\n"))
@@ -104,6 +109,8 @@ pub(super) fn nothing(resource: Resource, selector: Option<&str>) -> String {
         Resource::Apps => {
             "no apps here; make one with 'skerry apply -f', or look everywhere with -A"
         }
+        Resource::Jobs => "no jobs here; make one with kind: Job and 'skerry apply -f'",
+        Resource::CronJobs => "no cronjobs here; make one with kind: CronJob and 'skerry apply -f'",
         Resource::Containers => "no containers here",
         Resource::Images => {
             "no images yet; bring one with 'skerry image import' or 'skerry image pull'"

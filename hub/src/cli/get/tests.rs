@@ -101,6 +101,6 @@ fn resources_have_the_names_that_people_use() {
     let error = resource_and_names("thing", &[]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no resource 'thing'; use devices, apps, containers, images, events, tokens, configs or secrets"
+        "there is no resource 'thing'; use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs or secrets"
     );
 }

@@ -1,0 +1,45 @@
+//! Notices that the wall clock was set, or that the machine slept: the timers
+//! of a process stand still meanwhile, and CronJobs go by the wall clock.
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timer::{Expiration, TimerSetTimeFlags};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
+use smol::{Async, future};
+use std::io;
+
+/// A kernel timer that is called off whenever the clock is set
+/// (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`).
+#[derive(Debug)]
+pub(super) struct ClockWatch {
+    timer: Async<TimerFd>,
+}
+
+impl ClockWatch {
+    /// Watches from now on.
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_REALTIME, flags)?;
+        arm(&timer)?;
+        Ok(Self {
+            timer: Async::new(timer)?,
+        })
+    }
+
+    /// Waits until the clock is set.
+    pub async fn set(&self) {
+        if self.timer.readable().await.is_err() {
+            return future::pending().await;
+        }
+        // Says that it was called off; set again, it is watched anew.
+        let _ = self.timer.get_ref().wait();
+        if arm(self.timer.get_ref()).is_err() {
+            return future::pending().await;
+        }
+    }
+}
+
+fn arm(timer: &TimerFd) -> nix::Result<()> {
+    let never = Expiration::OneShot(TimeSpec::new(libc::time_t::MAX, 0));
+    let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+    timer.set(never, flags)
+}

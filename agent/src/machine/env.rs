@@ -1,0 +1,159 @@
+//! A container's environment: its image's, then whole configs, then single
+//! variables, each put together when the container starts. A config that
+//! changes later changes nothing here: the next start has it.
+
+use super::compose::Places;
+use super::expand::expand;
+use crate::core::{Configs, CreateContainer};
+use skerry_wire::pod::{EnvValue, Field};
+use skerry_wire::{Config, ConfigKind, ConfigName, ConfigRef, Namespace};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+/// The environment of a container, words of its command that refer to it put
+/// in, too.
+pub struct Environment {
+    /// All variables.
+    pub all: Vec<(String, String)>,
+    declared: Vec<(String, String)>,
+}
+
+impl Environment {
+    /// Of a container, over that of its image. The error says what is missing.
+    pub fn of(create: &CreateContainer, image: &[String], places: &Places) -> Result<Self, String> {
+        let (namespace, configs) = (&create.assignment.app.namespace, &create.configs);
+        let mut declared: Vec<(String, String)> = Vec::new();
+        let declare = |declared: &mut Vec<(String, String)>, name: String, value: String| {
+            declared.retain(|(other, _)| *other != name);
+            declared.push((name, value));
+        };
+        for from in &create.spec().env_from {
+            let Some(config) = find(namespace, configs, from.kind, &from.name) else {
+                match from.optional {
+                    true => continue,
+                    false => return Err(missing(namespace, from.kind, &from.name)),
+                }
+            };
+            for (key, value) in &config.data.0 {
+                let name = format!("{}{key}", from.prefix);
+                // As in Kubernetes: what can be no variable is none.
+                if let Ok(value) = std::str::from_utf8(value)
+                    && !value.contains('\0')
+                {
+                    declare(&mut declared, name, value.to_string());
+                }
+            }
+        }
+        for var in &create.spec().env {
+            let value = match &var.value {
+                EnvValue::Text(text) => Some(put_in(text, &declared)?),
+                EnvValue::Config {
+                    kind,
+                    name,
+                    key,
+                    optional,
+                } => match (find(namespace, configs, *kind, name), optional) {
+                    (Some(config), _) => of_key(config, key, &var.name, *optional)?,
+                    (None, true) => None,
+                    (None, false) => return Err(missing(namespace, *kind, name)),
+                },
+                EnvValue::Field(field) => Some(field_value(create, *field, places)?),
+            };
+            if let Some(value) = value {
+                declare(&mut declared, var.name.clone(), value);
+            }
+        }
+        let image = image.iter().filter_map(|line| line.split_once('='));
+        let mut all: Vec<(String, String)> = image
+            .filter(|(name, _)| !declared.iter().any(|(other, _)| other == name))
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        all.extend(declared.iter().cloned());
+        Ok(Self { all, declared })
+    }
+
+    /// Words of a manifest, with what they refer to.
+    pub fn words(&self, words: &[String]) -> Result<Vec<String>, String> {
+        let word = |word: &String| put_in(word, &self.declared);
+        words.iter().map(word).collect()
+    }
+}
+
+fn put_in(text: &str, declared: &[(String, String)]) -> Result<String, String> {
+    expand(text, declared).ok_or_else(|| {
+        "a variable or argument is longer than 64 KiB once $(NAME) is put in: refer to less, or write $$(NAME)".into()
+    })
+}
+
+/// A config that the container's app names, if it is on this device.
+pub fn find<'c>(
+    namespace: &Namespace,
+    configs: &'c Configs,
+    kind: ConfigKind,
+    name: &ConfigName,
+) -> Option<&'c Config> {
+    let mut all = configs.all.iter();
+    all.find(|c| c.kind == kind && c.name == *name && c.namespace == *namespace)
+}
+
+/// What to do where there is none.
+pub fn missing(namespace: &Namespace, kind: ConfigKind, name: &ConfigName) -> String {
+    let config = ConfigRef {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        kind,
+    };
+    format!("{config} is not on this device: apply it, or say 'optional: true'")
+}
+
+fn of_key(
+    config: &Config,
+    key: &str,
+    variable: &str,
+    optional: bool,
+) -> Result<Option<String>, String> {
+    let Some(value) = config.data.0.get(key) else {
+        return match optional {
+            true => Ok(None),
+            false => Err(format!(
+                "{} has no file '{key}', which is variable {variable}: add it, or say 'optional: true'",
+                config.reference()
+            )),
+        };
+    };
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.contains('\0') => Ok(Some(text.to_string())),
+        _ => Err(format!(
+            "file '{key}' of {} is no text, and cannot be variable {variable}: mount it as a volume",
+            config.reference()
+        )),
+    }
+}
+
+fn field_value(create: &CreateContainer, field: Field, places: &Places) -> Result<String, String> {
+    let app = &create.assignment.app;
+    match field {
+        Field::AppName => Ok(app.name.to_string()),
+        Field::Namespace => Ok(app.namespace.to_string()),
+        Field::DeviceName => Ok(places.device.clone()),
+        Field::HostIp => Ok(host_address().to_string()),
+        Field::PodIp if create.assignment.pod.network == skerry_wire::pod::Network::Host => {
+            Ok(host_address().to_string())
+        }
+        Field::PodIp => Err(
+            "the pod's address is not known before it starts: leave 'status.podIP' out, or use 'hostNetwork: true'".into(),
+        ),
+    }
+}
+
+/// The device's own address as others see it: that of the way out. Its
+/// loopback while it has none, so that apps start without a network. Nothing
+/// is sent.
+fn host_address() -> IpAddr {
+    // An address for documentation: any would do that is not here.
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
