@@ -213,7 +213,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .with_target(false)
         .init();
     let exe = std::env::current_exe().context("this program's own file cannot be found")?;

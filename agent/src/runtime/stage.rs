@@ -100,6 +100,14 @@ pub fn build(
     let options = Some("size=256k,mode=711");
     mount(Some("tmpfs"), place, Some("tmpfs"), flags, options)
         .map_err(|error| failed(place)(error.into()))?;
+    // The kernel lets root of a user namespace mount these only where it could
+    // see all of one already; of the host's own, something may be covered.
+    for kind in ["proc", "sysfs"] {
+        let at = place.join(kind);
+        make_dir(&at).map_err(failed(&at))?;
+        // Without it, the host's own decides.
+        let _ = mount(Some(kind), &at, Some(kind), flags, None::<&str>);
+    }
     let root = place.join("root");
     make_dir(&root).map_err(failed(&root))?;
     let mut attached = Vec::new();
