@@ -151,7 +151,7 @@ pub fn spec(
         .process(process(
             &spec.args, env, cwd, &identity, &rights, machine, false,
         )?)
-        .mounts(mounts(spec, machine)?)
+        .mounts(mounts(spec, sandbox, machine)?)
         .annotations(annotations.into_iter().collect::<HashMap<_, _>>())
         .linux(linux(spec, cgroup, sandbox, nodes, machine)?)
         .build()
@@ -393,7 +393,11 @@ fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
         .build()
 }
 
-fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(
+    spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
+    machine: &Machine,
+) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(target)
@@ -410,7 +414,7 @@ fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpec
     let system =
         |target: &str, kind: &str, options: &[&str]| mount(target, kind, Path::new(kind), options);
     let safe = ["nosuid", "noexec", "nodev"];
-    let pts = [
+    let mut pts = vec![
         "nosuid",
         "noexec",
         "newinstance",
@@ -418,6 +422,10 @@ fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpec
         "mode=0620",
         "gid=5",
     ];
+    if sandbox.is_some_and(|sandbox| sandbox.users.is_some()) {
+        // Who makes the terminal of a further process is nobody inside.
+        pts.push("uid=0");
+    }
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
     // A privileged container may set what is there.
     let ro = if spec.security.privileged { "rw" } else { "ro" };
