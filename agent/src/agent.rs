@@ -10,7 +10,9 @@ use crate::core::{Event, Identity};
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
-use crate::machine::{ConfigFiles, Machine, Places, RealMachine, Volumes, chain, unmount_below};
+use crate::machine::{
+    ConfigFiles, Machine, MachineDevices, Places, RealMachine, Volumes, chain, unmount_below,
+};
 use crate::network::Pool;
 use crate::notify;
 use crate::pages;
@@ -274,7 +276,7 @@ impl Agent {
                 record,
                 identity,
                 password,
-                facts: facts::read(),
+                facts: facts_of(&self.config),
                 session: self.session,
                 starts,
                 keep_alive: self.config.keep_alive,
@@ -439,7 +441,7 @@ impl Agent {
     ) -> Result<Option<IdentityRecord>, AgentError> {
         let token = record.token().ok_or(AgentError::Identity)?;
         let key = record.key_pair().ok_or(AgentError::Identity)?;
-        let facts = facts::read();
+        let facts = facts_of(&self.config);
         let wanted = match asked.as_ref().map(|ask| &ask.request) {
             Some(Request::Join {
                 name: Some(name), ..
@@ -636,6 +638,13 @@ fn unjoined(ask: Ask, state: &str) {
     ask.finish(answer);
 }
 
+/// What the machine is, and what of it apps may have.
+fn facts_of(config: &Config) -> skerry_wire::report::Facts {
+    let mut facts = facts::read();
+    facts.allocatable = config.supply.allocatable(&facts);
+    facts
+}
+
 fn runtime_config(config: &Config, exe: &Path) -> RuntimeConfig {
     RuntimeConfig {
         run_dir: config.run_dir.clone(),
@@ -658,6 +667,7 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         device: device.to_string(),
         config_files: Arc::new(ConfigFiles::default()),
         volumes: Arc::new(Volumes::in_data_dir(&config.data_dir)),
+        devices: Arc::new(MachineDevices::new(config.supply.clone(), &config.run_dir)),
     };
     let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
     RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
@@ -689,7 +699,8 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
         while !running.is_empty() {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
-                crate::machine::MachineEvent::Network { .. } => {}
+                crate::machine::MachineEvent::Network { .. }
+                | crate::machine::MachineEvent::Devices(_) => {}
                 crate::machine::MachineEvent::Lost => return,
                 crate::machine::MachineEvent::Trouble(..) => {}
             }

@@ -1,10 +1,11 @@
 //! What the agent is told: defaults, then the file, then the environment, then
 //! the command line.
 
-use crate::machine::UserPool;
+use crate::machine::{Supply, UserPool};
 use crate::network::{Pool, Prefix};
 use serde::Deserialize;
 use skerry_wire::DeviceId;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub const FILE: &str = "/etc/skerry/agent.yaml";
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Least log kept in all: four files of the least size.
 const MIN_LOG_BYTES: u64 = 256 * 1024;
+/// Longest name of a resource, in bytes: as in Kubernetes.
+const MAX_RESOURCE_NAME_BYTES: usize = 253 + 1 + 63;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,9 @@ pub struct File {
     release_keys: Option<Vec<String>>,
     network_pool: Option<String>,
     user_namespaces: Option<UserIds>,
+    reserved: Option<Reserved>,
+    resources: Option<BTreeMap<String, Vec<String>>>,
+    cdi_dirs: Option<Vec<PathBuf>>,
 }
 
 /// The ids of user namespaces, as `/etc/subuid` has them.
@@ -69,6 +75,14 @@ pub struct File {
 struct UserIds {
     first: u32,
     count: u32,
+}
+
+/// What is kept for system and agent, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Reserved {
+    cpu_millis: Option<u32>,
+    memory_bytes: Option<u64>,
 }
 
 /// A configuration that can be used.
@@ -100,6 +114,8 @@ pub struct Config {
     pub network_pool: Prefix,
     /// Where the ids of user namespaces come from.
     pub users: UserPool,
+    /// What of the machine apps may have.
+    pub supply: Supply,
     /// What is logged.
     pub log_level: tracing::level_filters::LevelFilter,
 }
@@ -145,6 +161,9 @@ impl Config {
             allow_privileged: file.allow_privileged,
             network_pool: file.network_pool,
             user_namespaces: file.user_namespaces,
+            reserved: file.reserved,
+            resources: file.resources,
+            cdi_dirs: file.cdi_dirs,
         };
         merged.try_into()
     }
@@ -195,6 +214,42 @@ fn pool_of(text: &str) -> Result<Prefix, String> {
     let range = range.ok_or_else(|| format!("'{text}' must be a range such as 10.209.0.0/16"))?;
     Pool::new(range, "").map_err(|error| error.to_string())?;
     Ok(range)
+}
+
+/// What apps may have of the machine.
+fn supply(
+    reserved: Option<Reserved>,
+    resources: Option<BTreeMap<String, Vec<String>>>,
+    cdi_dirs: Option<Vec<PathBuf>>,
+) -> Result<Supply, ConfigError> {
+    let usual = Supply::default();
+    let reserved = reserved.unwrap_or_default();
+    let resources = resources.unwrap_or_default();
+    for (name, devices) in &resources {
+        let wrong = |text: String| ConfigError::Value {
+            field: "resources",
+            text,
+        };
+        if !name.contains('/') || name.len() > MAX_RESOURCE_NAME_BYTES {
+            let text = format!("'{name}' must have a domain in front, as in example.com/camera");
+            return Err(wrong(text));
+        }
+        let is_device = |text: &&String| {
+            text.starts_with('/') || text.starts_with("usb:") || text.contains('=')
+        };
+        if let Some(device) = devices.iter().find(|text| !is_device(text)) {
+            let text = format!(
+                "'{device}' of {name} is no device: write its path, usb:0403:6001, or vendor.com/gpu=0"
+            );
+            return Err(wrong(text));
+        }
+    }
+    Ok(Supply {
+        reserved_cpu_millis: reserved.cpu_millis.unwrap_or(usual.reserved_cpu_millis),
+        reserved_memory_bytes: reserved.memory_bytes,
+        resources,
+        cdi_dirs: cdi_dirs.unwrap_or(usual.cdi_dirs),
+    })
 }
 
 fn absolute(field: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
@@ -275,6 +330,7 @@ impl TryFrom<File> for Config {
             allow_privileged: file.allow_privileged.unwrap_or(false),
             network_pool,
             users,
+            supply: supply(file.reserved, file.resources, file.cdi_dirs)?,
             log_level,
         })
     }
@@ -320,6 +376,8 @@ mod tests {
             ("releaseKeys: [abc]", "64 hexadecimal"),
             ("networkPool: 10.209.0.0", "10.209.0.0/16"),
             ("networkPool: 10.209.0.0/24", "/21 or larger"),
+            ("resources: {camera: [/dev/video0]}", "example.com/camera"),
+            ("resources: {a.b/c: [video0]}", "is no device"),
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -43,6 +43,7 @@ const MAX_BROKEN: u32 = 3;
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LEDGER: TableDefinition<&str, &[u8]> = TableDefinition::new("ledger");
 const PREVIOUS: TableDefinition<&str, &[u8]> = TableDefinition::new("previous");
+const CARRIED: TableDefinition<&str, &[u8]> = TableDefinition::new("carried");
 const UPDATES: TableDefinition<&str, &[u8]> = TableDefinition::new("updates");
 const WORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("works");
 const REPLACING: TableDefinition<&str, &[u8]> = TableDefinition::new("replacing");
@@ -282,6 +283,13 @@ impl Store {
                 let (_, bytes) = row.map_err(database("reading"))?;
                 let assignment: Assignment = read("previous revision", bytes.value())?;
                 records.previous.insert(assignment.app.clone(), assignment);
+            }
+        }
+        if let Some(carried) = table(read_only.open_table(CARRIED))? {
+            for row in carried.iter().map_err(database("reading"))? {
+                let (_, bytes) = row.map_err(database("reading"))?;
+                let (app, carried) = read("carried revision", bytes.value())?;
+                records.carried.insert(app, carried);
             }
         }
         if let Some(updates) = table(read_only.open_table(UPDATES))? {
@@ -547,6 +555,12 @@ fn apply(transaction: &WriteTransaction, change: &Change) -> Result<(), StoreErr
             LEDGER,
             &name.to_string(),
             entry.as_ref().map(value),
+        ),
+        Change::Carried(app, carried) => row(
+            transaction,
+            CARRIED,
+            &app.to_string(),
+            carried.map(|carried| value(&(app, carried))),
         ),
         Change::Replacing(app, record) => row(
             transaction,

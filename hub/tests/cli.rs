@@ -692,6 +692,7 @@ fn top_shows_rates_between_two_looks() {
                 cpu_usec: look * 250_000,
                 memory_bytes: 3 << 20,
                 pids: 2,
+                pressure: None,
                 at: Timestamp(1000 + look * 1000),
             };
             let reply = Reply::Usage {
@@ -704,7 +705,7 @@ fn top_shows_rates_between_two_looks() {
         }
         assert_eq!(
             finish(child, "").await.ok(),
-            "NAMESPACE   APP   CONTAINER   DEVICE    CPU    MEMORY   PIDS\ndefault     web   web         kiosk-7   250m   3Mi      2\n"
+            "NAMESPACE   APP   CONTAINER   DEVICE    CPU    CPU%LIMIT   MEMORY   MEMORY%LIMIT   PIDS\ndefault     web   web         kiosk-7   250m   -           3Mi      -              2\n"
         );
         fleet.server.stop().await.unwrap();
     });

@@ -385,6 +385,8 @@ impl Machine {
             | Effect::ForgetExit { .. }
             | Effect::RemoveScratch { .. }
             | Effect::ShapeNetwork(_)
+            | Effect::WatchDevices(_)
+            | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::WriteBlob { .. }
             | Effect::FinishBlob { .. }

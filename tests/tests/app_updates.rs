@@ -75,7 +75,7 @@ impl Fleet {
 
     /// What the container is told by the device's API.
     fn ask(&self, words: &[&str]) -> Result<String, String> {
-        let mut args = vec!["exec", "web", "--", "/bin/app", "ask"];
+        let mut args = vec!["exec", "web", "--", "/bin/app", "api"];
         args.extend(words);
         self.hub.try_skerry(&args)
     }
@@ -388,7 +388,8 @@ fn an_app_asks_its_device_reports_values_and_holds_its_update() {
     fleet.apply_and_wait(&of("1")).expect("applied");
     let answer = |fleet: &Fleet, words: &[&str]| -> Value {
         // Right after its start, the agent may connect once more.
-        let text = until(PATIENCE, || fleet.ask(words).ok()).expect("an answer");
+        let text = until(PATIENCE, || fleet.ask(words).ok());
+        let text = text.unwrap_or_else(|| panic!("no answer: {:?}", fleet.ask(words)));
         println!("{words:?} {text}");
         serde_json::from_str(&text).expect("JSON")
     };

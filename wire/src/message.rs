@@ -208,6 +208,18 @@ pub enum Reply {
     },
 }
 
+/// The share of the last ten seconds in which some process of a container had
+/// to wait for something, in hundredths of a percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// For a cpu.
+    pub cpu: u32,
+    /// For memory.
+    pub memory: u32,
+    /// For a disk.
+    pub io: u32,
+}
+
 /// What one container uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerUsage {
@@ -221,6 +233,9 @@ pub struct ContainerUsage {
     pub memory_bytes: u64,
     /// Processes and threads now.
     pub pids: u64,
+    /// How much it waits; absent where the kernel does not tell (cgroup v1, or
+    /// no CONFIG_PSI).
+    pub pressure: Option<Pressure>,
     /// When this was read, by the device's clock: two answers give a rate.
     pub at: Timestamp,
 }

@@ -518,6 +518,11 @@ fn messages() {
                 cpu_usec: 5,
                 memory_bytes: 6,
                 pids: 7,
+                pressure: Some(skerry_wire::message::Pressure {
+                    cpu: 1,
+                    memory: 2,
+                    io: 3,
+                }),
                 at: Timestamp(8),
             }],
         },

@@ -42,6 +42,8 @@ impl Core {
                 return self.refusal(now, "DesiredRefused", &text);
             }
         };
+        let mut desired = desired;
+        desired.assignments = self.carry(desired.assignments);
         self.prepare_replacements(now, &desired.assignments);
         self.keep_configs(&desired);
         let configs_changed = match &self.desired {

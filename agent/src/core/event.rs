@@ -1,15 +1,18 @@
 //! What goes into the core and what comes out: closed enums of plain data.
 
+use super::devices::{DevicesSeen, WatchedDevice};
 use super::health::{Answer, ProbeKind, Question};
 use super::ledger::Entry;
 use super::name::InstanceName;
 use super::network::PodShape;
 use super::replace::Replacement;
+use super::resize::Carried;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use super::work::WorkRecord;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::policy::Grant;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Facts, Report, Vitals};
@@ -181,6 +184,15 @@ pub enum Event {
         addresses: Vec<(AppRef, RevisionId, IpAddr)>,
         /// What is not as it has to be, in words.
         troubles: Vec<String>,
+    },
+    /// Watched devices came or went.
+    Devices(DevicesSeen),
+    /// Outcome of [`Effect::Resize`].
+    Resized {
+        /// Which container.
+        id: ContainerId,
+        /// Why its old limits stay, in words.
+        result: Result<(), String>,
     },
     /// Something of an update.
     Update(UpdateEvent),
@@ -395,6 +407,16 @@ pub enum Effect {
     },
     /// All pods on bridges shall be so from now on. A later one replaces it.
     ShapeNetwork(Vec<PodShape>),
+    /// Look for these devices from now on, and say [`Event::Devices`] now and
+    /// whenever it changes. A later one replaces it.
+    WatchDevices(BTreeSet<WatchedDevice>),
+    /// Change a running container's limits, then say [`Event::Resized`].
+    Resize {
+        /// Which container.
+        id: ContainerId,
+        /// All of them, new.
+        resources: Box<Resources>,
+    },
     /// Something for an update.
     Update(UpdateEffect),
     /// Ask whether this app holds its update, then say [`Event::Hold`].
@@ -509,6 +531,8 @@ pub struct Records {
     pub revoked: bool,
     /// The newest order of each subject that was begun.
     pub updates: BTreeMap<Subject, UpdateRecord>,
+    /// Revisions that run under the name of another.
+    pub carried: BTreeMap<AppRef, Carried>,
     /// How far jobs are.
     pub works: BTreeMap<AppRef, WorkRecord>,
     /// Revisions that are not known to be good.
@@ -541,6 +565,8 @@ pub enum Change {
     Kept(Vec<Config>),
     /// An entry of the ledger; `None` takes it away.
     Ledger(InstanceName, Option<Entry>),
+    /// The name that an app's revision runs under; `None` is its own.
+    Carried(AppRef, Option<Carried>),
     /// The device was shut out.
     Revoked,
     /// How far the newest order of a subject is.
@@ -584,6 +610,12 @@ impl Records {
             }
             Change::Ledger(name, None) => {
                 self.ledger.remove(&name);
+            }
+            Change::Carried(app, Some(carried)) => {
+                self.carried.insert(app, carried);
+            }
+            Change::Carried(app, None) => {
+                self.carried.remove(&app);
             }
             Change::Replacing(app, Some(record)) => {
                 self.replacing.insert(app, record);

@@ -2,6 +2,7 @@
 //! shall be done.
 
 use super::desired::read_desired;
+use super::devices::WatchedDevice;
 use super::event::{Change, Effect, Event, Now, Outgoing, Records};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
@@ -14,10 +15,11 @@ use super::plan::Ledger;
 use super::replace::Replacement;
 use super::replacing::Watched;
 use super::report::{Pace, Urgency};
+use super::resize::{Carried, Size};
 use super::streams::{Steps, Streams};
 use super::update::{UpdateStart, Updates};
 use super::work::Works;
-use crate::runtime::Status;
+use crate::runtime::{ContainerId, Status};
 use skerry_wire::message::{Presence, Reply};
 use skerry_wire::report::{Condition, ExitStatus, Facts, Severity};
 use skerry_wire::seal::{KeyPair, PublicKey, Purpose};
@@ -124,6 +126,14 @@ pub struct Core {
     pub(super) effects: Vec<Effect>,
     /// How pods on bridges were said to be.
     pub(super) shapes: Vec<PodShape>,
+    /// Devices that were said to be watched.
+    pub(super) watched_devices: BTreeSet<WatchedDevice>,
+    /// Revisions that run under the name of another.
+    pub(super) carried: BTreeMap<AppRef, Carried>,
+    /// How new limits of running containers stand.
+    pub(super) sizes: BTreeMap<ContainerId, Size>,
+    /// When refused limits are tried again, in milliseconds since boot.
+    pub(super) resize_at_ms: Option<u64>,
 }
 
 /// How the line stands.
@@ -192,13 +202,18 @@ impl Core {
             changes: Vec::new(),
             effects: Vec::new(),
             shapes: Vec::new(),
+            watched_devices: BTreeSet::new(),
+            carried: records.carried,
+            sizes: BTreeMap::new(),
+            resize_at_ms: None,
             facts: start.facts,
             identity,
         };
         if let Some(record) = records.desired {
             match read_desired(record.generation, &record.bytes) {
-                Ok(desired) => {
+                Ok(mut desired) => {
                     let digest = Digest::of(&record.bytes);
+                    desired.assignments = core.carry_on(desired.assignments);
                     core.desired = Some(InForce::of(desired, digest));
                 }
                 Err(text) => core.trouble(now, "StoreUnreadable", &format!(
@@ -207,6 +222,7 @@ impl Core {
             }
         }
         core.facts.boot_count = records.boots;
+        core.observed.allocatable = core.facts.allocatable.clone();
         if records.boot_id != core.facts.boot_id {
             core.rebooted(now);
         }
@@ -217,6 +233,7 @@ impl Core {
             core.serve_apps();
         }
         core.settle(now);
+        core.watch_devices();
         let effects = core.take_effects();
         (core, effects)
     }
@@ -272,6 +289,7 @@ impl Core {
             | Event::Usage { .. }
             | Event::Conditions(_)
             | Event::Network { .. }
+            | Event::Resized { .. }
             | Event::Value { .. }
             // An app can say it as often as it likes.
             | Event::Hold { .. }
@@ -290,6 +308,7 @@ impl Core {
             }
             Event::Listed(containers) => {
                 self.observed.busy.clear();
+                self.sizes.clear();
                 let containers = containers.into_iter().collect();
                 self.observed.health.retain(&containers);
                 self.observed.containers = Some(containers);
@@ -396,6 +415,7 @@ impl Core {
                     boot_count,
                     ..*facts
                 };
+                self.observed.allocatable = self.facts.allocatable.clone();
                 self.pace.changed(now_ms, Urgency::Soon);
             }
             Event::Clock { trusted } => {
@@ -407,6 +427,8 @@ impl Core {
                 addresses,
                 troubles,
             } => self.network(now, addresses, troubles),
+            Event::Devices(seen) => self.devices_seen(now, seen),
+            Event::Resized { id, result } => self.resized(now, id, result),
             Event::Update(event) => self.update_event(now, event),
             Event::Hold { app, held } => {
                 replace_is_due |= self.hold_answered(now, &app, held);
@@ -422,11 +444,13 @@ impl Core {
         if replan {
             self.settle(now);
             self.shape_network();
+            self.watch_devices();
         } else {
             self.commit();
             self.report_when_due(now);
         }
         self.ask_probes(now);
+        self.ask_sizes(now);
         self.take_effects()
     }
 
@@ -442,6 +466,7 @@ impl Core {
         let probes = self.observed.health.wake_at_ms().filter(|_| asks);
         [
             self.plan_at_ms,
+            self.resize_at_ms,
             self.replacements_due_ms(),
             probes,
             self.pace.wake_at_ms(),

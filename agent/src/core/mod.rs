@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dependency;
+pub mod devices;
 pub mod event;
 pub mod fetch;
 pub mod health;
@@ -22,6 +23,7 @@ pub mod order;
 pub mod plan;
 pub mod replace;
 pub mod report;
+pub mod resize;
 pub mod streams;
 pub mod update;
 pub mod work;
@@ -40,9 +42,11 @@ mod settle;
 mod view;
 
 pub use asked::WaitingUpdate;
+pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
     Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
     MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;
+pub use resize::Carried;

@@ -1,9 +1,11 @@
 //! What the machine says, as far as we heard. Never stored: it is asked anew
 //! after each start.
 
+use super::devices::DevicesSeen;
 use super::health::Health;
 use super::plan::{Action, KILL_AGAIN_MS};
 use crate::runtime::{ContainerId, Status};
+use skerry_wire::report::Allocatable;
 use skerry_wire::{AppRef, Digest, RevisionId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -31,6 +33,10 @@ pub struct Observed {
     pub images: BTreeMap<Digest, ImageState>,
     /// Where the pods on bridges are.
     pub addresses: BTreeMap<(AppRef, RevisionId), IpAddr>,
+    /// What apps may have of the device.
+    pub allocatable: Allocatable,
+    /// The devices that are watched; `None` before they were looked at.
+    pub devices: Option<DevicesSeen>,
     /// What is wrong with the network of pods, in words.
     pub network_troubles: Vec<String>,
 }

@@ -61,12 +61,30 @@ impl Core {
         };
         let good = stopping || exit.status == runtime::ExitStatus::Code(0);
         let (severity, reason) = match (exit.oom_killed, good) {
-            (true, _) => (Severity::Warning, "OutOfMemory"),
+            (true, _) => (Severity::Warning, "OOMKilled"),
             (false, true) => (Severity::Normal, "Ended"),
             (false, false) => (Severity::Warning, "Ended"),
         };
-        let text = format!("container {container} {how}");
+        let text = match exit.oom_killed {
+            true => format!("container {container} {}", self.killed_at(&name)),
+            false => format!("container {container} {how}"),
+        };
         self.note(now, severity, reason, Some(&app), &text);
+    }
+
+    /// That a container used up its memory, and what it might have used.
+    fn killed_at(&self, name: &InstanceName) -> String {
+        let all = self.assignments().iter().chain(self.previous.values());
+        let limit = all
+            .flat_map(|a| a.pod.all_containers().map(move |c| (a, c)))
+            .find(|(a, c)| InstanceName::new(&a.app, a.revision, &c.name) == *name)
+            .and_then(|(_, container)| container.resources.memory_bytes);
+        match limit {
+            Some(bytes) => format!(
+                "was killed for want of memory: its limit is {bytes} bytes; raise resources.limits.memory, or let it use less"
+            ),
+            None => "was killed for want of memory: it has no limit of its own, all apps of this device together used up theirs; set resources.limits.memory where it leaks".into(),
+        }
     }
 
     pub(super) fn image_news(&mut self, now: Now, news: News) {

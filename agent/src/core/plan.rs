@@ -15,6 +15,7 @@
 //! - carrying out a plan's ledger changes and planning again gives nothing.
 
 use super::dependency::{Running, may_stop, unmet};
+use super::devices::lacks;
 use super::ledger::{Entry, Phase, StopCause, StopPlan, exit_status, restart_policy};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
@@ -240,6 +241,7 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         .iter()
         .map(|pod| (&pod.assignment.app, pod.assignment))
         .collect();
+    let lacking = lacks(pods.iter().map(|pod| pod.assignment), observed, ledger);
     let shall_run: BTreeSet<(&AppRef, RevisionId)> = pods
         .iter()
         .map(|pod| (&pod.assignment.app, pod.assignment.revision))
@@ -252,7 +254,8 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         let app = &pod.assignment.app;
         let mut others = revisions.get(app).into_iter().flatten();
         let alone = others.all(|other| shall_run.contains(&(app, *other)));
-        planner.keep_pod(pod, alone && !strays_run, &running, &mut creating);
+        let free = alone && !strays_run && !lacking.contains_key(app);
+        planner.keep_pod(pod, free, &running, &mut creating);
     }
     planner.plan
 }
@@ -597,6 +600,9 @@ impl<'a> Planner<'a> {
                 if let Some(unwell) = self.observed.health.unwell(&id) {
                     let grace_secs = unwell.grace_secs.unwrap_or(pods_secs);
                     self.stop(name, id, grace_secs, StopCause::Unwell);
+                } else if self.observed.lost_node(&id).is_some() {
+                    // It starts anew with the node that there is now.
+                    self.stop(name, id, pods_secs, StopCause::Unwell);
                 } else if finished {
                     self.stop(name, id, pods_secs, StopCause::Finished);
                 }

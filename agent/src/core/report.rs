@@ -2,6 +2,7 @@
 //! again until the hub has it.
 
 use super::dependency::{Running, unmet};
+use super::devices::{Lack, lacks};
 use super::event::Now;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
@@ -201,6 +202,7 @@ pub fn apps(
         .map(|a| (&a.app, runs_of(a, previous, replacing).serving()))
         .chain(pods)
         .collect();
+    let lacking = lacks(running.values().copied(), observed, ledger);
     for wanted in assignments {
         if let Some(job) = works.status(now, wanted) {
             all.push(job_status(
@@ -222,7 +224,10 @@ pub fn apps(
         let leaving = entries.find(|e| other(&e.revision));
         let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
         let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
-        let pod = PodView::of(assignment, waits_for, observed, ledger);
+        let pod = PodView {
+            lack: lacking.get(&assignment.app),
+            ..PodView::of(assignment, waits_for, observed, ledger)
+        };
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         let mut status = AppStatus::new(
             assignment.app.clone(),
@@ -278,7 +283,11 @@ fn job_status(
         let complete = &works.pods().complete;
         let waits_for = unmet(&run.assignment, running, complete, observed, ledger);
         let waits_for = waits_for.filter(|_| !run.ends);
-        let pod = PodView::of(&run.assignment, waits_for, observed, ledger);
+        let lacking = lacks(running.values().copied(), observed, ledger);
+        let pod = PodView {
+            lack: lacking.get(&run.assignment.app),
+            ..PodView::of(&run.assignment, waits_for, observed, ledger)
+        };
         let mut all: Vec<ContainerStatus> = (0..pod.names.len())
             .map(|index| pod.status(now_ms, index, None))
             .collect();
@@ -330,6 +339,8 @@ struct PodView<'a> {
     order: Order,
     /// What its beginning waits for.
     waits_for: Option<&'a Dependency>,
+    /// What it does not get.
+    lack: Option<&'a Lack>,
     observed: &'a Observed,
     ledger: &'a Ledger,
 }
@@ -359,6 +370,7 @@ impl<'a> PodView<'a> {
             names,
             order,
             waits_for: waits_for.filter(|_| !order.begun),
+            lack: None,
             observed,
             ledger,
         }
@@ -369,13 +381,23 @@ impl<'a> PodView<'a> {
         let container = pod.container(index).expect("an index of the pod's");
         let (name, role) = (&self.names[index], pod.role(index));
         let entry = self.ledger.get(name);
+        let lack = self
+            .lack
+            .map(|lack| waiting(lack.reason, lack.message.clone()));
         let waits = match self.waits_for {
+            _ if lack.is_some() => lack.clone(),
             Some(dependency) => Some(waits_for_app(dependency)),
             None if !self.order.may_start(role, index) => Some(self.waits(role, index)),
             None => None,
         };
         let mut state = lived(now_ms, name, entry, self.observed)
             .unwrap_or_else(|| yet_to_start(container, older, waits, self.observed));
+        // That it starts again later is not so: it waits.
+        if let Some(lack) = lack
+            && entry.is_some_and(|entry| matches!(entry.phase, Phase::BackOff { .. }))
+        {
+            state = lack;
+        }
         let last_exit = entry.and_then(|e| e.last_exit);
         let id = name.incarnation(entry.map_or(0, |e| e.incarnation));
         let runs = matches!(state, ContainerState::Running { .. });

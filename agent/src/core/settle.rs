@@ -162,6 +162,10 @@ impl Core {
     /// Why a container that shall run is stopped.
     fn tell_stop(&mut self, now: Now, id: &ContainerId, cause: StopCause) {
         let unwell = self.observed.health.unwell(id).map(|u| u.why.clone());
+        let unwell = unwell.or_else(|| {
+            let device = self.observed.lost_node(id)?;
+            Some(format!("{device} is back as another device node"))
+        });
         if let (StopCause::Unwell, Some(why), Some(entry)) = (cause, unwell, self.entry_of(id)) {
             let text = format!("container {} is stopped: {why}", entry.container);
             let app = entry.app.clone();

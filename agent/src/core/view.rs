@@ -109,6 +109,7 @@ impl Core {
             let values = self.values.get(&status.app).into_iter().flatten();
             status.values = values.map(|(n, v)| (n.clone(), v.clone())).collect();
         }
+        self.show_carried(&mut apps);
         Report {
             generation: self.generation(),
             at: now.wall,

@@ -170,12 +170,9 @@ fn listen(run_dir: &Path, app: &AppRef) -> io::Result<UnixListener> {
 }
 
 /// Serves one app for ever.
-async fn serve<F: Future<Output = ()>>(
-    listener: UnixListener,
-    app: AppRef,
-    asked: impl Fn(Asked) -> F + Clone + 'static,
-) where
-    F: 'static,
+async fn serve<F>(listener: UnixListener, app: AppRef, asked: impl Fn(Asked) -> F + Clone + 'static)
+where
+    F: Future<Output = ()> + 'static,
 {
     // Ends with this task, and its connections with it.
     let connections = LocalExecutor::new();

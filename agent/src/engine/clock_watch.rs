@@ -33,7 +33,7 @@ impl ClockWatch {
         // Says that it was called off; set again, it is watched anew.
         let _ = self.timer.get_ref().wait();
         if arm(self.timer.get_ref()).is_err() {
-            return future::pending().await;
+            future::pending::<()>().await;
         }
     }
 }

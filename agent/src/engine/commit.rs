@@ -47,6 +47,7 @@ pub(super) fn may_wait(change: &Change) -> bool {
         Change::Previous(_, Some(_))
         | Change::Desired(..)
         | Change::Kept(..)
+        | Change::Carried(..)
         | Change::Revoked
         | Change::Update(..)
         | Change::Line { .. } => false,
@@ -59,6 +60,7 @@ fn same_record(a: &Change, b: &Change) -> bool {
         (Change::Ledger(a, _), Change::Ledger(b, _)) => a == b,
         (Change::Previous(a, _), Change::Previous(b, _))
         | (Change::Replacing(a, _), Change::Replacing(b, _)) => a == b,
+        (Change::Carried(a, _), Change::Carried(b, _)) => a == b,
         (Change::Update(a, _), Change::Update(b, _)) => a == b,
         (Change::Work(a, _), Change::Work(b, _)) => a == b,
         (a, b) => discriminant(a) == discriminant(b),

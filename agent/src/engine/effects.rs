@@ -233,6 +233,11 @@ impl<M: Machine> Engine<M> {
                 });
             }
             Effect::ShapeNetwork(pods) => machine.shape_network(pods),
+            Effect::WatchDevices(devices) => machine.watch_devices(devices),
+            Effect::Resize { id, resources } => self.act(async move {
+                let result = machine.resize(&id, &resources).await;
+                Event::Resized { id, result }
+            }),
             Effect::Update(effect) => self.update(effect).await,
             Effect::ServeApps(grants) => self.serve_apps(grants),
             Effect::AskHold { app } => self.ask_hold(app),

@@ -478,6 +478,7 @@ impl<M: Machine> Engine<M> {
                 };
                 self.step(event).await;
             }
+            MachineEvent::Devices(seen) => self.step(Event::Devices(seen)).await,
             MachineEvent::Lost => {
                 tracing::warn!("the keeper of the containers is gone; starting another");
                 let reason = "the keeper of the containers ended".to_string();

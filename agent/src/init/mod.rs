@@ -43,7 +43,7 @@ pub mod slots;
 mod sys;
 pub mod system;
 pub mod time;
-pub mod uevent;
+pub(crate) mod uevent;
 
 use std::ffi::OsStr;
 use std::path::Path;

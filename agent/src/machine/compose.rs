@@ -1,6 +1,7 @@
 //! From an assignment and an image to what the runtime runs.
 
 use super::config_files::{ConfigFiles, Layout};
+use super::devices::MachineDevices;
 use super::env::{self, Environment};
 use super::mounts;
 use super::network::Place;
@@ -10,10 +11,10 @@ use crate::core::{Configs, CreateContainer};
 use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
-    ContainerId, ContainerSpec, Device, LogPolicy, Mount, Network, Resources, SandboxSpec,
-    Security, Sharing, find_devices,
+    ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Security,
+    Sharing,
 };
-use skerry_wire::pod::{DeviceSource, HostPathKind, Network as PodNetwork, Profile};
+use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
 use std::fs;
 use std::io;
@@ -46,6 +47,8 @@ pub struct Places {
     pub config_files: Arc<ConfigFiles>,
     /// Named volumes.
     pub volumes: Arc<Volumes>,
+    /// The machine's devices, and who has which.
+    pub devices: Arc<MachineDevices>,
 }
 
 impl Places {
@@ -386,44 +389,23 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
     })
 }
 
-/// The host's devices that the container is given.
-fn devices(create: &CreateContainer, places: &Places) -> Result<Vec<Device>, String> {
-    let mut all = Vec::new();
-    for wanted in &create.spec().devices {
-        let found = match &wanted.source {
-            DeviceSource::Path(path) => vec![PathBuf::from(path)],
-            DeviceSource::Match(name) => find_devices(name)?,
-            DeviceSource::Cdi(name) => {
-                return Err(format!(
-                    "the CDI device {name} cannot be used: CDI files are not supported; name the device's path below /dev"
-                ));
-            }
-        };
-        for source in found {
-            if !places.may_mount(&source) {
-                return Err(format!(
-                    "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
-                    source.display()
-                ));
-            }
-            let same = source.to_string_lossy().into_owned();
-            // One name cannot be that of several.
-            let target = match (
-                &wanted.container_path,
-                all.iter()
-                    .any(|one: &Device| Some(&one.target) == wanted.container_path.as_ref()),
-            ) {
-                (Some(path), false) => path.clone(),
-                _ => same,
-            };
-            all.push(Device {
-                target,
-                source,
-                read_only: wanted.read_only,
-            });
-        }
+/// A container's limits as the runtime has them.
+pub fn limits(limits: &pod::Resources) -> Resources {
+    Resources {
+        cpu_millis: limits.cpu_millis,
+        memory_bytes: limits.memory_bytes,
+        pids: limits.pids,
+        cpu_request_millis: limits.cpu_request_millis,
+        memory_request_bytes: limits.memory_request_bytes,
+        swap_bytes: limits.swap_bytes,
+        cpus: limits.cpus.clone(),
+        huge_pages: limits
+            .huge_pages
+            .iter()
+            .map(|one| (one.page_bytes, one.bytes))
+            .collect(),
+        io_weight: limits.io_weight,
     }
-    Ok(all)
 }
 
 /// What the runtime is to run. Makes the volumes' directories. Blocks.
@@ -450,7 +432,14 @@ pub fn compose(
     }
     mounts.extend(place.files.iter().cloned());
     let config = &image.config;
-    let env = Environment::of(create, &config.env, places)?;
+    let given = places.devices.give(create, |path| places.may_mount(path))?;
+    mounts.extend(given.mounts);
+    let given_env = given
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let before: Vec<String> = config.env.iter().cloned().chain(given_env).collect();
+    let env = Environment::of(create, &before, places, place)?;
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
     let mut args = if container.command.is_empty() {
@@ -472,7 +461,6 @@ pub fn compose(
         true => Sharing::Sandbox,
         false => Sharing::Own,
     };
-    let limits = &container.resources;
     Ok(ContainerSpec {
         id: create.id.clone(),
         log_name: create.log_name.clone(),
@@ -489,25 +477,12 @@ pub fn compose(
             .iter()
             .chain(&pod.fs_group)
             .copied()
+            .chain(given.groups)
             .collect(),
         mounts,
         tmpfs: Vec::new(),
-        devices: devices(create, places)?,
-        resources: Resources {
-            cpu_millis: limits.cpu_millis,
-            memory_bytes: limits.memory_bytes,
-            pids: limits.pids,
-            cpu_request_millis: limits.cpu_request_millis,
-            memory_request_bytes: limits.memory_request_bytes,
-            swap_bytes: limits.swap_bytes,
-            cpus: limits.cpus.clone(),
-            huge_pages: limits
-                .huge_pages
-                .iter()
-                .map(|one| (one.page_bytes, one.bytes))
-                .collect(),
-            io_weight: limits.io_weight,
-        },
+        devices: given.devices,
+        resources: limits(&container.resources),
         hostname: places.hostname(create).to_owned(),
         read_only_root: container.read_only_root,
         security: security(create, places)?,

@@ -4,10 +4,14 @@
 
 use super::compose::Places;
 use super::expand::expand;
+use super::network::Place;
 use crate::core::{Configs, CreateContainer};
 use skerry_wire::pod::{EnvValue, Field};
 use skerry_wire::{Config, ConfigKind, ConfigName, ConfigRef, Namespace};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Where a device without a network is reached by itself.
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The environment of a container, words of its command that refer to it put
 /// in, too.
@@ -19,7 +23,12 @@ pub struct Environment {
 
 impl Environment {
     /// Of a container, over that of its image. The error says what is missing.
-    pub fn of(create: &CreateContainer, image: &[String], places: &Places) -> Result<Self, String> {
+    pub fn of(
+        create: &CreateContainer,
+        image: &[String],
+        places: &Places,
+        place: &Place,
+    ) -> Result<Self, String> {
         let (namespace, configs) = (&create.assignment.app.namespace, &create.configs);
         let mut declared: Vec<(String, String)> = Vec::new();
         let declare = |declared: &mut Vec<(String, String)>, name: String, value: String| {
@@ -56,7 +65,7 @@ impl Environment {
                     (None, true) => None,
                     (None, false) => return Err(missing(namespace, *kind, name)),
                 },
-                EnvValue::Field(field) => Some(field_value(create, *field, places)?),
+                EnvValue::Field(field) => Some(field_value(create, *field, places, place)?),
             };
             if let Some(value) = value {
                 declare(&mut declared, var.name.clone(), value);
@@ -129,31 +138,22 @@ fn of_key(
     }
 }
 
-fn field_value(create: &CreateContainer, field: Field, places: &Places) -> Result<String, String> {
+fn field_value(
+    create: &CreateContainer,
+    field: Field,
+    places: &Places,
+    place: &Place,
+) -> Result<String, String> {
     let app = &create.assignment.app;
     match field {
         Field::AppName => Ok(app.name.to_string()),
         Field::Namespace => Ok(app.namespace.to_string()),
         Field::DeviceName => Ok(places.device.clone()),
-        Field::HostIp => Ok(host_address().to_string()),
-        Field::PodIp if create.assignment.pod.network == skerry_wire::pod::Network::Host => {
-            Ok(host_address().to_string())
-        }
-        Field::PodIp => Err(
-            "the pod's address is not known before it starts: leave 'status.podIP' out, or use 'hostNetwork: true'".into(),
-        ),
+        // Its loopback while the device has none: apps start without a network.
+        Field::HostIp => Ok(place.host.unwrap_or(LOOPBACK).to_string()),
+        Field::PodIp => match place.pod.first() {
+            Some(address) => Ok(address.to_string()),
+            None => Err("an app without a network has no address: leave 'status.podIP' out".into()),
+        },
     }
-}
-
-/// The device's own address as others see it: that of the way out. Its
-/// loopback while it has none, so that apps start without a network. Nothing
-/// is sent.
-fn host_address() -> IpAddr {
-    // An address for documentation: any would do that is not here.
-    let ask = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    ask().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }

@@ -2,11 +2,14 @@
 //! drives the runtime and the image store, the pretended one lets a thousand
 //! devices live in one process.
 
+mod cdi;
 mod compose;
 mod config_files;
+mod devices;
 mod env;
 mod exec;
 mod expand;
+mod hotplug;
 mod logs;
 mod mounts;
 mod namespace;
@@ -23,6 +26,7 @@ mod volumes;
 
 pub use compose::Places;
 pub use config_files::ConfigFiles;
+pub use devices::{MachineDevices, Supply};
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
@@ -31,11 +35,12 @@ pub use users::UserPool;
 pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
+use crate::core::{Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, WatchedDevice};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
@@ -54,6 +59,8 @@ pub enum MachineEvent {
     /// Something that the operator should know: CamelCase reason and a
     /// sentence.
     Trouble(&'static str, String),
+    /// Watched devices came or went.
+    Devices(DevicesSeen),
     /// How the network of pods stands now.
     Network {
         /// Where pods on bridges are.
@@ -135,6 +142,15 @@ pub trait Machine: 'static {
     fn run_hook(&self, id: &ContainerId, hook: Hook) -> impl Future<Output = Result<(), String>>;
     /// How pods on bridges shall be from now on. Takes no time.
     fn shape_network(&self, pods: Vec<PodShape>);
+    /// Which devices are watched from now on. Takes no time.
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>);
+    /// Changes a running container's limits; where that fails the old ones
+    /// stay.
+    fn resize(
+        &self,
+        id: &ContainerId,
+        resources: &Resources,
+    ) -> impl Future<Output = Result<(), String>>;
     /// What these containers use now; those that are gone are left out.
     fn usage(
         &self,

@@ -4,11 +4,14 @@
 
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus, PodShape};
+use crate::core::{
+    Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, Presence, WatchedDevice,
+};
 use crate::doctor::Known;
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
@@ -183,6 +186,20 @@ impl Machine for PretendedMachine {
     }
 
     fn shape_network(&self, _: Vec<PodShape>) {}
+
+    /// It has one of each.
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>) {
+        let here = |device| (device, Presence::Here { count: 1 });
+        let seen = DevicesSeen {
+            watched: devices.into_iter().map(here).collect(),
+            replaced: BTreeMap::new(),
+        };
+        let _ = self.events_in.try_send(MachineEvent::Devices(seen));
+    }
+
+    async fn resize(&self, _: &ContainerId, _: &Resources) -> Result<(), String> {
+        Ok(())
+    }
 
     async fn shut_down(&self) -> Result<(), String> {
         Ok(())

@@ -1,20 +1,24 @@
 //! The real machine: the runtime's keeper and the image store.
 
-use super::compose::{Places, compose, rewrite_configs, sandbox, sandbox_id};
+use super::compose::{Places, compose, limits, rewrite_configs, sandbox, sandbox_id};
+use super::hotplug::Hotplug;
 use super::mounts::unmount_below;
 use super::namespace::in_mounts_of;
 use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape};
+use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape, WatchedDevice};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
 use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
-use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
+use skerry_wire::message::{
+    ContainerUsage, ExecRequest, LogsRequest, Pressure, VolumeRef, VolumeRequest,
+};
+use skerry_wire::pod::Resources;
 use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
@@ -53,6 +57,7 @@ pub struct RealMachine {
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
     network: MachineNetwork,
+    hotplug: Hotplug,
     /// How containers are told to stop: their image may want another signal.
     signals: StopSignals,
     /// Blobs that were found missing, and their bytes.
@@ -78,6 +83,7 @@ impl RealMachine {
             connected: RefCell::new(None),
             images: Arc::new(images),
             network: MachineNetwork::new(&places.run_dir, pool),
+            hotplug: Hotplug::new(places.devices.clone()),
             places,
             signals,
             needs: RefCell::new(BTreeMap::new()),
@@ -171,6 +177,7 @@ impl Machine for RealMachine {
         let events = runtime.events();
         let states = runtime.list().await.map_err(|e| chain(&e))?;
         self.network.resume(&runtime).await;
+        self.hotplug.tell_again();
         *self.connected.borrow_mut() = Some((runtime, events));
         Ok(states.into_iter().map(|s| (s.id, s.status)).collect())
     }
@@ -196,7 +203,8 @@ impl Machine for RealMachine {
                 Err(_) => smol::future::pending().await,
             }
         };
-        let others = smol::future::or(self.network.next_event(), of_volumes);
+        let plugged = smol::future::or(self.hotplug.next_event(), of_volumes);
+        let others = smol::future::or(self.network.next_event(), plugged);
         smol::future::or(of_runtime, others).await
     }
 
@@ -233,10 +241,12 @@ impl Machine for RealMachine {
         let place = self.network.place(&create, sandbox.as_ref(), hostname);
         let place = place.await?;
         let keeper = runtime.keeper_pid();
+        let given = places.devices.clone();
+        let forget = |_: &String| given.forget(&id);
         let work = move || in_mounts_of(keeper, || compose(&create, &image, &places, &place));
-        let spec = smol::unblock(work).await?;
+        let spec = smol::unblock(work).await.inspect_err(forget)?;
         // Before it runs, so that no crash of ours comes in between.
-        self.signals.keep(&id, signal)?;
+        self.signals.keep(&id, signal).inspect_err(forget)?;
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
@@ -246,6 +256,7 @@ impl Machine for RealMachine {
             }
             Err(error) => {
                 self.signals.forget(&id);
+                given.forget(&id);
                 Err(chain(&error))
             }
         }
@@ -266,6 +277,7 @@ impl Machine for RealMachine {
     async fn remove(&self, id: &ContainerId) -> Result<(), String> {
         self.runtime()?.remove(id).await.map_err(|e| chain(&e))?;
         self.signals.forget(id);
+        self.places.devices.forget(id);
         Ok(())
     }
 
@@ -438,6 +450,15 @@ impl Machine for RealMachine {
         self.network.shape(pods);
     }
 
+    fn watch_devices(&self, devices: BTreeSet<WatchedDevice>) {
+        self.hotplug.watch(devices);
+    }
+
+    async fn resize(&self, id: &ContainerId, resources: &Resources) -> Result<(), String> {
+        let resized = self.runtime()?.resize(id, limits(resources)).await;
+        resized.map_err(|error| chain(&error))
+    }
+
     async fn usage(
         &self,
         containers: Vec<(ContainerId, AppRef, ContainerName)>,
@@ -457,6 +478,11 @@ impl Machine for RealMachine {
                     cpu_usec: usage.cpu_usec,
                     memory_bytes: usage.memory_bytes,
                     pids: usage.pids,
+                    pressure: usage.pressure.map(|pressure| Pressure {
+                        cpu: pressure.cpu,
+                        memory: pressure.memory,
+                        io: pressure.io,
+                    }),
                     at: Timestamp(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
                 });
             }

@@ -39,9 +39,7 @@ fn find_in(usb: &Path, dev: &Path, wanted: &str) -> Result<Vec<PathBuf>, String>
     found.sort();
     found.dedup();
     if found.is_empty() {
-        return Err(format!(
-            "no device {wanted} is plugged in; the app starts when there is one"
-        ));
+        return Err(format!("{wanted} is not plugged in"));
     }
     Ok(found)
 }

@@ -47,6 +47,7 @@ mod user;
 mod users;
 
 pub use find::find_devices;
+pub use guard::apps_memory;
 pub use handle::{
     Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
 };

@@ -1,14 +1,15 @@
 //! Devices.
 
 use super::error::Failure;
-use super::types::{Approve, Device, Finding, LabelChange, List, Usage};
+use super::types::{Approve, Device, Finding, LabelChange, List, Pressure, Usage};
 use super::{State, body, view};
-use crate::core::{Answer, Event};
+use crate::core::{Answer, Event, Fleet};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query};
 use serde::Deserialize;
 use skerry_wire::{DeviceId, Selector};
+use std::collections::BTreeMap;
 
 /// The device that a path names.
 pub fn device_id(text: &str) -> Result<DeviceId, Failure> {
@@ -110,19 +111,47 @@ pub async fn approve(
 
 pub async fn usage(state: State, Path(device): Path<String>) -> Result<Json<List<Usage>>, Failure> {
     let device = device_id(&device)?;
+    let name = device.clone();
     let usage = move |request| Event::Usage { request, device };
     let Answer::Usage(containers) = state.hub.ask(usage).await? else {
         return Err(Failure::internal("the hub answered something else"));
     };
+    let look = move |fleet: &Fleet| {
+        let device = fleet.device(&name);
+        let assigned = device.map_or(Vec::new(), |device| fleet.assignments(device).0);
+        let mut limits = BTreeMap::new();
+        for assignment in assigned {
+            for container in assignment.pod.all_containers() {
+                let key = (assignment.app.clone(), container.name.clone());
+                let of = &container.resources;
+                limits.insert(key, (of.cpu_millis, of.memory_bytes));
+            }
+        }
+        limits
+    };
+    let limits = state.hub.read(look).await?;
     let items = containers
         .into_iter()
-        .map(|c| Usage {
+        .map(|c| {
+            (
+                limits.get(&(c.app.clone(), c.container.clone())).copied(),
+                c,
+            )
+        })
+        .map(|(limits, c)| Usage {
             namespace: c.app.namespace.to_string(),
             app: c.app.name.to_string(),
             container: c.container.to_string(),
             cpu_usec: c.cpu_usec,
             memory_bytes: c.memory_bytes,
             pids: c.pids,
+            cpu_limit_millis: limits.and_then(|(cpu, _)| cpu),
+            memory_limit_bytes: limits.and_then(|(_, memory)| memory),
+            pressure: c.pressure.map(|p| Pressure {
+                cpu: p.cpu,
+                memory: p.memory,
+                io: p.io,
+            }),
             at_ms: c.at.0,
         })
         .collect();

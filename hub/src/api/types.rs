@@ -137,6 +137,44 @@ pub struct Device {
     /// The newest order to change the device itself, of each subject.
     #[serde(default)]
     pub updates: Vec<DeviceUpdate>,
+    /// What its apps may have, and what they ask for.
+    #[serde(default)]
+    pub budget: Budget,
+}
+
+/// What apps may have of a device, and what those that are placed on it ask
+/// for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// What they may have; nothing as long as the device has not said.
+    pub allocatable: Amounts,
+    /// Sum of their requests.
+    pub requests: Amounts,
+    /// Sum of their limits.
+    pub limits: Amounts,
+}
+
+/// Amounts of a device's resources.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// Thousandths of a cpu.
+    pub cpu_millis: u64,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// Named resources: `example.com/camera`.
+    pub extended: BTreeMap<String, u64>,
+}
+
+/// The share of the last ten seconds in which some process had to wait, in
+/// hundredths of a percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// For a cpu.
+    pub cpu: u32,
+    /// For memory.
+    pub memory: u32,
+    /// For a disk.
+    pub io: u32,
 }
 
 /// How an order to change the device itself fares.
@@ -931,6 +969,15 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// Its cpu limit in thousandths, if it has one.
+    #[serde(default)]
+    pub cpu_limit_millis: Option<u32>,
+    /// Its memory limit in bytes, if it has one.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
+    /// How much it waits; absent on cgroup v1.
+    #[serde(default)]
+    pub pressure: Option<Pressure>,
     /// By the device's clock.
     pub at_ms: u64,
 }

@@ -8,7 +8,7 @@ use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::pod::{Network, Protocol};
 use skerry_wire::policy::{Service, Work};
 use skerry_wire::report::{self, JobOutcome, Report};
-use skerry_wire::{AppRef, RevisionId, Role, Timestamp};
+use skerry_wire::{AppRef, Assignment, RevisionId, Role, Timestamp};
 use std::collections::BTreeMap;
 
 /// A device's state.
@@ -45,6 +45,10 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         update: None,
         values: BTreeMap::new(),
     };
+    let mut budget = budget(&assigned);
+    if let Some(report) = &report {
+        budget.allocatable = allocatable(&report.facts.allocatable);
+    }
     for assignment in assigned {
         let app = apps
             .entry(assignment.app.clone())
@@ -92,6 +96,7 @@ pub fn device(fleet: &Fleet, device: &Device) -> types::Device {
         last_seen_ms: Some(record.last_seen.0),
         joined_ms: record.joined.0,
         apps: apps.into_values().collect(),
+        budget,
         updates: super::releases::of_device(fleet, &record.device),
     }
 }
@@ -110,6 +115,42 @@ fn app_update(update: &report::AppUpdate) -> types::AppUpdate {
         state,
         message,
     }
+}
+
+fn allocatable(all: &report::Allocatable) -> types::Amounts {
+    let extended = all.extended.iter();
+    types::Amounts {
+        cpu_millis: u64::from(all.cpu_millis),
+        memory_bytes: all.memory_bytes,
+        extended: extended
+            .map(|one| (one.name.clone(), u64::from(one.count)))
+            .collect(),
+    }
+}
+
+/// What the main containers and sidecars of all apps ask for together.
+fn budget(assigned: &[Assignment]) -> types::Budget {
+    let mut budget = types::Budget::default();
+    for assignment in assigned {
+        for (index, container) in assignment.pod.all_containers().enumerate() {
+            if assignment.pod.role(index) == Role::Init {
+                continue;
+            }
+            let asked = &container.resources;
+            let millis = |millis: Option<u32>| u64::from(millis.unwrap_or(0));
+            budget.requests.cpu_millis += millis(asked.cpu_request_millis);
+            budget.limits.cpu_millis += millis(asked.cpu_millis);
+            budget.requests.memory_bytes += asked.memory_request_bytes.unwrap_or(0);
+            budget.limits.memory_bytes += asked.memory_bytes.unwrap_or(0);
+            for one in &asked.extended {
+                for amounts in [&mut budget.requests, &mut budget.limits] {
+                    let count = amounts.extended.entry(one.name.clone()).or_default();
+                    *count += u64::from(one.count);
+                }
+            }
+        }
+    }
+    budget
 }
 
 fn facts(facts: &report::Facts) -> types::Facts {

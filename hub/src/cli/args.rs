@@ -956,6 +956,16 @@ pub struct TopArgs {
     /// Only devices with these labels
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     pub selector: Option<String>,
+    /// wide: how much apps had to wait for cpu, memory and disk
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<TopOutput>,
+}
+
+/// What else `skerry top` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TopOutput {
+    /// Pressure besides.
+    Wide,
 }
 
 /// `skerry doctor`.

@@ -12,8 +12,9 @@ use super::get::{
 use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
-use crate::api::types::{App, ContainerState, Device, DeviceApp, Event, Vitals};
+use crate::api::types::{Amounts, App, Budget, ContainerState, Device, DeviceApp, Event, Vitals};
 use skerry_wire::ConfigKind;
+use std::collections::BTreeSet;
 
 /// Events shown at the end.
 const EVENTS: u32 = 20;
@@ -164,11 +165,51 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
     }
     text.push_str(&or_none(&table, colour));
+    text.push_str(&budget_text(&device.budget, colour));
     let apps = device.apps.iter();
     let apps = apps.map(|a| (format!("{}/{}", a.namespace, a.name), a));
     text.push_str(&changes_text(apps.collect(), "APP", colour));
     text.push_str(&events_text(events, colour));
     text
+}
+
+/// As `kubectl describe node` has it: what apps ask for beside what there is.
+fn budget_text(budget: &Budget, colour: bool) -> String {
+    let all = &budget.allocatable;
+    if all.cpu_millis == 0 && all.memory_bytes == 0 {
+        return String::new();
+    }
+    let share = |amount: u64, whole: u64, text: String| match whole {
+        0 => text,
+        whole => format!("{text} ({}%)", u128::from(amount) * 100 / u128::from(whole)),
+    };
+    let mut table = Table::new(&["RESOURCE", "REQUESTS", "LIMITS", "ALLOCATABLE"]);
+    let cpu = |millis: u64| share(millis, all.cpu_millis, format!("{millis}m"));
+    table.row(vec![
+        "cpu".into(),
+        cpu(budget.requests.cpu_millis).into(),
+        cpu(budget.limits.cpu_millis).into(),
+        format!("{}m", all.cpu_millis).into(),
+    ]);
+    let memory = |bytes: u64| share(bytes, all.memory_bytes, human::bytes(bytes));
+    table.row(vec![
+        "memory".into(),
+        memory(budget.requests.memory_bytes).into(),
+        memory(budget.limits.memory_bytes).into(),
+        human::bytes(all.memory_bytes).into(),
+    ]);
+    let asked = budget.requests.extended.keys();
+    let names: BTreeSet<&String> = all.extended.keys().chain(asked).collect();
+    for name in names {
+        let of = |amounts: &Amounts| amounts.extended.get(name).copied().unwrap_or(0).to_string();
+        table.row(vec![
+            name.as_str().into(),
+            of(&budget.requests).into(),
+            of(&budget.limits).into(),
+            of(all).into(),
+        ]);
+    }
+    format!("\nAllocated:\n{}", indented(&table.render(colour, true)))
 }
 
 /// `12, the last one by watchdog`.

@@ -48,7 +48,7 @@ pub(super) fn top(out: &mut Out, client: Client, args: &TopArgs) -> Result<(), C
     let second = ask(&client, &devices);
     let table = match by_device {
         true => device_table(&devices, &first, &second),
-        false => app_table(&first, &second, &names),
+        false => app_table(&first, &second, &names, args.output.is_some()),
     };
     let text = table.render(out.colour, true);
     out.print(&text)?;
@@ -128,16 +128,40 @@ fn device_table(devices: &[Device], first: &Usages, second: &Usages) -> Table {
     table
 }
 
-fn app_table(first: &Usages, second: &Usages, names: &[String]) -> Table {
-    let mut table = Table::new(&[
+/// A share of a limit; nothing without one.
+fn of_limit(part: Option<u64>, limit: Option<u64>) -> String {
+    match (part, limit) {
+        (Some(part), Some(limit)) if limit > 0 => {
+            format!("{}%", u128::from(part) * 100 / u128::from(limit))
+        }
+        _ => "-".into(),
+    }
+}
+
+/// `1.25%`; cgroup v1 does not tell.
+fn waits(pressure: Option<u32>) -> String {
+    pressure.map_or_else(
+        || "-".into(),
+        |share| format!("{}.{:02}%", share / 100, share % 100),
+    )
+}
+
+fn app_table(first: &Usages, second: &Usages, names: &[String], wide: bool) -> Table {
+    let mut head = vec![
         "NAMESPACE",
         "APP",
         "CONTAINER",
         "DEVICE",
         "CPU",
+        "CPU%LIMIT",
         "MEMORY",
+        "MEMORY%LIMIT",
         "PIDS",
-    ]);
+    ];
+    if wide {
+        head.extend(["WAITS CPU", "WAITS MEMORY", "WAITS DISK"]);
+    }
+    let mut table = Table::new(&head);
     let mut rows: Vec<(&String, &Usage)> = second
         .iter()
         .filter_map(|(device, usage)| Some((device, usage.as_ref().ok()?)))
@@ -146,15 +170,25 @@ fn app_table(first: &Usages, second: &Usages, names: &[String]) -> Table {
         .collect();
     rows.sort_by_key(|(device, u)| (&u.namespace, &u.app, &u.container, *device));
     for (device, usage) in rows {
-        table.row(vec![
+        let millis = cpu_millis(ok(first, device), usage);
+        let mut row: Vec<Cell> = vec![
             usage.namespace.as_str().into(),
             usage.app.as_str().into(),
             usage.container.as_str().into(),
             device.as_str().into(),
-            cpu_text(cpu_millis(ok(first, device), usage)).into(),
+            cpu_text(millis).into(),
+            of_limit(millis, usage.cpu_limit_millis.map(u64::from)).into(),
             human::bytes(usage.memory_bytes).into(),
+            of_limit(Some(usage.memory_bytes), usage.memory_limit_bytes).into(),
             usage.pids.to_string().into(),
-        ]);
+        ];
+        if wide {
+            let pressure = usage.pressure;
+            row.push(waits(pressure.map(|p| p.cpu)).into());
+            row.push(waits(pressure.map(|p| p.memory)).into());
+            row.push(waits(pressure.map(|p| p.io)).into());
+        }
+        table.row(row);
     }
     table
 }
@@ -171,6 +205,9 @@ mod tests {
             cpu_usec,
             memory_bytes: 10 << 20,
             pids: 3,
+            cpu_limit_millis: Some(500),
+            memory_limit_bytes: None,
+            pressure: None,
             at_ms,
         }
     }
@@ -186,11 +223,16 @@ mod tests {
         assert_eq!(cpu_millis(Some(&before), &usage(1_500_000, 1000)), None);
         assert_eq!(cpu_millis(None, &usage(1, 1)), None);
         let usages = |u: Usage| Usages::from([("kiosk-7".to_string(), Ok(vec![u]))]);
-        let table = app_table(&usages(usage(0, 1000)), &usages(usage(250_000, 2000)), &[]);
+        let table = app_table(
+            &usages(usage(0, 1000)),
+            &usages(usage(250_000, 2000)),
+            &[],
+            true,
+        );
         assert_eq!(
             table.render(false, true),
-            "NAMESPACE   APP   CONTAINER   DEVICE    CPU    MEMORY   PIDS\n\
-             default     web   web         kiosk-7   250m   10Mi     3\n"
+            "NAMESPACE   APP   CONTAINER   DEVICE    CPU    CPU%LIMIT   MEMORY   MEMORY%LIMIT   PIDS   WAITS CPU   WAITS MEMORY   WAITS DISK\n\
+             default     web   web         kiosk-7   250m   50%         10Mi     -              3      -           -              -\n"
         );
     }
 }

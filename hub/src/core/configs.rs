@@ -14,6 +14,9 @@ const MAX_CONFIGS: usize = 10_000;
 /// Bytes of all of them together: they are in memory.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
+/// What was deleted, and the devices that are concerned.
+type Deleted = (Vec<(ConfigRef, AppAction)>, Vec<DeviceId>);
+
 impl Fleet {
     /// All configs and secrets, by namespace, name and kind.
     pub fn configs(&self) -> impl Iterator<Item = &ConfigRecord> {
@@ -239,7 +242,7 @@ impl Fleet {
         turn: &mut Turn,
         configs: &[ConfigRef],
         leaving: &[AppRef],
-    ) -> Result<(Vec<(ConfigRef, AppAction)>, Vec<DeviceId>), Refused> {
+    ) -> Result<Deleted, Refused> {
         self.preview_delete(configs, leaving)?;
         let mut actions = Vec::new();
         let mut gone = BTreeSet::new();

@@ -2,7 +2,7 @@
 
 use super::decode::{Decoder, Fields, Path};
 use super::job::{self, Kind};
-use super::network;
+use super::services;
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
 use super::update;
@@ -127,10 +127,7 @@ fn kind_of_ours(d: &mut Decoder<'_>, at: Position, path: &Path<'_>, kind: &str) 
         return Some(kind);
     }
     let shown: String = kind.chars().take(80).collect();
-    let remedy = match kind {
-        _ => other_kind_remedy(kind),
-    };
-    let remedy = Kind::remedy(kind).unwrap_or_else(|| remedy.to_string());
+    let remedy = Kind::remedy(kind).unwrap_or_else(|| other_kind_remedy(kind).to_string());
     d.error(at, path, format!("there is no kind '{shown}'"), remedy);
     None
 }
@@ -227,8 +224,8 @@ fn spec(d: &mut Decoder<'_>, kind: Kind, node: &Node, path: &Path<'_>) -> Option
     let (pod, at) = pod?;
     let work = work?;
     let policy = AppPolicy {
-        services: network::services(d, services, &path.field("services"), &pod),
-        egress: network::egress(d, egress, &path.field("egress"), &pod),
+        services: services::services(d, services, &path.field("services"), &pod),
+        egress: services::egress(d, egress, &path.field("egress"), &pod),
         ..policy
     };
     Some(Spec {

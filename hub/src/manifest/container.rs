@@ -2,11 +2,13 @@
 
 use super::config;
 use super::decode::{Decoder, Fields, Path, closest};
+use super::devices;
 use super::image;
 use super::network;
 use super::pod::{DeclaredVolume, MAX_VOLUMES, absolute_path};
 use super::probe::{self, Kind, Lifecycle};
 use super::quantity;
+use super::resources::{self, quantity_of};
 use super::scalar::{Meaning, meaning};
 use super::security::{self, PodSecurity};
 use super::tree::{Node, Position, Value};
@@ -57,9 +59,10 @@ pub(super) fn container(
         .take("workingDir")
         .and_then(|node| absolute_path(d, node, &path.field("workingDir")));
     let resources = match fields.take("resources") {
-        Some(node) => resources(d, node, &path.field("resources")),
+        Some(node) => resources::resources(d, node, &path.field("resources")),
         None => Resources::default(),
     };
+    let devices = devices::devices(d, &mut fields, path);
     let volume_mounts = match fields.take("volumeMounts") {
         Some(node) => mounts(d, node, &path.field("volumeMounts"), volumes),
         None => Vec::new(),
@@ -89,6 +92,7 @@ pub(super) fn container(
         user: context.user,
         ports,
         resources,
+        devices,
         volume_mounts,
         read_only_root: context.read_only_root,
         security: context.security,
@@ -335,52 +339,6 @@ fn is_env_name(text: &str) -> bool {
         && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
         && text != "."
         && text != ".."
-}
-
-fn resources(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Resources {
-    let mut resources = Resources::default();
-    let Some(mut fields) = d.mapping(node, path) else {
-        return resources;
-    };
-    let limits_node = fields.take("limits");
-    fields.finish(d, path, Place::Resources);
-    let Some(node) = limits_node else {
-        return resources;
-    };
-    let path = path.field("limits");
-    let Some(mut fields) = d.mapping(node, &path) else {
-        return resources;
-    };
-    if let Some(node) = fields.take("cpu") {
-        resources.cpu_millis = quantity_of(d, node, &path.field("cpu"), quantity::cpu_millis);
-    }
-    if let Some(node) = fields.take("memory") {
-        resources.memory_bytes =
-            quantity_of(d, node, &path.field("memory"), quantity::memory_bytes);
-    }
-    if let Some(node) = fields.take("pids") {
-        resources.pids = d
-            .integer(node, &path.field("pids"), 1..=quantity::MAX_PIDS)
-            .map(|n| n as u32);
-    }
-    fields.finish(d, &path, Place::Limits);
-    resources
-}
-
-pub(super) fn quantity_of<T>(
-    d: &mut Decoder<'_>,
-    node: &Node,
-    path: &Path<'_>,
-    read: impl FnOnce(&str) -> Result<T, quantity::QuantityError>,
-) -> Option<T> {
-    let text = d.quantity_text(node, path)?;
-    match read(text) {
-        Ok(value) => Some(value),
-        Err(error) => {
-            d.error(node.at, path, error.what, error.remedy);
-            None
-        }
-    }
 }
 
 fn mounts(

@@ -373,6 +373,14 @@ impl<'n> Fields<'n> {
         self.left.iter().copied()
     }
 
+    /// Takes every field whose name fits.
+    pub fn take_where(&mut self, fits: impl Fn(&str) -> bool) -> Vec<&'n Entry> {
+        let all = std::mem::take(&mut self.left);
+        let (taken, left) = all.into_iter().partition(|entry| fits(&entry.key));
+        self.left = left;
+        taken
+    }
+
     /// Takes every field that is left, for mappings with keys of their own.
     pub fn take_all(&mut self) -> Vec<&'n Entry> {
         std::mem::take(&mut self.left)

@@ -11,6 +11,7 @@ mod app;
 mod config;
 mod container;
 mod decode;
+mod devices;
 mod error;
 mod image;
 mod job;
@@ -20,8 +21,10 @@ mod network_tests;
 mod pod;
 mod probe;
 mod quantity;
+mod resources;
 mod scalar;
 mod security;
+mod services;
 mod tree;
 mod unsupported;
 mod update;
@@ -53,6 +56,8 @@ pub const MAX_FILES: usize = 1000;
 pub const MAX_POD_BYTES: usize = 64 * 1024;
 
 /// One object that a manifest declares.
+// A few of them live for the time of one call.
+#[expect(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// `kind: App`, `Job` or `CronJob`: what it is, its policy says.

@@ -3,6 +3,7 @@
 use super::decode::{Decoder, Path};
 use super::network;
 use super::quantity;
+use super::resources;
 use super::security::{self, PodSecurity};
 use super::tree::{Node, Value};
 use super::unsupported::Place;
@@ -351,7 +352,7 @@ fn size_limit(
     path: &Path<'_>,
 ) -> Option<u64> {
     let node = fields.take("sizeLimit")?;
-    container::quantity_of(d, node, &path.field("sizeLimit"), quantity::volume_bytes)
+    resources::quantity_of(d, node, &path.field("sizeLimit"), quantity::volume_bytes)
 }
 
 /// An absolute path, in its shortest form: no `..`, `.`, `//` or trailing `/`.

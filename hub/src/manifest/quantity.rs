@@ -77,6 +77,11 @@ pub(super) fn memory_bytes(text: &str) -> Result<u64, QuantityError> {
     bytes(text, MIN_MEMORY_BYTES, MAX_MEMORY_BYTES, "512Ki to 16Ti")
 }
 
+/// Bytes from none at all: swap, huge pages.
+pub(super) fn any_bytes(text: &str) -> Result<u64, QuantityError> {
+    bytes(text, 0, MAX_MEMORY_BYTES, "0 to 16Ti")
+}
+
 /// Bytes of log kept.
 pub(super) fn log_max_bytes(text: &str) -> Result<u64, QuantityError> {
     bytes(text, MIN_LOG_BYTES, MAX_LOG_BYTES, "16Ki to 1Gi")

@@ -117,7 +117,7 @@ fn every_field_is_read() {
     assert_eq!(container.working_dir.as_deref(), Some("/srv"));
     assert_eq!(
         container.env[1].value.text().unwrap(),
-        "http://localhost:8080/"
+        "http://localhost:$(PORT)/"
     );
     assert_eq!(container.env[2].value.text().unwrap(), "");
     assert_eq!(container.resources.cpu_millis, Some(500));
@@ -164,7 +164,7 @@ spec:
         - name: PORT
           value: "8080"
         - name: URL
-          value: http://localhost:8080/
+          value: "http://localhost:$(PORT)/"
         - name: EMPTY
           value: ""
         resources:
@@ -261,13 +261,11 @@ app.yaml:14:9: spec.template.spec.containers[0].image: is missing: name an image
 app.yaml:15:9: spec.template.spec.containers[0].imagee: unknown field: did you mean 'image'?
 app.yaml:17:32: spec.template.spec.containers[0].env[0].value: expects text, but YAML reads 8080 as a number: quote it: \"8080\"
 app.yaml:19:18: spec.template.spec.containers[0].env[1].value: expects text, but many YAML readers take no for false: quote it: \"no\"
-app.yaml:21:11: spec.template.spec.containers[0].env[2].valueFrom: is not supported: write value; Config and Secret come in a later release
 app.yaml:22:51: spec.template.spec.containers[0].resources.limits.memory: 64m means thousandths of a byte: write 64Mi
-app.yaml:22:59: spec.template.spec.containers[0].resources.requests: is not supported: remove it: nothing is reserved on a device, limits are what holds
+app.yaml:22:76: spec.template.spec.containers[0].resources.requests.cpu: is more than its limit of 500m: request no more than the limit, or raise that
 app.yaml:23:24: spec.template.spec.containers[0].livenessProbe: does not say what to do: write one of exec: { command: [...] }, httpGet: { path: /, port: 8080 } and tcpSocket: { port: 8080 }
 app.yaml:25:19: spec.template.spec.containers[0].volumeMounts[0].name: the pod has no volume 'dta': did you mean 'data'?
 app.yaml:25:35: spec.template.spec.containers[0].volumeMounts[0].mountPath: 'data' is not an absolute path: start it with '/'
-app.yaml:28:9: spec.template.spec.volumes[0].configMap: is not supported: use a hostPath volume or env; Config and Secret come in a later release
 "
     );
 }
@@ -382,8 +380,8 @@ fn traps_of_yaml_are_named() {
             "expects a whole number",
         ),
         (
-            "        resources: {limits: {nvidia.com/gpu: 1}}",
-            "in a later release",
+            "        resources: {limits: {nvidia.com/gpu: one}}",
+            "expects a whole number",
         ),
         ("        resources: {cpu: 1}", "move it under limits"),
         (
@@ -558,8 +556,8 @@ fn other_kinds_name_what_to_write() {
         ),
         ("apiVersion: skerry/v2\nkind: App", "upgrade the hub"),
         (
-            "apiVersion: skerry/v1\nkind: Secret",
-            "there is no kind 'Secret'",
+            "apiVersion: skerry/v1\nkind: Sekret",
+            "there is no kind 'Sekret'",
         ),
         ("apiVersion: skerry/v1\nkind: app", "write kind: App"),
         ("apiVersion: skerry/v1", "kind: is missing"),
@@ -715,7 +713,15 @@ fn examples_of_the_guide_are_sound() {
     assert!(!examples.is_empty());
     for example in examples {
         let text = example.split("```").next().unwrap_or_default();
-        assert_eq!(one(text).app.to_string(), "default/web");
+        // The others are parts of one.
+        if !text.starts_with("apiVersion:") {
+            continue;
+        }
+        match parse("guide", text).as_deref() {
+            Ok([Object::App(app)]) => assert_eq!(app.app.to_string(), "default/web"),
+            Ok([Object::Config(_)]) => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -1130,5 +1136,85 @@ proptest! {
         let end = (at + cut).min(FULL.len());
         let damaged = format!("{}{piece}{}", &FULL[..at], &FULL[end..]);
         let _ = parse("x", &damaged);
+    }
+}
+
+const CONFIGS: &str = "apiVersion: skerry/v1
+kind: Config
+metadata: { name: settings, namespace: shop }
+data: { app.conf: \"a = 1\\n\" }
+binaryData: { logo.png: //79 }
+---
+apiVersion: v1
+kind: Secret
+metadata: { name: login, creationTimestamp: null }
+type: Opaque
+immutable: true
+data: { user: cm9vdA== }
+stringData: { password: hunter2 }
+";
+
+#[test]
+fn configs_and_secrets_are_read_as_kubernetes_has_them() {
+    let objects = parse("x", CONFIGS).unwrap_or_else(|errors| panic!("{}", shown(&errors)));
+    let [Object::Config(config), Object::Config(secret)] = objects.as_slice() else {
+        panic!("{objects:?}");
+    };
+    assert_eq!(
+        config.config.reference().to_string(),
+        "config shop/settings"
+    );
+    assert_eq!(config.config.data.0["logo.png"], [0xff, 0xfe, 0xfd]);
+    assert_eq!(secret.config.data.0["user"], b"root");
+    assert!(secret.immutable);
+    assert!(!format!("{objects:?}").contains("hunter2"));
+    for object in [config, secret] {
+        let yaml = config_to_yaml(object, |_| Values::Clear);
+        assert_eq!(parse("x", &yaml).unwrap(), [Object::Config(object.clone())]);
+    }
+    assert!(!config_to_json(secret).to_string().contains("hunter2"));
+}
+
+#[test]
+fn what_is_wrong_with_a_config_is_said() {
+    for (from, to, expected) in [
+        ("app.conf:", "a/b:", "'a/b' is not a name of a file"),
+        ("app.conf:", "..data:", "'..data' is not a name of a file"),
+        ("//79", "x", "is not base64"),
+        ("kind: Config", "kind: Confg", "there is no kind 'Confg'"),
+        (
+            "binaryData:",
+            "stringData:",
+            "write data: there it is plain text",
+        ),
+        ("immutable: true", "immutable: yes", "write true"),
+    ] {
+        let text = CONFIGS.replacen(from, to, 1);
+        let errors = refused(&text);
+        assert!(errors.contains(expected), "{to}: {errors}");
+    }
+    let twice = format!("{CONFIGS}---\n{}", CONFIGS.split("---").next().unwrap());
+    assert!(refused(&twice).contains("config shop/settings is declared twice"));
+}
+
+#[test]
+fn what_comes_from_configs_is_written_as_it_was_read() {
+    let lines = "        envFrom:\n        - { prefix: A_, configMapRef: { name: settings } }\n        env:\n        - { name: X, valueFrom: { secretKeyRef: { name: login, key: user, optional: true } } }\n        - { name: D, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }\n        - { name: Z, value: \"$(X) $$(D)\" }\n      volumes:\n      - { name: a, secret: { secretName: login, defaultMode: 0400, items: [{ key: user, path: a/b }] } }\n      - { name: b, emptyDir: { medium: Memory, sizeLimit: 1Mi } }\n      - { name: c, persistentVolumeClaim: { claimName: c, sizeLimit: 1Gi } }";
+    let text = with_container(lines);
+    let app = one(&text);
+    assert_eq!(one(&to_yaml(&app)), app);
+    for (from, to, expected) in [
+        ("path: a/b", "path: ../b", "is not a relative path"),
+        ("defaultMode: 0400", "defaultMode: 0999", "is no mode"),
+        ("medium: Memory", "medium: Disk", "is no medium"),
+        ("spec.nodeName", "spec.nodename", "there is no field"),
+        (
+            "key: user, optional",
+            "key: a/b, optional",
+            "is not a name of a file",
+        ),
+    ] {
+        let errors = refused(&text.replacen(from, to, 1));
+        assert!(errors.contains(expected), "{to}: {errors}");
     }
 }

@@ -38,6 +38,8 @@ pub(super) enum Place {
     Resources,
     /// `resources.limits`.
     Limits,
+    /// `resources.requests`.
+    Requests,
     /// One volume mount.
     VolumeMount,
     /// One volume.
@@ -305,7 +307,10 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Container, "volumes") => {
             "declare volumes in spec.template.spec.volumes, and mount them here with volumeMounts"
         }
-        (Place::Container, "volumeDevices") => "mount the device file by a hostPath volume",
+        (Place::Container, "volumeDevices" | "device") => "write devices, as in [/dev/sda1]",
+        (Place::Container, "cpuset" | "cpus" | "mem_limit" | "pids_limit" | "blkio_config") => {
+            "write resources: { limits: { cpu, memory, pids }, cpuset, ioWeight }"
+        }
         (Place::Container, "user") => "write securityContext.runAsUser",
         (Place::Container, "environment") => "write env, a list of name and value",
         (Place::Container, "entrypoint") => "write command",
@@ -324,16 +329,19 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "move it under valueFrom"
         }
 
-        (Place::Resources, "requests") => {
-            "remove it: nothing is reserved on a device, limits are what holds"
+        (Place::Resources, "claims") => {
+            "write the resource's name and number under limits, or devices in the container"
         }
-        (Place::Resources, "claims") => NOT_YET,
-        (Place::Resources, "cpu" | "memory" | "pids") => "move it under limits",
-        (Place::Limits, "ephemeral-storage") => NOT_YET,
-        (Place::Limits, name) if name.contains('/') => {
-            "remove it; resources of devices (cameras, accelerators) come in a later release"
+        (Place::Resources, "cpu" | "memory" | "pids" | "swap") => "move it under limits",
+        (Place::Resources, "reservations") => "write requests",
+        (Place::Resources, "cpus") => "write cpuset for which cpus, limits.cpu for how many",
+        (Place::Limits | Place::Requests, "ephemeral-storage") => {
+            "remove it: write sizeLimit at a volume; the root file system can be refused writes (readOnlyRootFilesystem)"
         }
-        (Place::Limits, name) if name.starts_with("hugepages-") => NOT_YET,
+        (Place::Limits, "cpus") => "write cpu",
+        (Place::Limits, "cpuset" | "ioWeight") => "move it to resources",
+        (Place::Requests, "pids" | "swap") => "move it under limits",
+        (Place::Requests, name) if name.starts_with("hugepages-") => "write it under limits",
 
         (
             Place::VolumeMount,

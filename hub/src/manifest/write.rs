@@ -4,20 +4,22 @@
 //! later release may change (`hostNetwork`).
 
 use super::config::{write_env_from, write_value_from, write_volume};
+use super::devices;
 use super::job;
 use super::network;
 use super::pod::HOST_PATH_KINDS;
 use super::probe::{signal_name, write_hook, write_probe};
-use super::quantity::{bytes_text, cpu_text};
+use super::quantity::bytes_text;
+use super::resources;
 use super::security;
+use super::services;
 use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::probe::Probe;
 use skerry_wire::{
-    ContainerSpec, EnvVar, Namespace, PodSpec, Resources, RestartPolicy, Volume, VolumeMount,
-    VolumeSource,
+    ContainerSpec, EnvVar, Namespace, PodSpec, RestartPolicy, Volume, VolumeMount, VolumeSource,
 };
 use std::fmt::Display;
 
@@ -124,7 +126,7 @@ fn document(app: &App) -> Fields {
         "dependsOn",
         app.policy.depends_on.iter().map(|d| dependency(d, own)),
     );
-    network::write_policy(&app.policy, &mut spec);
+    services::write_policy(&app.policy, &mut spec);
     super::update::write_policy(&mut spec, &app.policy);
     job::write(&app.policy.work, template, &mut spec);
     let mut document = Fields::default();
@@ -181,7 +183,8 @@ fn container(container: &ContainerSpec<String>) -> Out {
     out.list("envFrom", container.env_from.iter().map(write_env_from));
     out.list("env", env(&container.env));
     out.list("ports", network::write_ports(&container.ports));
-    out.fields("resources", resources(&container.resources));
+    out.fields("resources", resources::write(&container.resources));
+    out.list("devices", devices::write(&container.devices));
     out.list("volumeMounts", container.volume_mounts.iter().map(mount));
     out.fields("securityContext", security::write_container(container));
     let mut probe = |name, probe: &Option<Box<Probe>>| {
@@ -226,16 +229,6 @@ fn env(env: &[EnvVar]) -> impl Iterator<Item = Out> {
         }
         out.done()
     })
-}
-
-fn resources(resources: &Resources) -> Fields {
-    let mut limits = Fields::default();
-    limits.some_bare("cpu", resources.cpu_millis.map(cpu_text));
-    limits.some_bare("memory", resources.memory_bytes.map(bytes_text));
-    limits.some_bare("pids", resources.pids);
-    let mut out = Fields::default();
-    out.fields("limits", limits);
-    out
 }
 
 fn mount(mount: &VolumeMount) -> Out {

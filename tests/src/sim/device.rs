@@ -905,6 +905,8 @@ impl World {
             }
             Effect::ForgetExit { .. }
             | Effect::ShapeNetwork(_)
+            | Effect::WatchDevices(_)
+            | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
             | Effect::OpenVolume { .. }

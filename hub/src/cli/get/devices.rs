@@ -13,7 +13,17 @@ pub(super) fn device_table(devices: &[Device], show: &Show) -> Table {
     let mut head = vec!["NAME", "STATE", "APPS", "LABELS", "AGE"];
     if show.wide() {
         head.extend([
-            "SEEN", "ARCH", "MODEL", "OS", "KERNEL", "CPUS", "MEMORY", "TEMP", "UPTIME", "AGENT",
+            "SEEN",
+            "ARCH",
+            "MODEL",
+            "OS",
+            "KERNEL",
+            "CPUS",
+            "MEMORY",
+            "ALLOCATABLE",
+            "TEMP",
+            "UPTIME",
+            "AGENT",
             "KEY",
         ]);
     }
@@ -45,6 +55,7 @@ pub(super) fn device_table(devices: &[Device], show: &Show) -> Table {
                 facts.kernel.as_str().into(),
                 cpus.into(),
                 memory.into(),
+                allocatable(device).into(),
                 temperature(device.vitals.as_ref()).into(),
                 uptime(device.vitals.as_ref()).into(),
                 crate::cli::release::agent_text(device).into(),
@@ -54,6 +65,15 @@ pub(super) fn device_table(devices: &[Device], show: &Show) -> Table {
         table.row(row);
     }
     table
+}
+
+/// `3900m, 3.4Gi`, or nothing as long as the device has not said.
+fn allocatable(device: &Device) -> String {
+    let all = &device.budget.allocatable;
+    match (all.cpu_millis, all.memory_bytes) {
+        (0, 0) => String::new(),
+        (millis, bytes) => format!("{millis}m, {}", human::bytes(bytes)),
+    }
 }
 
 pub(in crate::cli) fn arch(facts: &Facts) -> String {

@@ -74,7 +74,7 @@ fn devices_and_their_containers_as_tables() {
     let wide = device_table(&devices, &show(Format::Wide)).render(false, false);
     assert_eq!(
         wide,
-        "kiosk-7   offline   1/2   role=kiosk,site=berlin   3d   0s   arm/v7   -   Debian 12   6.1.0   4   1Gi   48 °C   90s   0.1.0   0123abcd\n"
+        "kiosk-7   offline   1/2   role=kiosk,site=berlin   3d   0s   arm/v7   -   Debian 12   6.1.0   4   1Gi   -   48 °C   90s   0.1.0   0123abcd\n"
     );
 }
 

@@ -1,6 +1,7 @@
 //! The core as a whole, with keys and sealed messages that are real.
 
 mod apps;
+mod configs;
 mod hostile;
 mod joining;
 mod laws;
