@@ -420,6 +420,7 @@ impl Agent {
                 Request::Join { .. } => return Some(ask),
                 Request::Status
                 | Request::Logs { .. }
+                | Request::Exec { .. }
                 | Request::Volumes
                 | Request::RemoveVolume { .. }
                 | Request::Reset => {
@@ -542,6 +543,7 @@ impl Agent {
                     }
                     Request::Status
                     | Request::Logs { .. }
+                    | Request::Exec { .. }
                     | Request::Volumes
                     | Request::RemoveVolume { .. } => {
                         unjoined(ask, &state);
@@ -626,6 +628,7 @@ fn unjoined(ask: Ask, state: &str) {
         })),
         Request::Reset
         | Request::Logs { .. }
+        | Request::Exec { .. }
         | Request::Volumes
         | Request::RemoveVolume { .. }
         | Request::Join { .. } => {
@@ -659,6 +662,7 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         run_dir: config.run_dir.clone(),
         host_paths: config.host_paths.clone(),
         allow_privileged: config.allow_privileged,
+        users: config.users,
         log_max_bytes: config.log_max_bytes,
         device: device.to_string(),
         config_files: Arc::new(ConfigFiles::default()),
@@ -727,8 +731,8 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
 
 /// Removes what is ours in both directories; what cannot be removed is logged.
 fn remove_files(config: &Config) {
-    let data =
-        ["images", "volumes", "containers", "exits", "logs"].map(|d| config.data_dir.join(d));
+    let data = ["images", "volumes", "containers", "exits", "logs", "users"]
+        .map(|d| config.data_dir.join(d));
     let run = [
         "containers",
         "logs",
@@ -837,7 +841,11 @@ pub fn join_alone(
             token: String::new(),
             name: None,
         };
-        let mut asked = Some(Ask { request, answers });
+        let mut asked = Some(Ask {
+            request,
+            answers,
+            input: smol::channel::bounded(1).1,
+        });
         let joining = async {
             let mut last = Ok(String::new());
             while let Ok(answer) = heard.recv().await {
@@ -845,7 +853,10 @@ pub fn join_alone(
                     Answer::Note(text) => eprintln!("{text}"),
                     Answer::Done(text) => last = Ok(text),
                     Answer::Failed(text) => last = Err(AgentError::Refused(text)),
-                    Answer::Status(_) | Answer::Log { .. } => {}
+                    Answer::Status(_)
+                    | Answer::Log { .. }
+                    | Answer::Output { .. }
+                    | Answer::Exit(_) => {}
                 }
             }
             last

@@ -1,7 +1,7 @@
 //! What the agent is told: defaults, then the file, then the environment, then
 //! the command line.
 
-use crate::machine::Supply;
+use crate::machine::{Supply, UserPool};
 use crate::network::{Pool, Prefix};
 use serde::Deserialize;
 use skerry_wire::DeviceId;
@@ -63,9 +63,18 @@ pub struct File {
     log_level: Option<String>,
     release_keys: Option<Vec<String>>,
     network_pool: Option<String>,
+    user_namespaces: Option<UserIds>,
     reserved: Option<Reserved>,
     resources: Option<BTreeMap<String, Vec<String>>>,
     cdi_dirs: Option<Vec<PathBuf>>,
+}
+
+/// The ids of user namespaces, as `/etc/subuid` has them.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UserIds {
+    first: u32,
+    count: u32,
 }
 
 /// What is kept for system and agent, as it is written.
@@ -103,6 +112,8 @@ pub struct Config {
     pub allow_privileged: bool,
     /// Where the addresses of pods on bridges come from.
     pub network_pool: Prefix,
+    /// Where the ids of user namespaces come from.
+    pub users: UserPool,
     /// What of the machine apps may have.
     pub supply: Supply,
     /// What is logged.
@@ -149,6 +160,7 @@ impl Config {
             release_keys: file.release_keys,
             allow_privileged: file.allow_privileged,
             network_pool: file.network_pool,
+            user_namespaces: file.user_namespaces,
             reserved: file.reserved,
             resources: file.resources,
             cdi_dirs: file.cdi_dirs,
@@ -287,6 +299,12 @@ impl TryFrom<File> for Config {
             let text = "each must be the 64 hexadecimal digits that 'skerry release keygen' prints";
             value("releaseKeys", text.into())
         })?;
+        let users = match &file.user_namespaces {
+            Some(ids) => {
+                UserPool::new(ids.first, ids.count).map_err(|text| value("userNamespaces", text))?
+            }
+            None => UserPool::default(),
+        };
         let network_pool = match &file.network_pool {
             None => Pool::DEFAULT_RANGE,
             Some(text) => pool_of(text).map_err(|text| value("networkPool", text))?,
@@ -311,6 +329,7 @@ impl TryFrom<File> for Config {
             release_keys,
             allow_privileged: file.allow_privileged.unwrap_or(false),
             network_pool,
+            users,
             supply: supply(file.reserved, file.resources, file.cdi_dirs)?,
             log_level,
         })

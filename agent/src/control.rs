@@ -1,18 +1,25 @@
 //! The control socket: how `skerry-agent status` and its like talk to the
 //! agent that runs. A Unix socket in the run directory, for root only; one
-//! JSON line asks, JSON lines answer, and closing ends.
+//! JSON line asks, JSON lines answer, and closing ends. After a question that
+//! starts a process, further lines of the asker are its input ([`Input`]).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smol::channel::{Receiver, Sender, bounded};
-use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use smol::future;
+use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use smol::net::unix::{UnixListener, UnixStream};
 use std::io::{self, BufRead, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Socket;
 use std::path::{Path, PathBuf};
 
-/// Longest question, in bytes.
-const MAX_LINE_BYTES: u64 = 16 * 1024;
+/// Longest line of an asker, in bytes: a question with a whole command in it,
+/// or a piece of input.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
+/// Most bytes in one piece of input: with two digits for each, and the words
+/// around them, it stays below [`MAX_LINE_BYTES`].
+pub const MAX_INPUT_BYTES: usize = 16 * 1024;
 /// Askers at one time.
 const MAX_CLIENTS: usize = 16;
 /// Answers that wait for a slow asker.
@@ -39,6 +46,19 @@ pub enum Request {
         /// The time before each line.
         timestamps: bool,
     },
+    /// Run a process in a container, and be its terminal.
+    Exec {
+        /// `NAME` or `NAMESPACE/NAME`.
+        app: String,
+        /// Which container; the only one when absent.
+        container: Option<String>,
+        /// The program and its arguments.
+        args: Vec<String>,
+        /// Give it a terminal of so many columns and rows.
+        tty: Option<(u16, u16)>,
+        /// Input follows.
+        stdin: bool,
+    },
     /// Join a fleet.
     Join {
         /// From `skerry token create`.
@@ -57,6 +77,18 @@ pub enum Request {
     Reset,
 }
 
+/// What the asker gives to the process that it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    /// Bytes, at most [`MAX_INPUT_BYTES`].
+    Data(#[serde(with = "hex")] Vec<u8>),
+    /// The terminal's new columns and rows.
+    Resize(u16, u16),
+    /// No more comes.
+    Close,
+}
+
 /// One line of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -70,6 +102,16 @@ pub enum Answer {
         /// The piece, bytes that are no UTF-8 replaced.
         text: String,
     },
+    /// What a process wrote.
+    Output {
+        /// To its standard error.
+        stderr: bool,
+        /// The bytes, whatever they are.
+        #[serde(with = "hex")]
+        bytes: Vec<u8>,
+    },
+    /// The process ended with this code; nothing follows.
+    Exit(i32),
     /// Something to tell the user; more follows.
     Note(String),
     /// Done; nothing follows.
@@ -85,6 +127,8 @@ pub struct Ask {
     pub request: Request,
     /// Dropping it ends the answer.
     pub answers: Sender<Answer>,
+    /// What the asker says after its question; ends when it has gone.
+    pub input: Receiver<Input>,
 }
 
 impl Ask {
@@ -142,14 +186,21 @@ pub async fn serve(
     }
 }
 
-async fn converse(client: UnixStream, asks: Sender<Ask>) -> io::Result<()> {
-    let mut line = String::new();
+async fn converse(mut client: UnixStream, asks: Sender<Ask>) -> io::Result<()> {
     let mut reader = BufReader::new(client.clone().take(MAX_LINE_BYTES));
+    let mut line = String::new();
     reader.read_line(&mut line).await?;
     let (answers, incoming): (_, Receiver<Answer>) = bounded(ANSWERS);
+    // One piece at a time: who reads slowly is asked slowly.
+    let (said, input) = bounded(1);
     match serde_json::from_str(&line) {
         Ok(request) => {
-            let _ = asks.send(Ask { request, answers }).await;
+            let ask = Ask {
+                request,
+                answers,
+                input,
+            };
+            let _ = asks.send(ask).await;
         }
         Err(error) => {
             let text = format!("the agent does not understand this question: {error}");
@@ -157,13 +208,40 @@ async fn converse(client: UnixStream, asks: Sender<Ask>) -> io::Result<()> {
             drop(answers);
         }
     }
-    let mut client = client;
-    while let Ok(answer) = incoming.recv().await {
-        let mut line = serde_json::to_vec(&answer)?;
-        line.push(b'\n');
-        client.write_all(&line).await?;
+    let told = async {
+        while let Ok(answer) = incoming.recv().await {
+            let mut line = serde_json::to_vec(&answer)?;
+            line.push(b'\n');
+            client.write_all(&line).await?;
+        }
+        client.flush().await
+    };
+    let heard = async {
+        hear(&mut reader, said).await;
+        // What is still to be told may go to somebody who only reads.
+        future::pending().await
+    };
+    future::or(told, heard).await
+}
+
+/// Hands on what an asker says, until it has gone, says what cannot be
+/// understood, or nobody listens.
+async fn hear(reader: &mut BufReader<Take<UnixStream>>, said: Sender<Input>) {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        reader.get_mut().set_limit(MAX_LINE_BYTES);
+        match reader.read_line(&mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let Ok(input) = serde_json::from_str(&line) else {
+            return;
+        };
+        if said.send(input).await.is_err() {
+            return;
+        }
     }
-    client.flush().await
 }
 
 /// Asks the agent that runs, for the command line. `None` when none runs.
@@ -171,22 +249,86 @@ async fn converse(client: UnixStream, asks: Sender<Ask>) -> io::Result<()> {
 pub fn ask(
     run_dir: &Path,
     request: &Request,
-    mut heard: impl FnMut(Answer) -> bool,
+    heard: impl FnMut(Answer) -> bool,
 ) -> io::Result<Option<()>> {
-    use std::os::unix::net::UnixStream;
-    let mut stream = match UnixStream::connect(socket_path(run_dir)) {
+    match begin(run_dir, request)? {
+        Some(stream) => listen_to(stream, heard).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Puts a question, for who wants to say more than that. `None` when no agent
+/// runs.
+pub fn begin(run_dir: &Path, request: &Request) -> io::Result<Option<Socket>> {
+    let mut stream = match Socket::connect(socket_path(run_dir)) {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut line = serde_json::to_vec(request)?;
+    say(&mut stream, request)?;
+    Ok(Some(stream))
+}
+
+/// Says one line.
+pub fn say(stream: &mut Socket, what: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    stream.write_all(&line)
+}
+
+/// Hears every answer, or those until `heard` says false.
+pub fn listen_to(stream: Socket, mut heard: impl FnMut(Answer) -> bool) -> io::Result<()> {
     for line in io::BufReader::new(stream).lines() {
         if !heard(serde_json::from_str(&line?)?) {
             break;
         }
     }
-    Ok(Some(()))
+    Ok(())
+}
+
+/// Bytes as hexadecimal digits: JSON has no bytes.
+mod hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Write;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::with_capacity(bytes.len() * 2);
+        for byte in bytes {
+            write!(text, "{byte:02x}").expect("a string takes all that fits into memory");
+        }
+        to.serialize_str(&text)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        let digit = |byte: u8| (byte as char).to_digit(16);
+        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+            [high, low] => Some((digit(*high)? << 4 | digit(*low)?) as u8),
+            _ => None,
+        });
+        let bytes: Option<Vec<u8>> = pairs.collect();
+        bytes.ok_or_else(|| D::Error::custom("no pairs of hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_comes_through_and_the_longest_input_fits_a_line() {
+        let all = Input::Data((0..=255).collect());
+        let text = serde_json::to_string(&all).expect("plain data");
+        assert_eq!(serde_json::from_str::<Input>(&text).expect("its own"), all);
+        let longest = serde_json::to_vec(&Input::Data(vec![255; MAX_INPUT_BYTES])).expect("data");
+        assert!((longest.len() as u64) < MAX_LINE_BYTES);
+        for bad in [
+            r#"{"data":"f"}"#,
+            r#"{"data":"fg"}"#,
+            r#"{"data":"\u00e9"}"#,
+        ] {
+            assert!(serde_json::from_str::<Input>(bad).is_err(), "{bad}");
+        }
+    }
 }

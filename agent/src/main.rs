@@ -1,5 +1,6 @@
 //! Wires the agent together: the first argument says which process this is.
 
+mod attach;
 mod show;
 
 use anyhow::{Context, bail};
@@ -32,6 +33,10 @@ usage: skerry-agent COMMAND [OPTIONS]
       --since 10m         only what is newer (s, m, h, d)
       -c, --container C   which container
       --timestamps        the time before each line
+  exec APP -- CMD     run a command in a container, with its exit code
+      -i, --stdin         give it this standard input
+      -t, --tty           give it a terminal
+      -c, --container C   which container
   volume ls           the volumes that are kept for apps
   volume rm VOLUME    remove one that no app uses; NAME or NAMESPACE/NAME
   doctor              what is wrong with this machine, and what mends it
@@ -91,6 +96,8 @@ struct Options {
     words: Vec<String>,
     follow: bool,
     timestamps: bool,
+    stdin: bool,
+    tty: bool,
     tail: Option<u32>,
     since_secs: Option<u64>,
     container: Option<String>,
@@ -129,8 +136,18 @@ fn parse(verb: OsString) -> anyhow::Result<(String, Options)> {
                 "json" => options.json = true,
                 other => bail!("-o {other}: only json is known"),
             },
+            Short('i') | Long("stdin") if verb == "exec" => options.stdin = true,
+            Short('t') | Long("tty") if verb == "exec" => options.tty = true,
             Short('h') | Long("help") => verb = "help".into(),
             Short('V') | Long("version") => verb = "version".into(),
+            // What follows the app and the program is the program's, as with
+            // `docker exec`; a `--` before it is taken away by the parser.
+            Value(word) if verb == "exec" && options.words.len() == 1 => {
+                options.words.push(word.string()?);
+                for word in parser.raw_args()? {
+                    options.words.push(word.string()?);
+                }
+            }
             Value(word) => options.words.push(word.string()?),
             _ => return Err(arg.unexpected().into()),
         }
@@ -183,7 +200,8 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
             print!("{USAGE}");
             return Ok(ExitCode::SUCCESS);
         }
-        "run" | "join" | "status" | "ps" | "logs" | "volume" | "doctor" | "stop" | "reset" => {}
+        "run" | "join" | "status" | "ps" | "logs" | "exec" | "volume" | "doctor" | "stop"
+        | "reset" => {}
         "" => {
             eprint!("{USAGE}");
             return Ok(ExitCode::from(2));
@@ -195,7 +213,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(false)
         .with_target(false)
         .init();
     let exe = std::env::current_exe().context("this program's own file cannot be found")?;
@@ -207,6 +225,7 @@ fn command(verb: OsString) -> anyhow::Result<ExitCode> {
         "join" => join(config, clock, exe, options),
         "status" | "ps" => status(&config, &verb, options.json),
         "logs" => logs(&config, options),
+        "exec" => attach::exec(&config, options),
         "volume" => volume(&config, &options),
         "doctor" => diagnose(&config, options.json),
         "stop" => stop(&config, &exe),
@@ -333,7 +352,7 @@ fn join(config: Config, clock: Clock, exe: PathBuf, options: Options) -> anyhow:
             eprintln!("skerry-agent: {text}");
             false
         }
-        Answer::Status(_) | Answer::Log { .. } => true,
+        Answer::Status(_) | Answer::Log { .. } | Answer::Output { .. } | Answer::Exit(_) => true,
     })?;
     if asked.is_some() {
         return Ok(code);
@@ -402,7 +421,7 @@ fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
             false
         }
         Answer::Done(_) => false,
-        Answer::Note(_) | Answer::Status(_) => true,
+        Answer::Note(_) | Answer::Status(_) | Answer::Output { .. } | Answer::Exit(_) => true,
     })?;
     match asked {
         Some(()) => Ok(code),
@@ -429,7 +448,7 @@ fn volume(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
                 code = ExitCode::SUCCESS;
             }
             Answer::Failed(text) => eprintln!("skerry-agent: {text}"),
-            Answer::Note(_) | Answer::Log { .. } => {}
+            Answer::Note(_) | Answer::Log { .. } | Answer::Output { .. } | Answer::Exit(_) => {}
         }
         true
     })?;
@@ -495,7 +514,11 @@ fn reset(config: &Config, exe: &Path, yes: bool) -> anyhow::Result<ExitCode> {
                 code = ExitCode::SUCCESS;
             }
             Answer::Failed(text) => eprintln!("skerry-agent: {text}"),
-            Answer::Note(_) | Answer::Status(_) | Answer::Log { .. } => {}
+            Answer::Note(_)
+            | Answer::Status(_)
+            | Answer::Log { .. }
+            | Answer::Output { .. }
+            | Answer::Exit(_) => {}
         }
         true
     })?;

@@ -260,7 +260,14 @@ fn desired_state_runs_is_reported_and_survives_the_agent() {
         // gives its store back.
         let (answers, heard) = bounded(1);
         let request = Request::Status;
-        asks_in.send(Ask { request, answers }).await.unwrap();
+        asks_in
+            .send(Ask {
+                request,
+                answers,
+                input: smol::channel::bounded(1).1,
+            })
+            .await
+            .unwrap();
         let Ok(Answer::Status(status)) = heard.recv().await else {
             panic!("no status");
         };
@@ -268,7 +275,14 @@ fn desired_state_runs_is_reported_and_survives_the_agent() {
         assert_eq!(status["apps"].as_array().unwrap().len(), 2);
         let (answers, _heard) = bounded(1);
         let request = Request::Reset;
-        asks_in.send(Ask { request, answers }).await.unwrap();
+        asks_in
+            .send(Ask {
+                request,
+                answers,
+                input: smol::channel::bounded(1).1,
+            })
+            .await
+            .unwrap();
         let (ending, store) = first.await.unwrap();
         assert!(matches!(ending, Ending::Reset(_)));
 

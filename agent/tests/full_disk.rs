@@ -107,7 +107,14 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
         }
         let (answers, _heard) = bounded(1);
         let request = Request::Reset;
-        asks_in.send(Ask { request, answers }).await.unwrap();
+        asks_in
+            .send(Ask {
+                request,
+                answers,
+                input: smol::channel::bounded(1).1,
+            })
+            .await
+            .unwrap();
         engine.await.unwrap();
     };
     let late = async {

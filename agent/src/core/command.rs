@@ -120,7 +120,8 @@ impl Core {
         }
     }
 
-    fn find_running(
+    /// The container that runs. The error says why there is none.
+    pub fn find_running(
         &self,
         app: &AppRef,
         container: Option<&ContainerName>,

@@ -1,12 +1,12 @@
 //! Questions from the control socket.
 
 use super::run::{Ending, Engine};
-use crate::control::{Answer, Ask, Request};
+use crate::control::{Answer, Ask, Input, Request};
 use crate::core::update::{Subject, UpdateView};
-use crate::machine::{Machine, StreamOutput, stream};
-use crate::runtime::Status;
+use crate::machine::{Machine, StreamInput, StreamOutput, stream};
+use crate::runtime::{ContainerId, Status};
 use serde_json::json;
-use skerry_wire::message::LogsRequest;
+use skerry_wire::message::{ExecRequest, LogsRequest};
 use skerry_wire::report::JobOutcome;
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::update::UpdateState;
@@ -53,6 +53,33 @@ impl<M: Machine> Engine<M> {
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
+            Request::Exec {
+                app,
+                container,
+                args,
+                tty,
+                stdin,
+            } => {
+                let found = parse_app(&app).and_then(|app| {
+                    let container = container.map(|c| c.parse()).transpose();
+                    let container = container.map_err(|e: skerry_wire::IdError| e.to_string())?;
+                    let id = self.core.find_running(&app, container.as_ref())?;
+                    let request = ExecRequest {
+                        stream: StreamId(0),
+                        app,
+                        container,
+                        args,
+                        tty,
+                        stdin,
+                        credit: u32::MAX,
+                    };
+                    Ok((id, request))
+                });
+                match found {
+                    Ok((id, request)) => self.run_here(ask, id, request),
+                    Err(reason) => ask.finish(Answer::Failed(reason)),
+                }
+            }
             Request::Join { .. } if self.core.is_revoked() => return Some(Ending::Rejoin(ask)),
             Request::Join { .. } => {
                 let identity = &self.setup.identity;
@@ -96,6 +123,66 @@ impl<M: Machine> Engine<M> {
                     ask.answers.send(Answer::Done(String::new())).await
                 }
             };
+        });
+    }
+
+    /// A process for somebody at the machine. It is killed when its asker goes.
+    fn run_here(&self, ask: Ask, id: ContainerId, request: ExecRequest) {
+        let machine = self.machine.clone();
+        let (outputs_in, outputs) = bounded(1);
+        let (handle, end) = stream(StreamId(0), u32::MAX, outputs_in);
+        // Input follows input only when the process has taken it.
+        let (took, taken) = bounded(1);
+        self.spawn(async move {
+            let shown = async {
+                while let Ok(output) = outputs.recv().await {
+                    match output {
+                        StreamOutput::Data(_, channel, bytes) => {
+                            handle.grant(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+                            let stderr = channel == Channel::Error;
+                            let answer = Answer::Output { stderr, bytes };
+                            if ask.answers.send(answer).await.is_err() {
+                                return;
+                            }
+                        }
+                        StreamOutput::Taken(..) => {
+                            let _ = took.try_send(());
+                        }
+                    }
+                }
+            };
+            let run = async {
+                let end = machine.run_exec(id, request, end).await;
+                let last = match end {
+                    End::Exit(code) => Answer::Exit(code),
+                    End::Failed(reason) => Answer::Failed(reason),
+                    End::Done | End::Cancelled | End::Lost => {
+                        Answer::Failed("the process was given up".into())
+                    }
+                };
+                Some(last)
+            };
+            let fed = async {
+                while let Ok(input) = ask.input.recv().await {
+                    let input = match input {
+                        Input::Data(bytes) => StreamInput::Data(bytes),
+                        Input::Resize(columns, rows) => StreamInput::Resize(columns, rows),
+                        Input::Close => StreamInput::Close,
+                    };
+                    let waits = matches!(input, StreamInput::Data(_));
+                    handle.input(input);
+                    if waits && taken.recv().await.is_err() {
+                        break;
+                    }
+                }
+                None
+            };
+            // `shown` ends with `run`, which holds the other end of its
+            // channel, and has said everything then.
+            let all = async { future::zip(shown, run).await.1 };
+            if let Some(last) = future::or(all, fed).await {
+                let _ = ask.answers.send(last).await;
+            }
         });
     }
 

@@ -5,6 +5,7 @@ use super::devices::MachineDevices;
 use super::env::{self, Environment};
 use super::mounts;
 use super::network::Place;
+use super::users::UserPool;
 use super::volumes::Volumes;
 use crate::core::{Configs, CreateContainer};
 use crate::device_api;
@@ -36,6 +37,8 @@ pub struct Places {
     pub host_paths: Option<Vec<PathBuf>>,
     /// Whether apps may be given what is as good as root on this device.
     pub allow_privileged: bool,
+    /// Where the ids of user namespaces come from.
+    pub users: UserPool,
     /// Bytes of log of a container that says nothing else.
     pub log_max_bytes: u64,
     /// The device's name: host name of pods that name none.
@@ -255,8 +258,9 @@ pub fn sandbox_id(app: &AppRef, revision: &str) -> ContainerId {
 }
 
 /// The namespaces that the containers of this pod share: none if it is a
-/// single one on the host's network.
-pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> {
+/// single one on the host's network. Blocks for the first time that an app
+/// has a user namespace.
+pub fn sandbox(create: &CreateContainer, places: &Places) -> Result<Option<SandboxSpec>, String> {
     let pod = &create.assignment.pod;
     let own_network = match pod.network {
         PodNetwork::Host => false,
@@ -264,11 +268,23 @@ pub fn sandbox(create: &CreateContainer) -> Result<Option<SandboxSpec>, String> 
     };
     let several = pod.all_containers().nth(1).is_some() && !pod.host_ipc;
     let share_pid = pod.share_process_namespace;
+    if pod.user_namespace && !own_network {
+        return Err(
+            "'hostUsers: false' needs a network of the app's own: the host's belongs to the host's users; set 'network: bridge' or 'network: none', or leave it out"
+                .into(),
+        );
+    }
     if !(own_network || several || share_pid || !pod.sysctls.is_empty()) {
         return Ok(None);
     }
     let sysctls = pod.sysctls.iter();
+    let app = &create.assignment.app;
+    let first_user = match pod.user_namespace {
+        true => Some(places.users.first_of(app, &places.data_dir)?),
+        false => None,
+    };
     Ok(Some(SandboxSpec {
+        first_user,
         id: sandbox_id(&create.assignment.app, &create.assignment.revision.short()),
         own_network,
         share_pid,
@@ -345,9 +361,6 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
         return Err(format!(
             "{what} is not allowed on this device: leave it out, or set 'allowPrivileged: true' in the agent's configuration"
         ));
-    }
-    if pod.user_namespace {
-        return Err("user namespaces are not supported: leave 'hostUsers: false' out".into());
     }
     let filtered = !wanted.privileged && !unconfined(&wanted.seccomp);
     if wanted.allow_privilege_escalation && filtered {
@@ -443,7 +456,7 @@ pub fn compose(
         0 => places.log_max_bytes,
         bytes => bytes,
     };
-    let sandbox = sandbox(create)?;
+    let sandbox = sandbox(create, places)?;
     let in_sandbox = |yes: bool| match yes {
         true => Sharing::Sandbox,
         false => Sharing::Own,

@@ -20,6 +20,7 @@ mod quota;
 mod real;
 mod signals;
 mod stream;
+mod users;
 mod volume_tar;
 mod volumes;
 
@@ -30,6 +31,7 @@ pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
+pub use users::UserPool;
 pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};

@@ -224,7 +224,14 @@ impl Machine for RealMachine {
         let signal = wanted.unwrap_or_else(|| stop_signal(&image));
         let id = create.id.clone();
         let places = self.places.clone();
-        let shared = sandbox(&create)?;
+        let shared = match create.assignment.pod.user_namespace {
+            false => sandbox(&create, &places)?,
+            // It may have to write down whose the users are.
+            true => {
+                let (create, places) = (create.clone(), places.clone());
+                smol::unblock(move || sandbox(&create, &places)).await?
+            }
+        };
         let sandbox = match shared {
             // Found, if another container of the pod has been here before.
             Some(shared) => Some(runtime.make_sandbox(shared).await.map_err(|e| chain(&e))?),

@@ -20,11 +20,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{Capabilities, Capability, Process, Spec};
+use libcontainer::oci_spec::runtime::{
+    Capabilities, Capability, LinuxNamespaceType, Process, Spec,
+};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid};
 
 use super::cgroup::Hierarchies;
 use super::devices::{DeviceFilter, apply_v1};
@@ -41,9 +45,14 @@ use super::rootfs::{
 use super::sandbox;
 use super::seccomp::Filter;
 use super::seqpacket;
-use super::spec::{ContainerId, ContainerSpec, ExecSpec, SandboxSpec, Security, check_target};
+use super::spec::{
+    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Security, Sharing, USERS,
+    check_target,
+};
+use super::stage;
 use super::teardown::teardown;
 use super::user::{self, Identity};
+use super::users;
 
 /// Longest report of a failure, in bytes.
 const MAX_REPORT: usize = 4096;
@@ -221,20 +230,47 @@ fn build(
         all.retain(|one| nodes.iter().all(|asked| asked.target != one.target));
         nodes.extend(all);
     }
-    let root = bundle.join("rootfs");
-    private_dir(&root)?;
     unshare_mounts()?;
+    let sandbox = sandbox.map(Reached::open).transpose()?;
+    let users = sandbox.as_ref().and_then(Reached::users);
+    let mut spec = spec.clone();
+    let usual_root = bundle.join("rootfs");
+    private_dir(&usual_root)?;
+    let root = match users {
+        None => usual_root.clone(),
+        Some((namespace, _)) => {
+            refuse_with_users(&spec).map_err(invalid)?;
+            let stage = stage::build(&spec, layout, namespace)?;
+            (spec.layers, spec.mounts) = (stage.layers, stage.mounts);
+            stage.root
+        }
+    };
     let scratch = layout.scratch(&spec.id);
-    mount_overlay(&spec.layers, &scratch, &bundle.join("layers"), &root)?;
+    let mounted = mount_overlay(&spec.layers, &scratch, &bundle.join("layers"), &root);
+    mounted.map_err(|error| match users {
+        None => error.into(),
+        Some(_) => invalid(format!(
+            "{}; a user namespace (hostUsers: false) needs Linux 5.19 or later",
+            chain(&error)
+        )),
+    })?;
     let root_dir = File::open(&root)?;
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
-    for target in targets(spec) {
+    if let Some((_, first)) = users {
+        own_by(&root, &[&stdout, &stderr], first, &identity).map_err(invalid)?;
+    }
+    for target in targets(&spec) {
         // A link of the image may lead where nothing may be mounted.
         let real = real_path_in(&root_dir, target)?;
         check_target(&real).map_err(|error| invalid(format!("{target}: {error}")))?;
     }
-    make_dirs_in(&root_dir, &spec.cwd)?;
+    match users {
+        None => make_dirs_in(&root_dir, &spec.cwd)?,
+        Some((_, first)) => {
+            users::as_root_inside(first, || make_dirs_in(&root_dir, &spec.cwd))?;
+        }
+    }
     for file in oci::HOST_FILES {
         // An image of a whole system may have a link that leads nowhere, on
         // which nothing can be mounted.
@@ -252,7 +288,8 @@ fn build(
     };
     let mut machine = machine(hierarchies, rules || spec.security.privileged)?;
     machine.app_armor = app_armor(&spec.security);
-    let config = oci::spec(spec, &identity, &root, &cgroup, sandbox, &nodes, &machine)?;
+    let shared = sandbox.as_ref().map(|sandbox| &sandbox.namespaces);
+    let mut config = oci::spec(&spec, &identity, &root, &cgroup, shared, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
@@ -274,6 +311,16 @@ fn build(
         .with_systemd(false)
         .with_detach(true)
         .build()?;
+    if root != usual_root {
+        // Ours alone, and gone with us; libcontainer looks for it again when a
+        // further process is started.
+        let mut found = config.root().clone();
+        if let Some(found) = &mut found {
+            found.set_path(usual_root);
+        }
+        config.set_root(found);
+        write_json(&bundle.join("config.json"), &config)?;
+    }
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::Failed, "the container has no first process"))?;
@@ -294,6 +341,98 @@ fn build(
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
+    Ok(())
+}
+
+/// The namespaces of a sandbox, opened by us: root in a user namespace may not
+/// look into the keeper's descriptors, but finds ours among its own.
+struct Reached {
+    namespaces: Namespaces,
+    /// What the paths lead to.
+    _held: Vec<File>,
+    users: Option<(File, u32)>,
+}
+
+impl Reached {
+    fn open(sandbox: &Namespaces) -> Result<Self, Failure> {
+        let Some((path, first)) = &sandbox.users else {
+            return Ok(Self {
+                namespaces: sandbox.clone(),
+                _held: Vec::new(),
+                users: None,
+            });
+        };
+        let mut held = Vec::new();
+        let mut reach = |path: &Path| -> io::Result<PathBuf> {
+            let file = File::open(path)?;
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            held.push(file);
+            Ok(path.into())
+        };
+        let mut maybe = |path: &Option<PathBuf>| path.as_deref().map(&mut reach).transpose();
+        let (network, pid) = (maybe(&sandbox.network)?, maybe(&sandbox.pid)?);
+        Ok(Self {
+            namespaces: Namespaces {
+                network,
+                pid,
+                ipc: reach(&sandbox.ipc)?,
+                users: Some((reach(path)?, *first)),
+            },
+            users: Some((File::open(path)?, *first)),
+            _held: held,
+        })
+    }
+
+    /// The user namespace, and who is root in it.
+    fn users(&self) -> Option<(BorrowedFd<'_>, u32)> {
+        let (file, first) = self.users.as_ref()?;
+        Some((file.as_fd(), *first))
+    }
+}
+
+/// What does not go together with a user namespace.
+fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
+    let what = if spec.security.privileged {
+        "'privileged: true'"
+    } else if !spec.devices.is_empty() {
+        "a device of the host"
+    } else if spec.network == Network::Host {
+        "the host's network"
+    } else if spec.pid == Sharing::Host {
+        "'hostPID: true'"
+    } else if spec.ipc == Sharing::Host {
+        "'hostIPC: true'"
+    } else {
+        return Ok(());
+    };
+    Err(format!(
+        "a container in a user namespace (hostUsers: false) cannot have {what}: leave one of them out"
+    ))
+}
+
+/// Gives the root directory, and what output is written to, to the users
+/// inside.
+fn own_by(
+    root: &Path,
+    outputs: &[&OwnedFd],
+    first: u32,
+    identity: &Identity,
+) -> Result<(), String> {
+    if let Some(id) = [identity.uid, identity.gid].iter().find(|id| **id >= USERS) {
+        return Err(format!(
+            "the image's or the app's user {id} is not in a user namespace, which has ids below \
+             {USERS}: choose another with 'runAsUser', or leave 'hostUsers: false' out"
+        ));
+    }
+    let text = |error: nix::Error| format!("the container's files cannot be given to it: {error}");
+    let id = |inside: u32| (Uid::from_raw(first + inside), Gid::from_raw(first + inside));
+    let (user, group) = id(0);
+    nix::unistd::chown(root, Some(user), Some(group)).map_err(text)?;
+    let (user, group) = (id(identity.uid).0, id(identity.gid).1);
+    for output in outputs {
+        // Images open /dev/stdout anew, which only its owner may.
+        nix::unistd::fchown(output.as_raw_fd(), Some(user), Some(group)).map_err(text)?;
+    }
     Ok(())
 }
 
@@ -326,6 +465,7 @@ fn exec(
         }
     }
     let process = exec_process(spec, &config, &state)?;
+    let ids = (process.user().uid(), process.user().gid());
     let process_file = scratch.path.join("process.json");
     write_json(&process_file, &process)?;
 
@@ -333,10 +473,18 @@ fn exec(
         filter: filter(&config)?,
         window: spec.tty,
     };
+    let console = match spec.tty {
+        None => None,
+        Some(_) => {
+            let path = scratch.path.join("console.sock");
+            Some((bind_short(&path)?, path))
+        }
+    };
+    enter_users(&config, &state, &layout.cgroup(id), &fds, ids)?;
     let mut builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&scratch.path)?;
-    let console = match spec.tty {
+    let console = match console {
         None => {
             let [stdin, stdout, stderr] = <[OwnedFd; 3]>::try_from(fds)
                 .map_err(|_| Failure::new(FailureKind::Invalid, "three descriptors are needed"))?;
@@ -346,9 +494,7 @@ fn exec(
                 .with_stderr(stderr);
             None
         }
-        Some(_) => {
-            let path = scratch.path.join("console.sock");
-            let listener = bind_short(&path)?;
+        Some((listener, path)) => {
             builder = builder.with_console_socket(Some(path));
             Some(listener)
         }
@@ -363,6 +509,49 @@ fn exec(
         None => Ok(None),
         Some(listener) => Ok(Some(receive_terminal(&listener)?)),
     }
+}
+
+/// Moves this process into the container's user namespace, if it has one:
+/// libcontainer does not, and what it starts would be the host's root. What
+/// needs more than that comes first: the cgroup, and the descriptors' owner.
+///
+/// From here on it has no right on the host but those of the files' owner. The
+/// container's root, which may trace what is in its user namespace, may not
+/// trace this process nor those that libcontainer forks, until they become the
+/// image's program.
+fn enter_users(
+    config: &Spec,
+    state: &Path,
+    cgroup: &str,
+    fds: &[OwnedFd],
+    (uid, gid): (u32, u32),
+) -> Result<(), Failure> {
+    let namespaces = config
+        .linux()
+        .as_ref()
+        .and_then(|it| it.namespaces().as_ref());
+    let mut kinds = namespaces.into_iter().flatten().map(|one| one.typ());
+    if !kinds.any(|kind| kind == LinuxNamespaceType::User) {
+        return Ok(());
+    }
+    let process = first_process(state)?;
+    let map = fs::read_to_string(process.join("uid_map"))?;
+    let first: Option<u32> = map.split_whitespace().nth(1).and_then(|it| it.parse().ok());
+    let first = first.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Failed,
+            "the container's user namespace has no ids",
+        )
+    })?;
+    for fd in fds {
+        let (user, group) = (Uid::from_raw(first + uid), Gid::from_raw(first + gid));
+        nix::unistd::fchown(fd.as_raw_fd(), Some(user), Some(group))?;
+    }
+    let namespace = File::open(process.join("ns/user"))?;
+    Hierarchies::detect()?.enter(cgroup)?;
+    nix::sys::prctl::set_dumpable(false)?;
+    setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+    Ok(())
 }
 
 /// The process to run: the container's own one with other words.
@@ -443,11 +632,16 @@ fn filter(config: &Spec) -> Result<Option<Filter>, Failure> {
 
 /// The container's root directory, seen through its first process.
 fn container_root(state: &Path) -> Result<PathBuf, Failure> {
+    Ok(first_process(state)?.join("root"))
+}
+
+/// Where `/proc` shows the container's first process.
+fn first_process(state: &Path) -> Result<PathBuf, Failure> {
     let container = libcontainer::container::Container::load(state.to_owned())?;
     let pid = container
         .pid()
         .ok_or_else(|| Failure::new(FailureKind::NotFound, "the container does not run"))?;
-    Ok(format!("/proc/{pid}/root").into())
+    Ok(format!("/proc/{pid}").into())
 }
 
 /// A listening socket at a path that may be longer than a socket address.

@@ -40,9 +40,11 @@ mod seccomp;
 mod seqpacket;
 mod session;
 mod spec;
+mod stage;
 mod teardown;
 mod usage;
 mod user;
+mod users;
 
 pub use find::find_devices;
 pub use guard::apps_memory;
@@ -56,6 +58,6 @@ pub use session::{ExecInput, ExecOutput, ExecSession};
 pub use spec::{
     ContainerId, ContainerSpec, ContainerState, Device, ExecSpec, Exit, ExitStatus, LogPolicy,
     MAX_LAYERS, MAX_NAME, Mount, Network, Resources, SandboxSpec, Security, Sharing, SpecError,
-    Status, Timestamp, Tmpfs,
+    Status, Timestamp, Tmpfs, USERS,
 };
 pub use usage::{Pressure, Usage};

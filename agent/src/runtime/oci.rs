@@ -151,7 +151,7 @@ pub fn spec(
         .process(process(
             &spec.args, env, cwd, &identity, &rights, machine, false,
         )?)
-        .mounts(mounts(spec, machine)?)
+        .mounts(mounts(spec, sandbox, machine)?)
         .annotations(annotations.into_iter().collect::<HashMap<_, _>>())
         .linux(linux(spec, cgroup, sandbox, nodes, machine)?)
         .build()
@@ -327,6 +327,9 @@ fn namespaces(
     if machine.cgroup_v2 {
         all.push(own(Type::Cgroup)?);
     }
+    if let Some((path, _)) = sandbox.and_then(|sandbox| sandbox.users.as_ref()) {
+        all.push(at(Type::User, path)?);
+    }
     let network = sandbox.and_then(|sandbox| sandbox.network.as_deref());
     let ipc = sandbox.map(|sandbox| sandbox.ipc.as_path());
     let pid = sandbox.and_then(|sandbox| sandbox.pid.as_deref());
@@ -390,7 +393,11 @@ fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
         .build()
 }
 
-fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpecError> {
+fn mounts(
+    spec: &ContainerSpec,
+    sandbox: Option<&Namespaces>,
+    machine: &Machine,
+) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &Path, options: &[&str]| {
         MountBuilder::default()
             .destination(target)
@@ -407,7 +414,7 @@ fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpec
     let system =
         |target: &str, kind: &str, options: &[&str]| mount(target, kind, Path::new(kind), options);
     let safe = ["nosuid", "noexec", "nodev"];
-    let pts = [
+    let mut pts = vec![
         "nosuid",
         "noexec",
         "newinstance",
@@ -415,6 +422,10 @@ fn mounts(spec: &ContainerSpec, machine: &Machine) -> Result<Vec<Mount>, OciSpec
         "mode=0620",
         "gid=5",
     ];
+    if sandbox.is_some_and(|sandbox| sandbox.users.is_some()) {
+        // Who makes the terminal of a further process is nobody inside.
+        pts.push("uid=0");
+    }
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
     // A privileged container may set what is there.
     let ro = if spec.security.privileged { "rw" } else { "ro" };
@@ -508,6 +519,7 @@ mod tests {
             network: Some("/proc/9/fd/8".into()),
             ipc: "/proc/9/fd/7".into(),
             pid: None,
+            users: None,
         };
         let node = Node {
             target: "/dev/modem".into(),

@@ -224,7 +224,8 @@ pub enum Operation {
         layout: Layout,
     },
     /// Make a sandbox's namespaces. `Done` comes with a descriptor of the IPC
-    /// namespace and, if it has its own, the network namespace; `Born` tells
+    /// namespace and, if it has its own, of the network namespace and of the
+    /// user namespace, in this order; `Born` tells
     /// the first process of a shared process namespace.
     MakeSandbox {
         /// What to make.
@@ -243,6 +244,9 @@ pub struct Namespaces {
     pub ipc: PathBuf,
     /// Its process namespace, if it has one.
     pub pid: Option<PathBuf>,
+    /// Its user namespace, if it has its own, and the id on the host of root
+    /// in it.
+    pub users: Option<(PathBuf, u32)>,
 }
 
 /// What a helper tells the keeper.
@@ -346,8 +350,9 @@ mod tests {
                     own_network: true,
                     share_pid: false,
                     sysctls: vec![("n".into(), "v".into())],
+                    first_user: Some(1 << 16),
                 }),
-                &[11, 1, b'a', 1, 0, 1, 1, b'n', 1, b'v'],
+                &[11, 1, b'a', 1, 0, 1, 1, b'n', 1, b'v', 1, 128, 128, 4],
             ),
             (Request::RemoveSandbox { id: id.clone() }, &[12, 1, b'a']),
             (Request::ListSandboxes, &[13]),

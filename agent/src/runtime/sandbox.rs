@@ -14,6 +14,7 @@ use nix::unistd::{ForkResult, Gid, Uid, fork, pause, pipe2, pivot_root};
 use super::cgroup::Hierarchies;
 use super::rootfs::{RootfsError, unshare_mounts};
 use super::spec::SandboxSpec;
+use super::users;
 
 /// Whom the first process of a process namespace runs as: nobody.
 const NOBODY: u32 = 65534;
@@ -24,6 +25,9 @@ pub enum SandboxError {
     /// The kernel gave no new namespaces.
     #[error("no new namespaces")]
     Unshare(#[source] nix::Error),
+    /// No user namespace.
+    #[error("no user namespace")]
+    Users(#[source] io::Error),
     /// A namespace cannot be opened.
     #[error("{} cannot be opened", path.display())]
     Open {
@@ -66,19 +70,14 @@ pub fn make(
     let mut flags = CloneFlags::CLONE_NEWIPC;
     flags.set(CloneFlags::CLONE_NEWNET, spec.own_network);
     flags.set(CloneFlags::CLONE_NEWPID, spec.share_pid);
+    if let Some(first) = spec.first_user {
+        return make_with_users(spec, first, flags, hierarchies, cgroup, born);
+    }
     unshare(flags).map_err(SandboxError::Unshare)?;
     if spec.own_network {
         loopback_up().map_err(SandboxError::Loopback)?;
     }
-    for (name, value) in &spec.sysctls {
-        // What is seen there is what belongs to this process's namespaces.
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        fs::write(path, value).map_err(|source| SandboxError::Sysctl {
-            name: name.clone(),
-            value: value.clone(),
-            source,
-        })?;
-    }
+    set_up(&spec.sysctls, None)?;
     let open = |kind: &str| {
         let path = Path::new("/proc/self/ns").join(kind);
         match File::open(&path) {
@@ -91,9 +90,65 @@ pub fn make(
         fds.push(open("net")?);
     }
     if spec.share_pid {
-        first_process(hierarchies, cgroup, scratch, born)?;
+        let enter = || hierarchies.enter(cgroup);
+        first_process(scratch, enter, born)?;
     }
     Ok(fds)
+}
+
+/// All namespaces belong to a new user namespace, so that root in there may
+/// change what is in them.
+fn make_with_users(
+    spec: &SandboxSpec,
+    first: u32,
+    flags: CloneFlags,
+    hierarchies: &Hierarchies,
+    cgroup: &str,
+    born: impl FnOnce(i32),
+) -> Result<Vec<OwnedFd>, SandboxError> {
+    if spec.share_pid {
+        // What is forked from here on is in that cgroup; root in there could
+        // not enter it. We leave it by ending.
+        hierarchies.enter(cgroup).map_err(SandboxError::First)?;
+    }
+    let within = || match spec.share_pid {
+        // Everybody may look for /proc, and nobody needs it behind this.
+        true => first_process(Path::new("/proc"), || Ok(()), born).map_err(|error| match error {
+            SandboxError::First(source) => source,
+            other => io::Error::other(other),
+        }),
+        false => Ok(()),
+    };
+    let made = users::make(first, flags, within).map_err(SandboxError::Users)?;
+    users::join(&made).map_err(SandboxError::Unshare)?;
+    loopback_up().map_err(SandboxError::Loopback)?;
+    set_up(&spec.sysctls, Some(first))?;
+    let mut fds = vec![made.ipc];
+    fds.extend(made.network);
+    fds.push(made.users);
+    Ok(fds)
+}
+
+/// Sets what belongs to this process's namespaces now. `root` is the user that
+/// is root in the user namespace that these belong to, if not our own.
+fn set_up(sysctls: &[(String, String)], root: Option<u32>) -> Result<(), SandboxError> {
+    for (name, value) in sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let mut written = fs::write(&path, value);
+        // Some settings the host's root may change, and those of IPC since
+        // Linux 6.9 root in there alone.
+        if let (Err(_), Some(root)) = (&written, root) {
+            nix::unistd::seteuid(Uid::from_raw(root)).map_err(SandboxError::Unshare)?;
+            written = fs::write(&path, value);
+            nix::unistd::seteuid(Uid::from_raw(0)).map_err(SandboxError::Unshare)?;
+        }
+        written.map_err(|source| SandboxError::Sysctl {
+            name: name.clone(),
+            value: value.clone(),
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Sets up `lo` in this process's network namespace.
@@ -129,9 +184,8 @@ fn loopback_up() -> io::Result<()> {
 /// Forks the first process of the new process namespace and waits until it has
 /// put down all that it could be abused for.
 fn first_process(
-    hierarchies: &Hierarchies,
-    cgroup: &str,
     scratch: &Path,
+    enter: impl FnOnce() -> io::Result<()>,
     born: impl FnOnce(i32),
 ) -> Result<(), SandboxError> {
     let (reader, writer) =
@@ -153,7 +207,7 @@ fn first_process(
         }
         ForkResult::Child => {
             let mut writer = File::from(writer);
-            if let Err(error) = put_all_down(hierarchies, cgroup, scratch) {
+            if let Err(error) = enter().and_then(|()| put_all_down(scratch)) {
                 let _ = writer.write_all(error.to_string().as_bytes());
                 std::process::exit(1);
             }
@@ -179,8 +233,7 @@ const READY: &str = "ready";
 /// Containers see this process: it has an empty root, no rights, and nobody's
 /// identity, so that not even root in a container can trace it, and what is
 /// behind `/proc/1/root` and `/proc/1/exe` cannot be followed.
-fn put_all_down(hierarchies: &Hierarchies, cgroup: &str, scratch: &Path) -> io::Result<()> {
-    hierarchies.enter(cgroup)?;
+fn put_all_down(scratch: &Path) -> io::Result<()> {
     unshare_mounts().map_err(io::Error::other)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(

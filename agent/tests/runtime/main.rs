@@ -13,3 +13,4 @@ mod logs;
 mod oci_validation;
 mod sandbox;
 mod support;
+mod users;

@@ -33,7 +33,6 @@ fn named(spec: &mut ContainerSpec) {
 
 const HOOKS: &str = "OCI hooks run programs of the host, and no manifest can name one; an app's \
      own hooks (postStart, preStop) run inside its container";
-const USERS: &str = "user namespaces are not supported";
 const PLACE: &str = "the place of a container's cgroup is ours alone";
 const SHELL: &str = "there is no runtime command line: the keeper is asked through its socket";
 const BUNDLE: &str = "no bundle is taken from outside: ours is private and made for each container";
@@ -115,7 +114,10 @@ const CASES: &[(&str, How)] = &[
         "linux_devices",
         Test("isolation", "only_the_devices_given_can_be_opened"),
     ),
-    ("linux_gid_mappings", Not(USERS)),
+    (
+        "linux_gid_mappings",
+        Test("users", "root_inside_is_root_of_its_own_things_only"),
+    ),
     (
         "linux_masked_paths",
         Test(
@@ -165,7 +167,10 @@ const CASES: &[(&str, How)] = &[
         "linux_sysctl",
         Test("sandbox", "containers_share_network_and_ipc_over_restarts"),
     ),
-    ("linux_uid_mappings", Not(USERS)),
+    (
+        "linux_uid_mappings",
+        Test("users", "root_inside_is_root_of_its_own_things_only"),
+    ),
     ("misc_props", Not(BUNDLE)),
     (
         "mounts",
@@ -240,6 +245,7 @@ const SOURCES: &[(&str, &str)] = &[
     ("life", include_str!("life.rs")),
     ("limits", include_str!("limits.rs")),
     ("sandbox", include_str!("sandbox.rs")),
+    ("users", include_str!("users.rs")),
 ];
 
 fn table() -> String {

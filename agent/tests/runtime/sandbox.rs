@@ -20,6 +20,7 @@ fn sandbox(share_pid: bool) -> SandboxSpec {
             ("net.ipv4.ip_unprivileged_port_start".into(), "80".into()),
             ("kernel.shmmni".into(), "77".into()),
         ],
+        first_user: None,
     }
 }
 

@@ -18,7 +18,7 @@ use super::super::spec::{ContainerId, ContainerSpec, Network, SandboxSpec, Shari
 use super::jobs::JobKind;
 use super::{Asker, Keeper, complain};
 
-/// Sandboxes at once. Each costs two descriptors of the keeper. Their names
+/// Sandboxes at once. Each costs up to three descriptors of the keeper. Their names
 /// must fit into one message.
 const MAX_SANDBOXES: usize = 500;
 
@@ -39,6 +39,7 @@ pub struct Sandbox {
 struct Held {
     network: Option<OwnedFd>,
     ipc: OwnedFd,
+    users: Option<OwnedFd>,
 }
 
 impl Keeper {
@@ -93,10 +94,18 @@ impl Keeper {
             return;
         };
         let mut fds = fds.into_iter();
-        let (ipc, network) = (fds.next(), fds.next());
+        let ipc = fds.next();
+        let network = one.spec.own_network.then(|| fds.next()).flatten();
+        let users = one.spec.first_user.and_then(|_| fds.next());
+        let complete = network.is_some() == one.spec.own_network
+            && users.is_some() == one.spec.first_user.is_some();
         match ipc {
-            Some(ipc) if network.is_some() == one.spec.own_network => {
-                one.held = Some(Held { network, ipc });
+            Some(ipc) if complete => {
+                one.held = Some(Held {
+                    network,
+                    ipc,
+                    users,
+                });
                 let askers = std::mem::take(&mut one.askers);
                 for (number, asker) in askers.into_iter().enumerate() {
                     self.tell_sandbox(asker, id, number == 0);
@@ -199,7 +208,9 @@ impl Keeper {
             let path = format!("/proc/{}/fd/{}", process::id(), fd.as_raw_fd());
             PathBuf::from(path)
         };
+        let users = held.users.as_ref().map(held_at);
         Ok(Namespaces {
+            users: users.zip(one.spec.first_user),
             network: held.network.as_ref().map(held_at),
             ipc: held_at(&held.ipc),
             pid: one.first.map(|pid| format!("/proc/{pid}/ns/pid").into()),

@@ -10,7 +10,7 @@ mod sandbox;
 mod security;
 
 pub use limits::Resources;
-pub use sandbox::{Network, SandboxSpec, Sharing};
+pub use sandbox::{Network, SandboxSpec, Sharing, USERS};
 pub use security::{Device, Security, capability};
 
 use std::fmt;
@@ -120,6 +120,16 @@ pub enum SpecError {
         name: String,
         /// Why not.
         reason: &'static str,
+    },
+    /// A user namespace that would have the host's own users in it, or whose
+    /// network is the host's.
+    #[error(
+        "a user namespace from id {first} on is not possible: it begins at {USERS} or later, and \
+         its pod needs a network of its own"
+    )]
+    Users {
+        /// The first id on the host.
+        first: u32,
     },
     /// A namespace of a sandbox without a sandbox.
     #[error("a container without a sandbox cannot live in one's namespaces")]
@@ -609,6 +619,7 @@ pub(super) mod tests {
                 own_network,
                 share_pid: false,
                 sysctls: vec![(name.into(), "1".into())],
+                first_user: None,
             };
             spec.validate().is_err()
         };

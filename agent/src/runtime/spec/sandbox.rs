@@ -10,6 +10,9 @@ pub const MAX_SYSCTLS: usize = 64;
 /// ports.
 const MAX_SYSCTL_VALUE: usize = 1024;
 
+/// User and group ids of one user namespace.
+pub const USERS: u32 = 65_536;
+
 /// Namespaces that several containers share: always IPC, the network and the
 /// process namespace as told. They live until the sandbox is removed or the
 /// keeper ends, over restarts of all containers in them.
@@ -23,11 +26,20 @@ pub struct SandboxSpec {
     pub share_pid: bool,
     /// Kernel settings of these namespaces, `net.ipv4.ip_forward` to `1`.
     pub sysctls: Vec<(String, String)>,
+    /// A user namespace of its own, whose [`USERS`] ids are these and the
+    /// following ones on the host. It needs a network of its own: the host's
+    /// belongs to the host's root.
+    pub first_user: Option<u32>,
 }
 
 impl SandboxSpec {
     /// Checks every bound that can be checked without touching the machine.
     pub fn validate(&self) -> Result<(), SpecError> {
+        if let Some(first) = self.first_user
+            && (first < USERS || first.checked_add(USERS).is_none() || !self.own_network)
+        {
+            return Err(SpecError::Users { first });
+        }
         at_most("kernel settings", self.sysctls.len(), MAX_SYSCTLS)?;
         for (name, value) in &self.sysctls {
             let refuse = |reason| SpecError::Sysctl {
