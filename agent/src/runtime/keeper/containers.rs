@@ -94,7 +94,7 @@ impl Container {
         }
     }
 
-    fn pid(&self) -> Option<i32> {
+    pub(super) fn pid(&self) -> Option<i32> {
         match self.stage {
             Stage::Making { .. } => None,
             Stage::Born { pid, .. } | Stage::Running { pid, .. } => Some(pid),

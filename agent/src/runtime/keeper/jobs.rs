@@ -86,6 +86,11 @@ pub struct ExecProcess {
 }
 
 impl Job {
+    /// Whether this process is its helper.
+    pub fn is_of(&self, pid: i32) -> bool {
+        self.helper == pid
+    }
+
     /// When the helper is late.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -316,6 +321,7 @@ impl Keeper {
                 self.sandbox_ended(pid);
                 self.container_ended(pid, status);
             }
+            self.strays = self.strays && self.kill_strays();
         }
     }
 
@@ -327,6 +333,8 @@ impl Keeper {
         if job.reported {
             return;
         }
+        // Killed from outside, or by itself: what it had begun is without it.
+        self.strays = true;
         let why = match status {
             ExitStatus::Code(code) => format!("the helper ended with code {code}"),
             ExitStatus::Signal(signal) => format!("the helper was killed by signal {signal}"),

@@ -222,6 +222,7 @@ fn prepare(layout: Layout, apps_memory: Option<u64>) -> Result<Keeper, String> {
         clients: BTreeMap::new(),
         containers: BTreeMap::new(),
         jobs: BTreeMap::new(),
+        strays: false,
         waiting: VecDeque::new(),
         execs: BTreeMap::new(),
         sandboxes: BTreeMap::new(),

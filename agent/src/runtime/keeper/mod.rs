@@ -28,6 +28,7 @@ mod containers;
 mod jobs;
 mod launch;
 mod sandboxes;
+mod strays;
 
 pub use launch::{ALREADY_RUNS, main};
 
@@ -119,6 +120,8 @@ struct Keeper {
     clients: BTreeMap<Serial, Client>,
     containers: BTreeMap<Serial, Container>,
     jobs: BTreeMap<Serial, Job>,
+    /// A helper was killed, and what it left may still be there.
+    strays: bool,
     waiting: VecDeque<WaitingJob>,
     /// Processes started by `Exec`, by process id.
     execs: BTreeMap<i32, ExecProcess>,

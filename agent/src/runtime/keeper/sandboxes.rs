@@ -34,6 +34,13 @@ pub struct Sandbox {
     askers: Vec<Asker>,
 }
 
+impl Sandbox {
+    /// Whether this is the first process of its process namespace.
+    pub fn is_of(&self, pid: i32) -> bool {
+        self.first == Some(pid)
+    }
+}
+
 /// What keeps the namespaces alive.
 #[derive(Debug)]
 struct Held {
