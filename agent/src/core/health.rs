@@ -316,8 +316,12 @@ impl Health {
         self.watched.retain(|id, _| runs(id));
     }
 
-    /// The runtime was lost: what was asked is answered by nobody.
+    /// The runtime was lost: what was asked is answered by nobody, nor does
+    /// anybody say any more that one was made or its hook done. Those are found
+    /// if they run.
     pub fn unanswered(&mut self) {
+        self.watched
+            .retain(|_, watch| matches!(watch.phase, WatchPhase::Probed { .. }));
         let probes = self.watched.values_mut().flat_map(|w| &mut w.probes);
         probes.flatten().for_each(|p| p.asked = false);
     }

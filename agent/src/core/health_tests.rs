@@ -206,3 +206,18 @@ fn many_containers_wake_the_device_no_more_than_twice_a_second() {
     assert!(most <= MAX_ASKED);
     assert!((1_000..=1_200).contains(&asked_in_all), "{asked_in_all}");
 }
+
+#[test]
+fn what_was_being_made_when_the_runtime_was_lost_is_asked_once_it_is_found() {
+    let mut health = Health::default();
+    let spec = spec(|c| c.readiness_probe = probe(0, 10, 1));
+    health.made(&id(), &spec);
+    health.unanswered();
+    health.found(0, &id(), &spec);
+    let (at, kind) = ask(&mut health).expect("it is asked");
+    assert_eq!(kind, ProbeKind::Readiness);
+    assert_eq!(
+        health.answered(at, &id(), kind, BAD()),
+        Verdict::Unready("its readiness probe failed: no".into())
+    );
+}

@@ -220,8 +220,19 @@ impl DeviceHost {
                 .cloned()
                 .collect()
         };
+        // What the hub says counts before what was kept for a revision that
+        // went back.
+        let said: BTreeSet<_> = self.configs.iter().map(Config::reference).collect();
+        let kept = self.records.kept.iter();
+        let kept = kept.filter(|config| !said.contains(&config.reference()));
+        let mut now: Vec<Config> = self.configs.iter().chain(kept).cloned().collect();
+        now.sort_by_key(Config::reference);
         let written = self.files.get(&key);
-        written.is_none_or(|written| files(&written.all) == files(&self.configs))
+        written.is_none_or(|written| {
+            let mut all = written.all.clone();
+            all.sort_by_key(Config::reference);
+            files(&all) == files(&now)
+        })
     }
 
     /// What shall run by what is on its disk: of each app one revision, or two.
