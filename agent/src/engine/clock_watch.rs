@@ -6,6 +6,7 @@ use nix::sys::timer::{Expiration, TimerSetTimeFlags};
 use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use smol::{Async, future};
 use std::io;
+use std::time::Duration;
 
 /// A kernel timer that is called off whenever the clock is set
 /// (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`).
@@ -38,8 +39,11 @@ impl ClockWatch {
     }
 }
 
+/// Since 1970: some 5,000 years.
+const NEVER: Duration = Duration::from_secs(5_000 * 365 * 24 * 3_600);
+
 fn arm(timer: &TimerFd) -> nix::Result<()> {
-    let never = Expiration::OneShot(TimeSpec::new(libc::time_t::MAX, 0));
+    let never = Expiration::OneShot(TimeSpec::from_duration(NEVER));
     let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
     timer.set(never, flags)
 }

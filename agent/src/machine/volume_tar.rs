@@ -8,7 +8,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, linkat, symlinkat, unlinkat};
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -83,6 +83,31 @@ pub fn open_in(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
     let fd = openat2(root.as_raw_fd(), path, how)?;
     // SAFETY: openat2 made this descriptor just now.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Each of the two gets the other's name, at once (renameat2(2); musl has no
+/// function for it).
+pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    /// `RENAME_EXCHANGE` of linux/fs.h.
+    const EXCHANGE: libc::c_uint = 2;
+    let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let (one, other) = (name(one)?, name(other)?);
+    let (here, there) = (libc::AT_FDCWD, libc::AT_FDCWD);
+    // SAFETY: both names end with a zero byte and live until the call returns.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            here,
+            one.as_ptr(),
+            there,
+            other.as_ptr(),
+            EXCHANGE,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The way to an open file that leads to nothing else.

@@ -10,9 +10,9 @@
 //! No claim begins with a dot, so what was left by a power cut is known by its
 //! name and removed.
 
-use super::volume_tar::{Owners, open_in, pack, unpack};
+use super::volume_tar::{Owners, exchange, open_in, pack, unpack};
 use super::{StreamEnd, StreamInput, quota, real::chain};
-use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::fcntl::OFlag;
 use skerry_wire::message::{VolumeAction, VolumeInfo, VolumeRef, VolumeRequest};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::{AppName, encode};
@@ -224,9 +224,11 @@ impl Volumes {
             // All of it is on the disk before it is what apps get.
             nix::unistd::syncfs(std::os::fd::AsRawFd::as_raw_fd(&root))
                 .map_err(|error| failed(error.into()))?;
-            match renameat2(None, &new, None, &path, RenameFlags::RENAME_EXCHANGE) {
-                Err(nix::Error::ENOENT) => fs::rename(&new, &path).map_err(failed)?,
-                other => other.map_err(|error| failed(error.into()))?,
+            match exchange(&new, &path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::rename(&new, &path).map_err(failed)?;
+                }
+                other => other.map_err(failed)?,
             }
             if limit.is_some() {
                 self.limit(&path, &format!("volume {volume}"), limit);
