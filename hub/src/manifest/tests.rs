@@ -4,7 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::pod::{Profile, Security};
+use skerry_wire::pod::{FsGroupChange, Profile, Security};
 use skerry_wire::policy::{self, Grant, UpdatePolicy};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 use skerry_wire::{
@@ -529,6 +529,19 @@ fn mounts_cannot_shadow_or_escape() {
         ("{name: a, mountPath: /proc/1}", "inside /proc"),
         ("{name: a, mountPath: /x/../../y}", "has '..' in it"),
         (
+            "{name: a, mountPath: /x, subPath: /etc}",
+            "'/etc' is an absolute path",
+        ),
+        (
+            "{name: a, mountPath: /x, subPath: a/../..}",
+            "'a/../..' has '..' in it",
+        ),
+        ("{name: a, mountPath: /x, subPath: ./}", "all of the volume"),
+        (
+            "{name: a, mountPath: /x, subPathExpr: $(A)}",
+            "write subPath",
+        ),
+        (
             "{name: a, mountPath: /x}, {name: a, mountPath: /x/}",
             "two volumes are mounted at /x",
         ),
@@ -928,6 +941,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 volume_mounts: mounts
                     .map(|(mount_path, (index, read_only))| VolumeMount {
                         volume: index.get(&volumes).clone(),
+                        sub_path: read_only.then(|| format!("of/{}", index.index(9))),
                         mount_path,
                         read_only,
                     })
@@ -1018,6 +1032,10 @@ fn app() -> impl Strategy<Value = App> {
                         termination_grace_secs: pod.2,
                         hostname: pod.3,
                         fs_group: pod.2.checked_rem(7),
+                        fs_group_change: match pod.2 % 5 {
+                            0 => FsGroupChange::OnRootMismatch,
+                            _ => FsGroupChange::Always,
+                        },
                         supplemental_groups: vec![pod.2],
                         user_namespace: pod.2 % 2 == 1,
                         host_ipc: pod.2 % 3 == 1,
