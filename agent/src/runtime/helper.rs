@@ -30,6 +30,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
+use super::apparmor;
 use super::cgroup::Hierarchies;
 use super::devices::{DeviceFilter, apply_v1};
 use super::executor::ContainedExecutor;
@@ -46,8 +47,7 @@ use super::sandbox;
 use super::seccomp::Filter;
 use super::seqpacket;
 use super::spec::{
-    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Security, Sharing, USERS,
-    check_target,
+    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Sharing, USERS, check_target,
 };
 use super::stage;
 use super::teardown::teardown;
@@ -223,7 +223,7 @@ fn build(
     }
     let invalid = |text: String| Failure::new(FailureKind::Invalid, text);
     limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
-    check_app_armor(&spec.security).map_err(invalid)?;
+    apparmor::check(&spec.security).map_err(invalid)?;
     let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
     if spec.security.privileged {
         let mut all = nodes::all();
@@ -287,7 +287,7 @@ fn build(
         false => hierarchies.has_controller("devices"),
     };
     let mut machine = machine(hierarchies, rules || spec.security.privileged)?;
-    machine.app_armor = app_armor(&spec.security);
+    machine.app_armor = apparmor::profile(&spec.security);
     let shared = sandbox.as_ref().map(|sandbox| &sandbox.namespaces);
     let mut config = oci::spec(&spec, &identity, &root, &cgroup, shared, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
@@ -663,38 +663,6 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     stream.set_nonblocking(true)?;
     let received = seqpacket::receive_stream(stream.as_fd())?;
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
-}
-
-/// The AppArmor profile of containers that name none, if an administrator has
-/// loaded it.
-const DEFAULT_APP_ARMOR: &str = "skerry-default";
-
-/// The name that stands for no AppArmor profile at all.
-const UNCONFINED: &str = "unconfined";
-
-/// Refuses an AppArmor profile that the kernel does not have.
-fn check_app_armor(security: &Security) -> Result<(), String> {
-    match &security.app_armor {
-        Some(name) if name != UNCONFINED && !has_app_armor(name) => Err(format!(
-            "the AppArmor profile {name:?} is not loaded on this device; load it with \
-             'apparmor_parser -r', or leave it out"
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The AppArmor profile to be used.
-fn app_armor(security: &Security) -> Option<String> {
-    let default = || has_app_armor(DEFAULT_APP_ARMOR).then(|| DEFAULT_APP_ARMOR.to_owned());
-    let chosen = security.app_armor.clone().or_else(default);
-    chosen.filter(|name| name != UNCONFINED)
-}
-
-fn has_app_armor(name: &str) -> bool {
-    // One profile in each line: its name and its mode.
-    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
-    let wanted = format!("{name} (");
-    loaded.is_ok_and(|text| text.lines().any(|line| line.starts_with(&wanted)))
 }
 
 /// The device rules of cgroup v2. `None` on v1, which has others, and on a
