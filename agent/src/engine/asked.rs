@@ -268,6 +268,7 @@ impl<M: Machine> Engine<M> {
             "generation": report.generation.0,
             "version": crate::release(),
             "bootId": report.facts.boot_id,
+            "images": self.images_json(),
             "updates": self.updates(),
             "conditions": report.conditions.iter().filter(|c| c.status).map(|c| json!({
                 "kind": c.kind, "reason": c.reason, "message": c.message,

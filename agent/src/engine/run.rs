@@ -1,6 +1,7 @@
 //! The loop itself: its events, and how they reach the core.
 
 use super::clock_watch::ClockWatch;
+use super::collect::Collecting;
 use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
 use crate::clock::Clock;
@@ -8,6 +9,7 @@ use crate::control::Ask;
 use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
 use crate::device_api::{Asked, DeviceApi};
+use crate::image::Collected;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
@@ -114,6 +116,8 @@ pub(super) enum Turn {
     Wake,
     Save,
     Look,
+    Collect,
+    Collected(Result<Collected, String>),
     Clock,
     Watchdog,
 }
@@ -134,12 +138,14 @@ pub struct Engine<M: Machine> {
     /// When to look at the machine's lasting troubles, in milliseconds since
     /// boot.
     pub(super) look_at_ms: u64,
+    /// Images that nobody needs.
+    pub(super) collecting: Collecting,
     /// Notices that the wall clock is set; `None` where the kernel cannot.
     clock_watch: Option<ClockWatch>,
     /// When to see next whether it can be believed.
     clock_at_ms: u64,
     /// It could once in this run.
-    clock_known: bool,
+    pub(super) clock_known: bool,
     /// When the hub is called first, if the runtime has not been heard of
     /// before: apps begin to start before anything that needs the network.
     pub(super) call_by_ms: Option<u64>,
@@ -194,6 +200,7 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             pause: Pause::default(),
+            collecting: Collecting::default(),
             clock_watch: ClockWatch::new().ok(),
             clock_at_ms: now.boot_ms,
             clock_known: false,
@@ -277,6 +284,8 @@ impl<M: Machine> Engine<M> {
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
+                Turn::Collect => self.collect(),
+                Turn::Collected(result) => self.collected(result).await,
                 Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
             }
@@ -316,6 +325,7 @@ impl<M: Machine> Engine<M> {
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
             self.call_by_ms.map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
+            self.collecting.at_ms.map(|at_ms| (at_ms, Turn::Collect)),
             Some((self.clock_at_ms, Turn::Clock)),
         ];
         let wake = async {
@@ -371,6 +381,16 @@ impl<M: Machine> Engine<M> {
             _ => false,
         };
         let runs = matches!(&event, Event::Created { result: Ok(_), .. });
+        let failed = matches!(
+            &event,
+            Event::Image { result: Err(_), .. }
+                | Event::BlobFailed { .. }
+                | Event::BlobFinished { result: Err(_), .. }
+        );
+        if failed {
+            // For want of room, perhaps.
+            self.collect_now();
+        }
         self.step(event).await;
         if is_over {
             self.start_is_over(runs).await;
@@ -414,6 +434,7 @@ impl<M: Machine> Engine<M> {
         self.look_at_ms = now_ms.saturating_add(LOOK_AGAIN_MS);
         let machine = self.machine.clone();
         self.find_out(async move { Event::Conditions(machine.conditions().await) });
+        self.collect_soon();
     }
 
     fn list(&mut self, pause: Duration) {
@@ -477,6 +498,10 @@ impl<M: Machine> Engine<M> {
                     troubles,
                 };
                 self.step(event).await;
+            }
+            MachineEvent::ImageLost(manifest, reason) => {
+                tracing::warn!("{reason}");
+                self.step(Event::ImageLost { manifest, reason }).await;
             }
             MachineEvent::Devices(seen) => self.step(Event::Devices(seen)).await,
             MachineEvent::Lost => {
