@@ -30,6 +30,7 @@ pub use config_files::ConfigFiles;
 pub use devices::{MachineDevices, Supply};
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
+pub use quota::{limit as size_limit, set as set_size_limit};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 pub use users::UserPool;
