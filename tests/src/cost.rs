@@ -19,13 +19,16 @@ pub fn row(what: &str, values: &[f64], unit: &str) {
     let at = |part| percentile(&sorted, part);
     match sorted.len() {
         0 => println!("{what:<56} nothing measured"),
-        1 => println!(
-            "{what:<56} {:>9} {:>9.1} {:>9} {:>9}  {unit}",
-            "",
-            at(0.5),
-            "",
-            ""
-        ),
+        1 => {
+            // Shares of a percent, too.
+            let digits = if at(0.5) < 1.0 { 4 } else { 1 };
+            println!(
+                "{what:<56} {:>9} {:>9.digits$}  {:>19}{unit}",
+                "",
+                at(0.5),
+                ""
+            );
+        }
         _ => println!(
             "{what:<56} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {unit}",
             at(0.0),
@@ -81,7 +84,11 @@ fn ticks(pid: u32, fields: [usize; 2]) -> f64 {
     // What follows the name, which may hold blanks, begins with field 3.
     let after_name = text.rsplit(')').next().unwrap_or_default();
     let words: Vec<&str> = after_name.split_whitespace().collect();
-    let field = |number: usize| words.get(number - 3).and_then(|word| word.parse::<u32>().ok());
+    let field = |number: usize| {
+        words
+            .get(number - 3)
+            .and_then(|word| word.parse::<u32>().ok())
+    };
     let ticks: f64 = fields.into_iter().filter_map(field).sum::<u32>().into();
     ticks * 10.0
 }
