@@ -112,7 +112,7 @@ fn an_image_that_lost_files_is_told_of_offline_and_fetched_again() {
         one.start_again();
         answers(&one);
         let word = if remove_all {
-            "fetching"
+            "not whole"
         } else {
             "gone or changed"
         };
