@@ -20,7 +20,7 @@ use skerry_wire::report::{
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes within so many milliseconds go into one report.
 pub const COALESCE_MS: u64 = 100;
@@ -203,6 +203,10 @@ pub fn apps(
         .chain(pods)
         .collect();
     let lacking = lacks(running.values().copied(), observed, ledger);
+    let mut entries: BTreeMap<&AppRef, Vec<&Entry>> = BTreeMap::new();
+    for entry in ledger.values() {
+        entries.entry(&entry.app).or_default().push(entry);
+    }
     for wanted in assignments {
         if let Some(job) = works.status(now, wanted) {
             all.push(job_status(
@@ -220,7 +224,7 @@ pub fn apps(
         let beside = matches!(of, Runs::Both { .. });
         let other = |revision: &RevisionId| *revision != assignment.revision;
         let held = Some(of.serving().revision).filter(other);
-        let mut entries = ledger.values().filter(|e| e.app == assignment.app);
+        let mut entries = entries.get(&assignment.app).into_iter().flatten();
         let leaving = entries.find(|e| other(&e.revision));
         let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
         let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
@@ -242,9 +246,10 @@ pub fn apps(
         status.update = stage.and_then(|stage| update(wanted.revision, stage, kept));
         all.push(status);
     }
-    let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
+    let assigned: BTreeSet<&AppRef> = assignments.iter().map(|a| &a.app).collect();
     let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
-    for (name, entry) in ledger.iter().filter(|(_, entry)| !assigned(&entry.app)) {
+    let others = ledger.iter();
+    for (name, entry) in others.filter(|(_, entry)| !assigned.contains(&entry.app)) {
         leaving
             .entry((&entry.app, entry.revision))
             .or_default()

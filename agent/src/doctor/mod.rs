@@ -2,6 +2,7 @@
 //! for each diagnosis. What the kernel tells in files is read below a root.
 
 pub(crate) mod adjtimex;
+mod apparmor;
 mod broker;
 mod certificate;
 mod cgroup;
@@ -88,6 +89,7 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
     let host = Host::machine();
     let mut all = local(&host, data_dir);
     all.push(user_namespaces::find(&host));
+    all.push(apparmor::find(&host));
     all.push(nftables::find());
     all.push(clock_source::find(&host));
     all.extend(

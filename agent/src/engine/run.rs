@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Outcomes that wait for the loop.
 const OUTCOMES: usize = 64;
@@ -432,7 +432,14 @@ impl<M: Machine> Engine<M> {
     }
 
     pub(super) async fn step(&mut self, event: Event) {
+        // What a decision costs with the apps of this device, for whoever
+        // wants to know.
+        let since = tracing::enabled!(tracing::Level::DEBUG).then(Instant::now);
         let effects = self.core.handle(self.setup.clock.now(), event);
+        if let Some(since) = since {
+            let micros = since.elapsed().as_micros();
+            tracing::debug!("decided in {micros} us, {} effects", effects.len());
+        }
         self.carry_out(effects).await;
     }
 

@@ -11,8 +11,8 @@ use crate::core::{Configs, CreateContainer};
 use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Security,
-    Sharing,
+    ContainerId, ContainerSpec, LogPolicy, Mount, NO_APP_ARMOR, Network, Resources, SandboxSpec,
+    Security, Sharing,
 };
 use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
@@ -346,7 +346,9 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
             "an unconfined seccomp profile".to_owned(),
         ),
         (
-            unconfined(&wanted.app_armor),
+            // The kernel's own name for none is no profile of the device.
+            unconfined(&wanted.app_armor)
+                || wanted.app_armor == Profile::Localhost(NO_APP_ARMOR.into()),
             "an unconfined AppArmor profile".to_owned(),
         ),
         (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),
@@ -382,7 +384,7 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
         seccomp_unconfined: unconfined(&wanted.seccomp),
         app_armor: match &wanted.app_armor {
             Profile::RuntimeDefault => None,
-            Profile::Unconfined => Some("unconfined".into()),
+            Profile::Unconfined => Some(NO_APP_ARMOR.into()),
             Profile::Localhost(name) => Some(name.clone()),
         },
         unmasked_proc: wanted.unmasked_proc,

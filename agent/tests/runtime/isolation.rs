@@ -4,9 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use skerry_agent::runtime::{ContainerSpec, Device, ExitStatus, Mount, Tmpfs};
+use skerry_agent::runtime::{ContainerSpec, Device, ExecSpec, ExitStatus, Mount, Signal, Tmpfs};
+use smol::io::AsyncReadExt;
 
-use crate::support::{Machine, machine_is_fit, output_of, run, shell};
+use crate::support::{
+    Machine, exit_of, id, is_emulated, machine_is_fit, output_of, run, shell, wait_for_line,
+};
 
 fn has(lines: &[String], text: &str) -> bool {
     lines.iter().any(|line| line.contains(text))
@@ -292,7 +295,7 @@ fn what_is_masked_is_empty_and_what_is_read_only_refuses() {
         let script = format!(
             "for p in {masked} /sys/devices/system/cpu/cpu*/thermal_throttle; do \
              [ -e $p ] || continue; \
-             if [ -d $p ]; then n=$(ls -A $p | wc -l); else n=$(head -c 10 $p | wc -c); fi; \
+             if [ -d $p ]; then n=$(ls -A $p | wc -l); else n=$(head -c 10 $p 2>/dev/null | wc -c); fi; \
              [ $n = 0 ] || echo \"open $p\"; done; \
              for p in bus fs irq sys sysrq-trigger; do [ -e /proc/$p ] || continue; \
              grep -q \" /proc/$p proc ro,\" /proc/mounts || echo \"writable $p\"; done; \
@@ -364,10 +367,111 @@ fn programs_gain_no_privileges() {
     });
 }
 
-/// An AppArmor profile is used where the kernel has it, and missed with the
-/// remedy where it does not.
+/// Whether this kernel has AppArmor and our profile. The emulated machine has.
+fn app_armor_is_loaded() -> bool {
+    let list = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    let loaded = list.contains("skerry-default (enforce)");
+    assert!(loaded || !is_emulated(), "profiles: {list:?}");
+    if !loaded {
+        eprintln!("SKIPPED: this kernel has no AppArmor; agent/tests/cgroup-v2/run has one");
+    }
+    loaded
+}
+
+/// A container with all that would let it mount, and write the kernel's
+/// settings, if AppArmor did not refuse.
+fn mounter(id: &str, profile: Option<&str>) -> ContainerSpec {
+    let script = "cat /proc/self/attr/current; mkdir -p /m /n; \
+         mount -t tmpfs none /m 2>&1 && echo mounted; \
+         mount -t proc none /n 2>&1 && echo again; \
+         (cat /proc/sys/vm/swappiness >/proc/sys/vm/swappiness) 2>&1 && echo written; \
+         (echo x >/proc/self/comm) 2>&1 && echo renamed; \
+         (cat /etc/passwd >/dev/null) 2>&1 && echo read";
+    let mut spec = shell(id, script);
+    spec.security.capabilities_add = vec!["ALL".into()];
+    spec.security.seccomp_unconfined = true;
+    spec.security.allow_privilege_escalation = true;
+    spec.security.unmasked_proc = true;
+    spec.security.app_armor = profile.map(str::to_owned);
+    spec
+}
+
+/// The profile of containers is ours, and refuses what nothing else does; an
+/// app may have another one, or none.
 #[test]
-fn an_app_armor_profile_is_there_or_missed() {
+fn app_armor_bites() {
+    if !machine_is_fit() || !app_armor_is_loaded() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let (_, none) = output_of(&runtime, mounter("a", Some("unconfined"))).await;
+        assert_eq!(
+            none,
+            [
+                "unconfined",
+                "mounted",
+                "again",
+                "written",
+                "renamed",
+                "read"
+            ]
+        );
+        let (_, ours) = output_of(&runtime, mounter("b", None)).await;
+        assert_eq!(ours[0], "skerry-default (enforce)");
+        let refused = ours.iter().filter(|line| line.contains("ermission denied"));
+        assert_eq!(refused.count(), 3, "{ours:?}");
+        assert_eq!(ours[4..], ["renamed", "read"], "{ours:?}");
+        let (_, other) = output_of(&runtime, mounter("c", Some("skerry-test-no-passwd"))).await;
+        assert_eq!(other[0], "skerry-test-no-passwd (enforce)");
+        assert!(!has(&other, "read") && has(&other, "renamed"), "{other:?}");
+        // A privileged container has none, as with Docker.
+        let mut spec = shell("d", "cat /proc/self/attr/current");
+        spec.security.privileged = true;
+        let (_, lines) = output_of(&runtime, spec).await;
+        assert_eq!(lines, ["unconfined"]);
+
+        // A further process is as confined as the first, and the host may end
+        // what is.
+        let mut spec = shell("e", "echo ready; sleep 1000");
+        spec.security = mounter("e", None).security;
+        runtime.create(spec).await.expect("created");
+        wait_for_line(&runtime, "log-e", "ready").await;
+        let script = "cat /proc/self/attr/current; mount -t tmpfs none /tmp 2>&1; \
+             kill -0 1 && echo reached; readlink /proc/1/exe";
+        let spec = ExecSpec {
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            cwd: String::new(),
+            user: String::new(),
+            tty: None,
+        };
+        let mut session = runtime.exec(&id("e"), spec).await.expect("started");
+        let mut text = String::new();
+        let mut stdout = session.take_stdout().expect("not taken yet");
+        stdout.read_to_string(&mut text).await.expect("read");
+        let said: Vec<&str> = text.lines().collect();
+        assert_eq!(said[0], "skerry-default (enforce)", "{said:?}");
+        assert!(said[1].contains("ermission denied"), "{said:?}");
+        assert_eq!(said[2..], ["reached", "/bin/busybox"], "{said:?}");
+        runtime
+            .signal(&id("e"), Signal::SIGKILL)
+            .await
+            .expect("sent");
+        assert_eq!(
+            exit_of(&runtime, "e").await.status,
+            ExitStatus::Signal(Signal::SIGKILL as i32)
+        );
+        runtime.remove(&id("e")).await.expect("removed");
+        runtime.forget_exit(&id("e")).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// What cannot be had is refused with the remedy.
+#[test]
+fn missing_profiles_and_mounts_of_ours_are_refused() {
     if !machine_is_fit() {
         return;
     }

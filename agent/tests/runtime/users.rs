@@ -44,6 +44,8 @@ fn mighty(mut spec: ContainerSpec) -> ContainerSpec {
     spec.security.seccomp_unconfined = true;
     spec.security.unmasked_proc = true;
     spec.security.allow_privilege_escalation = true;
+    // It would refuse what has to fail without it as well.
+    spec.security.app_armor = Some("unconfined".into());
     spec
 }
 

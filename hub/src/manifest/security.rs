@@ -9,7 +9,7 @@ use super::unsupported::Place;
 use super::write::Fields as Written;
 use super::yaml::Out;
 use skerry_wire::pod::{Profile, Security, Sysctl};
-use skerry_wire::{ContainerSpec, PodSpec};
+use skerry_wire::{CAPABILITIES, ContainerSpec, PodSpec};
 
 /// Longest name of a user or group (useradd(8)).
 const MAX_USER_NAME_BYTES: usize = 32;
@@ -23,51 +23,6 @@ const MAX_SYSCTLS: usize = 64;
 const MAX_NAME_BYTES: usize = 253;
 /// Longest value of a kernel setting, in bytes, as on the device.
 const MAX_SYSCTL_BYTES: usize = 1024;
-
-/// All capabilities of Linux 5.9 and later, as capabilities(7) numbers them.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// The pod's `securityContext`: what its containers have unless they say
 /// otherwise, and what all of them share.
