@@ -113,10 +113,20 @@ pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
 /// may be about to end.
 fn unlocked<T>(mut open: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let begun = std::time::Instant::now();
+    let mut waited = false;
     loop {
         match open() {
-            Err(StoreError::Locked) if begun.elapsed() < LOCK_WITHIN => wait_for_lock(),
-            other => return other,
+            Err(StoreError::Locked) if begun.elapsed() < LOCK_WITHIN => {
+                waited = true;
+                wait_for_lock();
+            }
+            other => {
+                if waited {
+                    let millis = begun.elapsed().as_millis();
+                    tracing::info!("waited {millis} ms for the agent before this one to end");
+                }
+                return other;
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 /// Milliseconds after a change of what is needed: who puts it back at once
 /// finds all still there.
-const SETTLED_MS: u64 = 60_000;
+const SETTLED_MS: u64 = 10_000;
 
 /// How collecting stands.
 #[derive(Debug, Default)]

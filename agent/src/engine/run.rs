@@ -9,6 +9,7 @@ use crate::control::Ask;
 use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
 use crate::device_api::{Asked, DeviceApi};
+use crate::doctor::Believed;
 use crate::image::Collected;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
@@ -361,9 +362,7 @@ impl<M: Machine> Engine<M> {
     /// The clock was set, or it is time to see what it is worth.
     async fn look_at_clock(&mut self) {
         let now_ms = self.setup.clock.now().boot_ms;
-        // The kernel forgets within hours that it was right; it still is, for
-        // a device that is offline for long.
-        self.clock_known |= self.setup.clock.is_trusted();
+        self.recall_clock();
         let trusted = self.clock_known && self.setup.clock.is_plausible();
         let again_ms = if trusted {
             LOOK_AGAIN_MS
@@ -372,6 +371,29 @@ impl<M: Machine> Engine<M> {
         };
         self.clock_at_ms = now_ms.saturating_add(again_ms);
         self.step(Event::Clock { trusted }).await;
+    }
+
+    /// Whether the clock could be believed once in this boot: the kernel forgets
+    /// within hours that it could.
+    fn recall_clock(&mut self) {
+        let now = self.setup.clock.now();
+        let boot_id = self.core.facts().boot_id.clone();
+        if self.setup.clock.is_trusted() {
+            self.clock_known = true;
+            let is = Believed::new(&boot_id, now);
+            // Seldom: when there is none, or the clock was set.
+            if let Some(run_dir) = &self.setup.api_dir
+                && !Believed::read(run_dir).is_some_and(|was| was.holds(&boot_id, now))
+                && let Err(error) = is.write(run_dir)
+            {
+                tracing::debug!("what the clock is worth is not kept: {error}");
+            }
+        } else if !self.clock_known
+            && let Some(run_dir) = &self.setup.api_dir
+        {
+            let was = Believed::read(run_dir);
+            self.clock_known = was.is_some_and(|was| was.holds(&boot_id, now));
+        }
     }
 
     async fn event(&mut self, event: Event) {

@@ -141,23 +141,25 @@ impl RealMachine {
         .map_err(|e| chain(&e))
     }
 
-    /// Sees whether the image is why a container cannot be started, and tells.
-    async fn suspect(&self, image: ImageRef) -> Result<(), String> {
+    /// Sees whether the image is why a container cannot be started, and tells
+    /// what of it is damaged.
+    async fn suspect(&self, image: ImageRef) -> Result<Option<String>, String> {
         let (images, manifest) = (self.images.clone(), image.manifest);
         let damaged = smol::unblock(move || images.examine(&image)).await;
         let damaged = damaged.map_err(|e| chain(&e))?;
-        if let Some(first) = damaged.first() {
-            let others = match damaged.len() - 1 {
-                0 => String::new(),
-                1 => " and another layer".into(),
-                n => format!(" and {n} other layers"),
-            };
-            let text = format!(
-                "{first}{others}: files of it are gone or changed on this disk; it is fetched again"
-            );
-            let _ = self.lost.0.try_send((manifest, text));
-        }
-        Ok(())
+        let Some(first) = damaged.first() else {
+            return Ok(None);
+        };
+        let others = match damaged.len() - 1 {
+            0 => String::new(),
+            1 => " and another layer".into(),
+            n => format!(" and {n} other layers"),
+        };
+        let text = format!(
+            "{first}{others}: files of it are gone or changed on this disk; it is fetched again as soon as the hub can be reached"
+        );
+        let _ = self.lost.0.try_send((manifest, text.clone()));
+        Ok(Some(text))
     }
 
     /// What is missing, with the bytes of the first that are here already: it
@@ -258,11 +260,11 @@ impl Machine for RealMachine {
         let usable = smol::unblock(move || images.usable(&wanted)).await;
         let Some(image) = usable.map_err(|e| chain(&e))? else {
             let text = format!(
-                "image {}: parts of it are gone from this disk; they are fetched again",
+                "image {}: parts of it are gone from this disk; they are fetched again as soon as the hub can be reached",
                 of.reference
             );
-            let _ = self.lost.0.try_send((of.manifest, text));
-            return Err("its image is not whole any more on this device".into());
+            let _ = self.lost.0.try_send((of.manifest, text.clone()));
+            return Err(text);
         };
         let wanted = create.spec().stop_signal.map(i32::from);
         let wanted = wanted.and_then(|number| Signal::try_from(number).ok());
@@ -306,10 +308,12 @@ impl Machine for RealMachine {
                 self.signals.forget(&id);
                 self.container_images.forget(&id);
                 given.forget(&id);
-                if let Err(reason) = self.suspect(of).await {
-                    tracing::warn!("an image cannot be examined: {reason}");
+                let error = chain(&error);
+                match self.suspect(of).await {
+                    Ok(None) => Err(error),
+                    Ok(Some(damage)) => Err(format!("{damage} ({error})")),
+                    Err(reason) => Err(format!("{error}; its image cannot be read: {reason}")),
                 }
-                Err(chain(&error))
             }
         }
     }
@@ -431,7 +435,7 @@ impl Machine for RealMachine {
     }
 
     async fn examine_image(&self, image: ImageRef) -> Result<(), String> {
-        self.suspect(image).await
+        self.suspect(image).await.map(drop)
     }
 
     fn need_images(&self, manifests: BTreeSet<Digest>) {
