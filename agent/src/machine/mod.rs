@@ -10,6 +10,7 @@ mod devices;
 mod env;
 mod exec;
 mod expand;
+mod fs_group;
 mod hotplug;
 mod logs;
 mod mounts;
