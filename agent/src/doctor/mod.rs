@@ -1,7 +1,7 @@
 //! What is wrong with this machine, and the exact line that mends it. One file
 //! for each diagnosis. What the kernel tells in files is read below a root.
 
-mod adjtimex;
+pub(crate) mod adjtimex;
 mod apparmor;
 mod broker;
 mod certificate;
@@ -36,7 +36,7 @@ use skerry_link::{CertPin, Trust};
 use skerry_wire::report::Condition;
 use std::path::Path;
 
-pub use clock_trust::{is_clock_trusted, is_plausible};
+pub use clock_trust::{Believed, is_clock_trusted, is_plausible};
 pub use skerry_wire::finding::{Finding, Verdict};
 
 /// What the agent knows and the machine does not tell.

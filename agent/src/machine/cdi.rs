@@ -130,8 +130,11 @@ impl Registry {
         let mut limited = opened.take(MAX_FILE_BYTES);
         let read = limited.read_to_string(&mut text);
         read.map_err(|error| error.to_string())?;
-        let document: Document =
+        // By way of a tree: else the program holds the YAML reader once more for
+        // each of the structs below.
+        let tree: serde_json::Value =
             serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+        let document = Document::deserialize(tree).map_err(|error| error.to_string())?;
         if !document.kind.contains('/') {
             return Err(format!("its kind '{}' is not vendor/class", document.kind));
         }

@@ -50,6 +50,7 @@ use super::spec::{
     ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Sharing, USERS, check_target,
 };
 use super::stage;
+use super::stamps::{self, stamp};
 use super::teardown::teardown;
 use super::user::{self, Identity};
 use super::users;
@@ -81,6 +82,7 @@ impl<E: Error> From<E> for Failure {
 
 /// The process behind `skerry-agent helper`.
 pub fn main() -> ExitCode {
+    let began_nanos = stamps::now_nanos();
     let Ok(keeper) = take_stdin() else {
         complain("is started by the keeper, not by hand");
         return ExitCode::FAILURE;
@@ -88,7 +90,7 @@ pub fn main() -> ExitCode {
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let result = match seqpacket::receive(keeper.as_fd()) {
         Ok(Some((bytes, fds))) => match proto::decode(&bytes) {
-            Ok(operation) => perform(operation, fds, keeper.as_fd()),
+            Ok(operation) => perform(operation, fds, keeper.as_fd(), began_nanos),
             Err(error) => Err(error.into()),
         },
         Ok(None) => return ExitCode::FAILURE,
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Ok(fds) => {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             report(keeper.as_fd(), &Progress::Done, &fds);
+            stamp("done");
             ExitCode::SUCCESS
         }
         Err(Failure { kind, mut message }) => {
@@ -135,7 +138,10 @@ fn perform(
     operation: Operation,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
+    began_nanos: u64,
 ) -> Result<Vec<OwnedFd>, Failure> {
+    stamps::open(&operation.layout().run_dir, began_nanos);
+    stamp("asked");
     match operation {
         Operation::Create {
             spec,
@@ -149,6 +155,7 @@ fn perform(
         Operation::Delete { id, layout } => {
             let hierarchies = Hierarchies::detect()?;
             let errors = teardown(&id, &layout, &hierarchies);
+            stamp("removed");
             if errors.is_empty() {
                 return Ok(Vec::new());
             }
@@ -231,6 +238,7 @@ fn build(
         all.retain(|one| nodes.iter().all(|asked| asked.target != one.target));
         nodes.extend(all);
     }
+    stamp("checked");
     unshare_mounts()?;
     let sandbox = sandbox.map(Reached::open).transpose()?;
     let users = sandbox.as_ref().and_then(Reached::users);
@@ -282,6 +290,7 @@ fn build(
         remove_link_in(&root_dir, file)?;
     }
     drop(root_dir);
+    stamp("root");
     let cgroup = layout.cgroup(&spec.id);
     let devices = match spec.security.privileged {
         true => None,
@@ -298,14 +307,17 @@ fn build(
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
+    stamp("spec");
 
     let executor = ContainedExecutor {
         filter: filter(&config)?,
         window: None,
     };
+    stamp("seccomp");
     // Before libcontainer makes it, so that the limits below find their files
     // in place.
     hierarchies.make(&cgroup)?;
+    stamp("cgroup");
     let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&state)?
@@ -316,6 +328,7 @@ fn build(
         .with_systemd(false)
         .with_detach(true)
         .build()?;
+    stamp("made");
     if root != usual_root {
         // Ours alone, and gone with us; libcontainer looks for it again when a
         // further process is started.
@@ -342,10 +355,12 @@ fn build(
     {
         apply_v1(&dir, &nodes)?;
     }
+    stamp("limits");
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
+    stamp("started");
     Ok(())
 }
 

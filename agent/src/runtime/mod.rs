@@ -42,6 +42,7 @@ mod seqpacket;
 mod session;
 mod spec;
 mod stage;
+pub mod stamps;
 mod sub_path;
 mod teardown;
 mod usage;

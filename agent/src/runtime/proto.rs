@@ -235,6 +235,18 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Where it happens.
+    pub fn layout(&self) -> &Layout {
+        match self {
+            Self::Create { layout, .. }
+            | Self::Exec { layout, .. }
+            | Self::Delete { layout, .. }
+            | Self::MakeSandbox { layout, .. } => layout,
+        }
+    }
+}
+
 /// Where a sandbox's namespaces are found, as paths in `/proc`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
