@@ -3,6 +3,7 @@
 //! at the end. Tests are in `tests/tests`, benchmarks in `tests/benches`.
 
 pub mod attacker;
+pub mod cost;
 pub mod crowd;
 pub mod fleet;
 pub mod footprint;

@@ -407,6 +407,7 @@ fn a_volume_takes_no_more_than_its_size_limit() {
                 source: volume.clone(),
                 target: "/data".into(),
                 read_only: false,
+                sub_path: None,
             }];
             spec
         };
