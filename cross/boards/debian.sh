@@ -60,9 +60,11 @@ make_card() {
     release=$(basename "$(ls -d "$root"/usr/lib/modules/*/ | tail -1)")
     [ -s "$kernel" ] || die "there is no kernel in $root/boot"
     rm -rf tree early && cp -a "$root" tree
+    # A busy machine's board finds its card late, and a minute and a half is then
+    # too short.
     case $layout in
-        pi) printf 'PARTUUID=5eed0001-%s\n' '01 /boot/firmware vfat defaults 0 2' '02 / ext4 defaults,noatime 0 1' ;;
-        cloud) printf '%s\n' '/dev/vda1 / ext4 rw,discard,errors=remount-ro 0 1' '/dev/vda15 /boot/efi vfat defaults 0 0' ;;
+        pi) printf 'PARTUUID=5eed0001-%s\n' '01 /boot/firmware vfat defaults,x-systemd.device-timeout=10min 0 2' '02 / ext4 defaults,noatime 0 1' ;;
+        cloud) printf '%s\n' '/dev/vda1 / ext4 rw,discard,errors=remount-ro 0 1' '/dev/vda15 /boot/efi vfat defaults,x-systemd.device-timeout=10min 0 0' ;;
     esac >tree/etc/fstab
     mkdir -p tree/boot/{firmware,efi} tree/etc/systemd/{network,system/multi-user.target.wants}
     echo raspberrypi >tree/etc/hostname
