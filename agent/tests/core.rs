@@ -671,7 +671,7 @@ fn an_image_is_examined_when_its_program_is_not_found_and_not_each_time() {
     let mut world = World::new();
     world.say(Event::Listed(vec![]));
     world.tell_desired(1, &[("a", "1")]);
-    let mut end = |world: &mut World, status| {
+    let end = |world: &mut World, status| {
         let (name, entry) = world.core.ledger().iter().next().expect("an entry");
         let id = name.incarnation(entry.incarnation);
         let exit = Exit {

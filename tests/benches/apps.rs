@@ -136,7 +136,10 @@ fn measure(
     let after = (total(scheduled_millis), total(wakeups));
     let idle_percent = (after.0 - before.0) / idle.as_secs_f64() / 10.0;
     row(
-        &format!("{count} apps: idle for {} s: cpu (budget 0.5)", idle.as_secs()),
+        &format!(
+            "{count} apps: idle for {} s: cpu (budget 0.5)",
+            idle.as_secs()
+        ),
         &[idle_percent],
         "%",
     );
@@ -190,9 +193,8 @@ fn flatness(all: &[Cost]) {
         "{:<56} {:>9} {:>9}",
         "ONE APP MORE COSTS", "1 TO 200", "FROM 100"
     );
-    let slope = |from: &Cost, of: &dyn Fn(&Cost) -> f64| {
-        (of(last) - of(from)) / (last.apps - from.apps)
-    };
+    let slope =
+        |from: &Cost, of: &dyn Fn(&Cost) -> f64| (of(last) - of(from)) / (last.apps - from.apps);
     let line = |what: &str, of: &dyn Fn(&Cost) -> f64, unit: &str| {
         println!(
             "{what:<56} {:>9.3} {:>9.3}  {unit}",
@@ -205,12 +207,19 @@ fn flatness(all: &[Cost]) {
     line("files open", &|cost| cost.files, "");
     line("threads", &|cost| cost.threads, "");
     line("idle cpu", &|cost| cost.idle_percent, "%");
-    line("a decision while one restarts, median", &|cost| cost.decision_micros, "us");
+    line(
+        "a decision while one restarts, median",
+        &|cost| cost.decision_micros,
+        "us",
+    );
     let starts = |cost: &Cost| format!("{:.1}", cost.start_millis);
     let restarts = |cost: &Cost| format!("{:.1}", cost.restart_millis);
     let shown = |of: &dyn Fn(&Cost) -> String| all.iter().map(of).collect::<Vec<_>>().join(", ");
     println!("cpu of one start, by count of apps: {} ms", shown(&starts));
-    println!("cpu of one end and new start, the same: {} ms", shown(&restarts));
+    println!(
+        "cpu of one end and new start, the same: {} ms",
+        shown(&restarts)
+    );
 }
 
 /// Processor time of agent, keeper and all helpers that have ended, in
@@ -260,7 +269,9 @@ impl DecisionLog {
         let log = one.log();
         let new = log.get(self.read..).unwrap_or_default();
         self.read = log.len();
-        let decided = new.lines().filter_map(|line| line.split_once("decided in "));
+        let decided = new
+            .lines()
+            .filter_map(|line| line.split_once("decided in "));
         let words = decided.filter_map(|(_, rest)| rest.split_whitespace().next());
         words.filter_map(|word| word.parse().ok()).collect()
     }

@@ -137,7 +137,11 @@ impl Lives {
     }
 
     fn show(&self, who: &str) {
-        row(&format!("{who}: asked to program running"), &self.starts, "ms");
+        row(
+            &format!("{who}: asked to program running"),
+            &self.starts,
+            "ms",
+        );
         row(&format!("{who}: asked to all gone"), &self.wholes, "ms");
         // Ours comes in whole ticks, so that only the mean says something.
         let mean = self.cpu.iter().sum::<f64>() / self.cpu.len() as f64;
@@ -176,12 +180,7 @@ async fn spec_of(runtime: &Runtime, config: &RuntimeConfig, rootfs: &Path) -> Va
     serde_json::from_str(&text).expect("json")
 }
 
-async fn one_life(
-    runtime: &Runtime,
-    config: &RuntimeConfig,
-    rootfs: &Path,
-    round: u32,
-) -> Life {
+async fn one_life(runtime: &Runtime, config: &RuntimeConfig, rootfs: &Path, round: u32) -> Life {
     let keeper = runtime.keeper_pid() as u32;
     let spent = || own_cpu_millis() + scheduled_millis(keeper) + children_millis(keeper);
     let before = spent();
@@ -303,8 +302,13 @@ impl Phases {
         }
         let mut last = life.asked;
         for (number, (phase, _)) in WAY.iter().enumerate() {
-            let at = *times.get(phase).unwrap_or_else(|| panic!("no {phase} in {stamped}"));
-            self.millis.entry(number).or_default().push(millis(last, at));
+            let at = *times
+                .get(phase)
+                .unwrap_or_else(|| panic!("no {phase} in {stamped}"));
+            self.millis
+                .entry(number)
+                .or_default()
+                .push(millis(last, at));
             last = at;
         }
         let executed = self.millis.entry(WAY.len()).or_default();
@@ -321,7 +325,11 @@ impl Phases {
             let values = self.millis.get(&number).map_or(&[][..], Vec::as_slice);
             row(what, values, "ms");
         }
-        row("program ends, end recorded and told, taken down", &self.removal, "ms");
+        row(
+            "program ends, end recorded and told, taken down",
+            &self.removal,
+            "ms",
+        );
         row("the same, until whoever asked knows", &self.end, "ms");
     }
 }
@@ -393,7 +401,10 @@ impl Peer {
 fn seccomp(capabilities: &Value) -> Value {
     let has = |name: &str| {
         let mut all = capabilities.as_array().into_iter().flatten();
-        all.any(|one| one.as_str().is_some_and(|one| one.trim_start_matches("CAP_") == name))
+        all.any(|one| {
+            one.as_str()
+                .is_some_and(|one| one.trim_start_matches("CAP_") == name)
+        })
     };
     let mut allowed = Vec::new();
     let mut rules = Vec::new();
@@ -404,9 +415,13 @@ fn seccomp(capabilities: &Value) -> Value {
             }));
         }
     };
-    let look = |index: u32, value: u64, op: &str| json!({ "index": index, "value": value, "op": op });
+    let look =
+        |index: u32, value: u64, op: &str| json!({ "index": index, "value": value, "op": op });
     let equal = |values: &[u64]| -> Vec<Value> {
-        values.iter().map(|value| look(0, *value, "SCMP_CMP_EQ")).collect()
+        values
+            .iter()
+            .map(|value| look(0, *value, "SCMP_CMP_EQ"))
+            .collect()
     };
     for line in CALLS.lines().filter(|line| !line.starts_with('#')) {
         let mut words = line.split_whitespace();

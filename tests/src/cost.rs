@@ -81,7 +81,11 @@ fn ticks(pid: u32, fields: [usize; 2]) -> f64 {
     // What follows the name, which may hold blanks, begins with field 3.
     let after_name = text.rsplit(')').next().unwrap_or_default();
     let words: Vec<&str> = after_name.split_whitespace().collect();
-    let field = |number: usize| words.get(number - 3).and_then(|word| word.parse::<u32>().ok());
+    let field = |number: usize| {
+        words
+            .get(number - 3)
+            .and_then(|word| word.parse::<u32>().ok())
+    };
     let ticks: f64 = fields.into_iter().filter_map(field).sum::<u32>().into();
     ticks * 10.0
 }
