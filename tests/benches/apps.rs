@@ -58,7 +58,7 @@ fn main() {
     let mut all = Vec::new();
     let mut running = 0;
     for count in COUNTS {
-        let idle = Duration::from_secs(if short && count != most { 10 } else { 30 });
+        let idle = Duration::from_secs(if short && count != most { 20 } else { 30 });
         all.push(measure(&scratch, &hub, &one, running, count, idle));
         running = count;
     }
@@ -119,18 +119,6 @@ fn measure(
 
     let pids = ours(one);
     let total = |of: fn(u32) -> f64| pids.iter().map(|pid| of(*pid)).sum::<f64>();
-    let (pss_kib, anonymous_kib) = (total(pss), total(anonymous));
-    let (files, threads) = (total(descriptors), total(threads));
-    for (what, value, unit) in [
-        ("agent and keeper: PSS", pss_kib, "KiB"),
-        ("agent and keeper: anonymous", anonymous_kib, "KiB"),
-        ("agent and keeper: files open", files, ""),
-        ("agent and keeper: threads", threads, ""),
-        ("agent and keeper: processes", pids.len() as f64, ""),
-    ] {
-        row(&format!("{count} apps: {what}"), &[value], unit);
-    }
-
     let before = (total(scheduled_millis), total(wakeups));
     pause(idle);
     let after = (total(scheduled_millis), total(wakeups));
@@ -148,6 +136,19 @@ fn measure(
         &[(after.1 - before.1) * 60.0 / idle.as_secs_f64()],
         "",
     );
+
+    // After the keeper has given back what only work needs.
+    let (pss_kib, anonymous_kib) = (total(pss), total(anonymous));
+    let (files, threads) = (total(descriptors), total(threads));
+    for (what, value, unit) in [
+        ("agent and keeper: PSS", pss_kib, "KiB"),
+        ("agent and keeper: anonymous", anonymous_kib, "KiB"),
+        ("agent and keeper: files open", files, ""),
+        ("agent and keeper: threads", threads, ""),
+        ("agent and keeper: processes", pids.len() as f64, ""),
+    ] {
+        row(&format!("{count} apps: {what}"), &[value], unit);
+    }
 
     log.micros(one);
     let victims = VICTIMS.min(count);

@@ -42,10 +42,10 @@ const LIMITS: (u64, u32, u32) = (64 << 20, 2_000, 64);
 
 fn main() {
     need_root();
-    leave_hybrid_out();
     let short = std::env::args().any(|a| a == "--short");
     let rounds = WARM_UP + if short { 15 } else { 60 };
     let scratch = Scratch::new("starts");
+    see_alone(&scratch.path().join("run"));
     let rootfs = scratch.path().join("rootfs");
     fs::create_dir_all(rootfs.join("bin")).expect("a directory");
     fs::copy(
@@ -54,7 +54,7 @@ fn main() {
     )
     .expect("copied");
     let config = RuntimeConfig {
-        run_dir: scratch.path().join("run"),
+        run_dir: scratch.path().join("run/skerry"),
         data_dir: scratch.path().join("data"),
         cgroup_parent: format!("skerry-starts-{}", std::process::id()),
         exe: skerry_tests::built("skerry-agent"),
@@ -98,18 +98,22 @@ fn main() {
     phases.show();
 }
 
-/// crun refuses machines with both versions of cgroups ("hybrid"): so that all
-/// three have the same, this process and all it starts see the first only.
-fn leave_hybrid_out() {
-    let unified = Path::new("/sys/fs/cgroup/unified");
-    if !unified.join("cgroup.procs").exists() {
-        return;
-    }
-    println!("both versions of cgroups are mounted: v2 is hidden, since crun refuses that");
+/// Gives this process and all that it starts mounts of their own: files that go
+/// at reboot lie in memory, as they do on a device, ours and the peers'. And
+/// where both versions of cgroups are mounted ("hybrid"), which crun refuses,
+/// all three see the first only.
+fn see_alone(run: &Path) {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private");
-    umount2(unified, MntFlags::MNT_DETACH).expect("hidden");
+    fs::create_dir(run).expect("a directory");
+    let kind = Some("tmpfs");
+    mount(kind, run, kind, MsFlags::empty(), None::<&str>).expect("memory");
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.join("cgroup.procs").exists() {
+        println!("both versions of cgroups are mounted: v2 is hidden, since crun refuses that");
+        umount2(unified, MntFlags::MNT_DETACH).expect("hidden");
+    }
 }
 
 /// One container's life, in nanoseconds of CLOCK_MONOTONIC.
@@ -348,7 +352,7 @@ impl Peer {
         let version = Command::new(name).arg("--version").output().ok()?;
         let text = String::from_utf8_lossy(&version.stdout).into_owned();
         println!("beside {}", text.lines().next().unwrap_or(name));
-        let bundle = scratch.path().join(format!("{name}-bundle"));
+        let bundle = scratch.path().join(format!("run/{name}-bundle"));
         fs::create_dir_all(&bundle).expect("a directory");
         let mut spec = spec.clone();
         spec["root"]["path"] = json!(rootfs);
@@ -365,7 +369,7 @@ impl Peer {
         Some(Self {
             name,
             bundle,
-            root: scratch.path().join(name),
+            root: scratch.path().join("run").join(name),
             spec,
         })
     }

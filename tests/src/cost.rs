@@ -19,13 +19,16 @@ pub fn row(what: &str, values: &[f64], unit: &str) {
     let at = |part| percentile(&sorted, part);
     match sorted.len() {
         0 => println!("{what:<56} nothing measured"),
-        1 => println!(
-            "{what:<56} {:>9} {:>9.1} {:>9} {:>9}  {unit}",
-            "",
-            at(0.5),
-            "",
-            ""
-        ),
+        1 => {
+            // Shares of a percent, too.
+            let digits = if at(0.5) < 1.0 { 4 } else { 1 };
+            println!(
+                "{what:<56} {:>9} {:>9.digits$}  {:>19}{unit}",
+                "",
+                at(0.5),
+                ""
+            );
+        }
         _ => println!(
             "{what:<56} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {unit}",
             at(0.0),

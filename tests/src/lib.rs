@@ -8,6 +8,7 @@ pub mod crowd;
 pub mod fleet;
 pub mod footprint;
 pub mod mosquitto;
+pub mod same;
 pub mod sim;
 pub mod tap;
 

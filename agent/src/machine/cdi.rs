@@ -207,6 +207,7 @@ fn given(edits: &Edits) -> Result<Given, &'static str> {
         source: PathBuf::from(&mount.host_path),
         target: mount.container_path.clone(),
         read_only: mount.options.iter().any(|option| option == "ro"),
+        sub_path: None,
     });
     let env = edits.env.iter().filter_map(|line| line.split_once('='));
     Ok(Given {

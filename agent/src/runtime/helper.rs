@@ -229,6 +229,7 @@ fn build(
         }
     }
     let invalid = |text: String| Failure::new(FailureKind::Invalid, text);
+    let unfit = |error: stage::StageError| invalid(chain(&error));
     limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
     apparmor::check(&spec.security).map_err(invalid)?;
     let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
@@ -245,10 +246,13 @@ fn build(
     let usual_root = bundle.join("rootfs");
     private_dir(&usual_root)?;
     let root = match users {
-        None => usual_root.clone(),
-        Some((namespace, _)) => {
+        None => {
+            spec.mounts = stage::build_parts(&spec, layout).map_err(unfit)?;
+            usual_root.clone()
+        }
+        Some(users) => {
             refuse_with_users(&spec).map_err(invalid)?;
-            let stage = stage::build(&spec, layout, namespace)?;
+            let stage = stage::build(&spec, layout, users, &mut nodes).map_err(unfit)?;
             (spec.layers, spec.mounts) = (stage.layers, stage.mounts);
             stage.root
         }
@@ -266,6 +270,7 @@ fn build(
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     if let Some((_, first)) = users {
+        check_ids(&identity, &spec.groups).map_err(invalid)?;
         own_by(&root, &[&stdout, &stderr], first, &identity).map_err(invalid)?;
     }
     for target in targets(&spec) {
@@ -409,8 +414,6 @@ impl Reached {
 fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
     let what = if spec.security.privileged {
         "'privileged: true'"
-    } else if !spec.devices.is_empty() {
-        "a device of the host"
     } else if spec.network == Network::Host {
         "the host's network"
     } else if spec.pid == Sharing::Host {
@@ -425,6 +428,25 @@ fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
     ))
 }
 
+/// Refuses users and groups that a user namespace does not have.
+fn check_ids(identity: &Identity, groups: &[u32]) -> Result<(), String> {
+    let refuse = |what: &str, id: u32, remedy: &str| {
+        Err(format!(
+            "the image's or the app's {what} {id} is not in a user namespace, which has ids below \
+             {USERS}: choose another {remedy}, or leave 'hostUsers: false' out"
+        ))
+    };
+    let mut ids = [identity.uid, identity.gid].into_iter();
+    if let Some(id) = ids.find(|id| *id >= USERS) {
+        return refuse("user", id, "with 'runAsUser'");
+    }
+    let mut all = identity.groups.iter().chain(groups);
+    match all.find(|id| **id >= USERS) {
+        Some(id) => refuse("group", *id, "('fsGroup', 'supplementalGroups')"),
+        None => Ok(()),
+    }
+}
+
 /// Gives the root directory, and what output is written to, to the users
 /// inside.
 fn own_by(
@@ -433,12 +455,6 @@ fn own_by(
     first: u32,
     identity: &Identity,
 ) -> Result<(), String> {
-    if let Some(id) = [identity.uid, identity.gid].iter().find(|id| **id >= USERS) {
-        return Err(format!(
-            "the image's or the app's user {id} is not in a user namespace, which has ids below \
-             {USERS}: choose another with 'runAsUser', or leave 'hostUsers: false' out"
-        ));
-    }
     let text = |error: nix::Error| format!("the container's files cannot be given to it: {error}");
     let id = |inside: u32| (Uid::from_raw(first + inside), Gid::from_raw(first + inside));
     let (user, group) = id(0);

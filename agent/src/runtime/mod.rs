@@ -43,6 +43,7 @@ mod session;
 mod spec;
 mod stage;
 pub mod stamps;
+mod sub_path;
 mod teardown;
 mod usage;
 mod user;

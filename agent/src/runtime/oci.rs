@@ -152,7 +152,7 @@ pub fn spec(
         .process(process(
             &spec.args, env, cwd, &identity, &rights, machine, false,
         )?)
-        .mounts(mounts(spec, sandbox, machine)?)
+        .mounts(mounts(spec, sandbox, nodes, machine)?)
         .annotations(annotations.into_iter().collect::<HashMap<_, _>>())
         .linux(linux(spec, cgroup, sandbox, nodes, machine)?)
         .build()
@@ -321,7 +321,8 @@ fn linux(
     if !security.privileged {
         masked.extend(machine.masked.iter().cloned());
     }
-    let devices = nodes.iter().map(device);
+    let devices = nodes.iter().filter(|node| node.bound_from.is_none());
+    let devices = devices.map(device);
     LinuxBuilder::default()
         .namespaces(namespaces(spec, sandbox, machine)?)
         .cgroups_path(PathBuf::from("/").join(cgroup))
@@ -350,6 +351,7 @@ fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
 fn mounts(
     spec: &ContainerSpec,
     sandbox: Option<&Namespaces>,
+    nodes: &[Node],
     machine: &Machine,
 ) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &Path, options: &[&str]| {
@@ -426,6 +428,12 @@ fn mounts(
         }
         all.push(mount(&own.target, "bind", &own.source, &options)?);
     }
+    for node in nodes {
+        if let Some(source) = &node.bound_from {
+            let options = ["bind", "rprivate", "nosuid", "noexec"];
+            all.push(mount(&node.target, "bind", source, &options)?);
+        }
+    }
     Ok(all)
 }
 
@@ -484,6 +492,7 @@ mod tests {
             uid: 0,
             gid: 20,
             read_only: true,
+            bound_from: None,
         };
         let made = spec(
             &sample,

@@ -469,6 +469,8 @@ mod tests {
         text(&mut golden, "/data");
         golden.push(1);
         golden.push(1);
+        text(&mut golden, "web/data");
+        golden.push(1);
         text(&mut golden, "/tmp");
         golden.extend([1, 0x80, 0x80, 0x40, 0]); // 1 MiB, not executable
         golden.push(1);

@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use skerry_agent::runtime::{ContainerSpec, Device, ExecSpec, ExitStatus, Mount, Signal, Tmpfs};
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    Machine, exit_of, id, is_emulated, machine_is_fit, output_of, run, shell, wait_for_line,
+    Machine, exit_of, id, is_emulated, log_lines, machine_is_fit, output_of, run, shell,
+    wait_for_line,
 };
 
 fn has(lines: &[String], text: &str) -> bool {
@@ -487,9 +489,104 @@ fn missing_profiles_and_mounts_of_ours_are_refused() {
             source: "/dev/null".into(),
             target: "/dev/null".into(),
             read_only: false,
+            sub_path: None,
         }];
         let error = runtime.create(spec).await.expect_err("ours");
         assert!(error.to_string().contains("runtime provides"), "{error}");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// A part of a volume is mounted, also while the app that has the volume makes
+/// a link to the host's /etc of it: refused, and nothing is made outside.
+#[test]
+fn a_part_of_a_volume_is_never_outside_of_it() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let volume = machine.path().join("data/volumes/default/shared");
+    fs::create_dir_all(volume.join("conf")).expect("made");
+    fs::write(volume.join("conf/file"), "one\n").expect("written");
+    fs::write(volume.join("other"), "not shown\n").expect("written");
+    let part = |id: &str, script: &str, sub_path: &str| {
+        let mut spec = shell(id, script);
+        spec.mounts = vec![Mount {
+            source: volume.clone(),
+            target: "/part".into(),
+            read_only: false,
+            sub_path: Some(sub_path.into()),
+        }];
+        spec
+    };
+    run(async {
+        let runtime = machine.connect().await;
+        let before = crate::support::mounts();
+        let script = "ls /part; cat /part/file; echo two >/part/file";
+        let (_, lines) = output_of(&runtime, part("a", script, "conf")).await;
+        assert_eq!(lines, ["file", "one"]);
+        let (_, lines) = output_of(&runtime, part("b", "cat /part", "conf/file")).await;
+        assert_eq!(lines, ["two"], "a file alone");
+        let script = "touch /part/made; ls /part";
+        let (_, lines) = output_of(&runtime, part("c", script, "new/deep")).await;
+        assert_eq!(lines, ["made"]);
+        assert!(volume.join("new/deep/made").exists());
+
+        // The exploit: an app that has all of the volume, before a restart.
+        for (number, exploit) in [
+            "rm -r /v/conf; ln -s /etc /v/conf",
+            "rm -r /v/conf; ln -s ../../../../../../../../../etc /v/conf",
+            "rm -r /v/conf; ln -s /proc/self/root/etc /v/conf",
+            "rm -r /v/conf; ln -s conf /v/conf",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut spec = shell(&format!("evil{number}"), exploit);
+            spec.mounts = vec![Mount {
+                source: volume.clone(),
+                target: "/v".into(),
+                read_only: false,
+                sub_path: None,
+            }];
+            output_of(&runtime, spec).await;
+            for path in ["conf", "conf/skerry-made", "conf/passwd"] {
+                let error = runtime.create(part("d", "cat /part/passwd", path)).await;
+                let text = error.expect_err("refused").to_string();
+                assert!(text.contains("leads out of its volume"), "{text}");
+            }
+            assert!(!Path::new("/etc/skerry-made").exists(), "{exploit}");
+        }
+        assert!(volume.join("other").exists(), "nothing of it was removed");
+        assert_eq!(crate::support::mounts(), before, "no mount is left");
+        // While it is exchanged all the time, it shows the one or is refused.
+        fs::remove_file(volume.join("conf")).expect("removed");
+        let mut racer = shell(
+            "racer",
+            "cd /v; mkdir dir; ln -s /etc link; echo ready; while :; do \
+             mv -T dir conf; mv -T conf dir; mv -T link conf; mv -T conf link; done",
+        );
+        racer.mounts = vec![Mount {
+            source: volume.clone(),
+            target: "/v".into(),
+            read_only: false,
+            sub_path: None,
+        }];
+        runtime.create(racer).await.expect("created");
+        wait_for_line(&runtime, "log-racer", "ready").await;
+        for number in 0..if is_emulated() { 5 } else { 20 } {
+            let spec = part(&format!("r{number}"), "ls -A /part", "conf");
+            let id = spec.id.clone();
+            if runtime.create(spec).await.is_ok() {
+                exit_of(&runtime, id.as_str()).await;
+                let lines = log_lines(&runtime, &format!("log-r{number}"), false);
+                assert_eq!(lines, [] as [&str; 0], "an empty directory");
+            }
+            runtime.remove(&id).await.expect("removed");
+            runtime.forget_exit(&id).await.expect("forgotten");
+        }
+        runtime.remove(&id("racer")).await.expect("removed");
+        runtime.forget_exit(&id("racer")).await.expect("forgotten");
         runtime.shutdown().await.expect("ended");
     });
 }

@@ -8,7 +8,7 @@ use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::write::Fields as Written;
 use super::yaml::Out;
-use skerry_wire::pod::{Profile, Security, Sysctl};
+use skerry_wire::pod::{FsGroupChange, Profile, Security, Sysctl};
 use skerry_wire::{CAPABILITIES, ContainerSpec, PodSpec};
 
 /// Longest name of a user or group (useradd(8)).
@@ -33,6 +33,8 @@ pub(super) struct PodSecurity {
     app_armor: Option<Profile>,
     /// See [`PodSpec::fs_group`].
     pub fs_group: Option<u32>,
+    /// See [`PodSpec::fs_group_change`].
+    pub fs_group_change: FsGroupChange,
     /// See [`PodSpec::supplemental_groups`].
     pub supplemental_groups: Vec<u32>,
     /// See [`PodSpec::sysctls`].
@@ -112,6 +114,10 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> PodSecur
         fs_group: fields
             .take("fsGroup")
             .and_then(|node| group(d, node, &path.field("fsGroup"))),
+        fs_group_change: fields
+            .take("fsGroupChangePolicy")
+            .and_then(|node| group_change(d, node, &path.field("fsGroupChangePolicy")))
+            .unwrap_or_default(),
         supplemental_groups: groups(d, &mut fields, path),
         sysctls: sysctls(d, &mut fields, path),
     };
@@ -121,6 +127,19 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> PodSecur
 
 fn group(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<u32> {
     d.integer(node, path, 0..=MAX_ID).map(|id| id as u32)
+}
+
+fn group_change(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<FsGroupChange> {
+    match d.text(node, path)?.as_str() {
+        "Always" => Some(FsGroupChange::Always),
+        "OnRootMismatch" => Some(FsGroupChange::OnRootMismatch),
+        other => {
+            let shown: String = other.chars().take(80).collect();
+            let message = format!("there is no policy '{shown}'");
+            d.error(node.at, path, message, "write Always or OnRootMismatch");
+            None
+        }
+    }
 }
 
 fn groups(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Vec<u32> {
@@ -422,6 +441,9 @@ pub(super) fn write_pod(pod: &PodSpec<String>, out: &mut Written) {
     }
     let mut context = Written::default();
     context.some_bare("fsGroup", pod.fs_group);
+    if pod.fs_group_change == FsGroupChange::OnRootMismatch {
+        context.text("fsGroupChangePolicy", "OnRootMismatch");
+    }
     let groups = pod.supplemental_groups.iter();
     context.list(
         "supplementalGroups",
