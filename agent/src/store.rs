@@ -656,7 +656,7 @@ impl StoreDir {
             let starts = store.records()?.starts.saturating_add(STARTS_SKIPPED);
             store.commit(&[Change::Starts(starts)])?;
         }
-        let opened = Self {
+        let mut opened = Self {
             store,
             broken,
             dir: dir.to_owned(),
@@ -664,6 +664,9 @@ impl StoreDir {
         if opened.store.identity()?.is_none()
             && let Some(spare) = opened.spare()
         {
+            // A file that a power cut left empty is a new store to redb.
+            let lost = || "it was gone, or empty".to_string();
+            opened.broken.get_or_insert_with(lost);
             // The count of starts is lost: begin far above it.
             let starts = spare.starts_floor.saturating_add(STARTS_SKIPPED);
             opened.store.set_identity(&spare.identity, false)?;

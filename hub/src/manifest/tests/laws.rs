@@ -4,7 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::pod::{Profile, Security};
+use skerry_wire::pod::{FsGroupChange, Profile, Security};
 use skerry_wire::policy::UpdatePolicy;
 use skerry_wire::policy::{self, Grant};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
@@ -217,6 +217,7 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 volume_mounts: mounts
                     .map(|(mount_path, (index, read_only))| VolumeMount {
                         volume: index.get(&volumes).clone(),
+                        sub_path: read_only.then(|| format!("of/{}", index.index(9))),
                         mount_path,
                         read_only,
                     })
@@ -307,6 +308,10 @@ fn app() -> impl Strategy<Value = App> {
                         termination_grace_secs: pod.2,
                         hostname: pod.3,
                         fs_group: pod.2.checked_rem(7),
+                        fs_group_change: match pod.2 % 5 {
+                            0 => FsGroupChange::OnRootMismatch,
+                            _ => FsGroupChange::Always,
+                        },
                         supplemental_groups: vec![pod.2],
                         user_namespace: pod.2 % 2 == 1,
                         host_ipc: pod.2 % 3 == 1,

@@ -313,6 +313,19 @@ fn mounts_cannot_shadow_or_escape() {
         ("{name: a, mountPath: /proc/1}", "inside /proc"),
         ("{name: a, mountPath: /x/../../y}", "has '..' in it"),
         (
+            "{name: a, mountPath: /x, subPath: /etc}",
+            "'/etc' is an absolute path",
+        ),
+        (
+            "{name: a, mountPath: /x, subPath: a/../..}",
+            "'a/../..' has '..' in it",
+        ),
+        ("{name: a, mountPath: /x, subPath: ./}", "all of the volume"),
+        (
+            "{name: a, mountPath: /x, subPathExpr: $(A)}",
+            "write subPath",
+        ),
+        (
             "{name: a, mountPath: /x}, {name: a, mountPath: /x/}",
             "two volumes are mounted at /x",
         ),

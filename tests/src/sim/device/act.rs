@@ -207,6 +207,8 @@ impl World {
             Effect::ForgetExit { .. }
             | Effect::ShapeNetwork(_)
             | Effect::WatchDevices(_)
+            | Effect::ExamineImage(_)
+            | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::OpenExec { .. }
