@@ -5,6 +5,7 @@ mod act;
 mod check;
 mod keeper_news;
 mod line;
+mod update;
 
 pub use act::LOG;
 pub use keeper_news::KeeperNews;
@@ -15,15 +16,17 @@ use super::catalog::platform;
 use super::chance::Chance;
 use super::keeper::{ImageStore, Keeper};
 use super::laws::Lawful;
+use super::software::{Line, Places, first_line};
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_agent::core::join::Join;
 use skerry_agent::core::replace::{Runs, runs};
-use skerry_agent::core::update::UpdateStart;
+use skerry_agent::core::update::Subject;
 use skerry_agent::core::work::{Run, RunPhase, pod_revision};
 use skerry_agent::core::{Configs, Core, Event, Identity, Now, Records, Start};
 use skerry_wire::message::JoinRequest;
 use skerry_wire::report::Facts;
 use skerry_wire::seal::{KeyPair, TokenSecret};
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::{
     AppRef, Assignment, Config, Desired, DeviceId, Digest, Generation, ImageRef, PodSpec,
     RevisionId, SessionId, Timestamp, decode, named_configs,
@@ -52,6 +55,10 @@ pub enum AgentEnd {
     Crash,
     /// The machine loses power.
     PowerCut,
+    /// It ends by itself, to start anew.
+    Restart,
+    /// The machine starts anew by itself.
+    Reboot,
 }
 
 /// One machine.
@@ -109,6 +116,15 @@ pub struct DeviceHost {
     heard: BTreeSet<u64>,
     /// Times at which CronJobs were started, since they are on this machine.
     started: BTreeMap<(AppRef, Timestamp), u32>,
+    /// Its two places for each kind of software.
+    places: BTreeMap<ReleaseKind, Places>,
+    /// What comes into them.
+    artifacts: ImageStore,
+    /// Its line to the hub, and the one on trial.
+    line: Line,
+    trial_line: Option<Line>,
+    /// Orders that it has tried, since they are on this machine.
+    tried: BTreeSet<(Subject, u64)>,
 }
 
 /// What a machine's clock says.
@@ -125,6 +141,10 @@ impl DeviceHost {
     pub fn new(chance: &mut Chance, entropy: &mut Chance, number: usize) -> Self {
         // Two of them may want the same name.
         let wish = format!("kiosk-{}", chance.below(2));
+        let mut places = BTreeMap::from([(ReleaseKind::Agent, Places::new())]);
+        if chance.one_in(2) {
+            places.insert(ReleaseKind::Os, Places::new());
+        }
         Self {
             number,
             wish: wish.parse().expect("a name"),
@@ -158,6 +178,11 @@ impl DeviceHost {
             commits: 0,
             heard: BTreeSet::new(),
             started: BTreeMap::new(),
+            places,
+            artifacts: ImageStore::default(),
+            line: first_line(),
+            trial_line: None,
+            tried: BTreeSet::new(),
         }
     }
 
@@ -283,6 +308,9 @@ impl World {
     fn facts(&self, device: usize) -> Facts {
         Facts {
             arch: platform().arch,
+            agent_version: self.devices[device].places[&ReleaseKind::Agent]
+                .running()
+                .to_string(),
             boot_id: format!("boot-{device}-{}", self.devices[device].boot),
             ..Facts::default()
         }
@@ -294,6 +322,9 @@ impl World {
         if self.devices[device].run != run {
             return Ok(());
         }
+        if !self.software_starts(device) {
+            return Ok(());
+        }
         let now = self.device_now(device);
         let facts = self.facts(device);
         let hub = self.hub.key.public();
@@ -303,7 +334,8 @@ impl World {
         let host = &mut self.devices[device];
         host.wake_at = None;
         host.attached += 1;
-        let connect_ms = self.chance.between(1, 300);
+        let update = self.update_start(device);
+        let connect_ms = self.chance.between(2, 300);
         self.later(connect_ms, Happening::AgentConnect(device, run));
         let host = &mut self.devices[device];
         let Some(name) = host.name.clone() else {
@@ -328,7 +360,7 @@ impl World {
         let start = Start {
             session,
             facts,
-            update: UpdateStart::default(),
+            update,
         };
         let (core, effects) = Core::restore(identity, start, host.records.clone(), now);
         host.agent = AgentRun::Running(Box::new(core));
@@ -359,10 +391,13 @@ impl World {
             match end {
                 AgentEnd::Crash => "agent crash",
                 AgentEnd::PowerCut => "power cut",
+                AgentEnd::Restart => "agent restart",
+                AgentEnd::Reboot => "reboot",
             },
             || device.to_string(),
         );
         self.agent_cut(device, true);
+        self.software_ends(device, end);
         let host = &mut self.devices[device];
         host.agent = AgentRun::Off;
         host.run += 1;
@@ -375,7 +410,7 @@ impl World {
             host.read_desired();
         }
         let mut delay_ms = self.chance.between(5, 3_000);
-        if end == AgentEnd::PowerCut {
+        if matches!(end, AgentEnd::PowerCut | AgentEnd::Reboot) {
             delay_ms = self.chance.between(500, REBOOT_MS);
             let host = &mut self.devices[device];
             host.boot += 1;
@@ -410,6 +445,7 @@ impl World {
         host.before = None;
         // What it does not remember it may do again.
         host.started.clear();
+        host.tried.clear();
         host.read_desired();
     }
 

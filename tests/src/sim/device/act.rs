@@ -267,8 +267,7 @@ impl World {
                 self.news_later(device, run, Event::Diagnosed { request, findings });
                 Ok(())
             }
-            // Nothing of the device itself changes in this world.
-            Effect::Update(_) => Ok(()),
+            Effect::Update(effect) => self.update_act(device, effect),
             Effect::ServeApps(_) | Effect::ReleaseHold { .. } => Ok(()),
             Effect::AskHold { app } => {
                 let holds = !self.calm && self.chance.one_in(3);

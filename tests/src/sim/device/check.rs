@@ -96,6 +96,12 @@ impl World {
                 };
                 *self.stats.counts.entry(what).or_default() += 1;
             }
+            if let Change::Line { broker, tls_pin } = &change {
+                self.check_line(device, (broker.clone(), *tls_pin))?;
+            }
+            if let Change::Update(subject, record) = &change {
+                self.check_update(device, *subject, record)?;
+            }
             self.devices[device].records.apply(change);
         }
         let host = &mut self.devices[device];

@@ -19,7 +19,7 @@ impl World {
         if self.devices[device].run != run || self.broker.line(Party::Device(device)).is_some() {
             return Ok(());
         }
-        if !self.broker.up || !self.lets_in(device) {
+        if !self.broker.up || !self.lets_in(device) || !self.reaches_hub(device) {
             let again_ms = self.chance.between(500, 5_000);
             self.later(again_ms, Happening::AgentConnect(device, run));
             let reason = "the broker says no".to_string();
