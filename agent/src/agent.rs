@@ -48,6 +48,13 @@ const GIVE_BACK_EVERY: Duration = Duration::from_secs(10 * 60);
 /// What the child that opens the store says when another process holds it.
 const PROBE_LOCKED: u8 = 3;
 
+/// How long an agent that was killed may still hold the store: its threads end
+/// one after the other, one that waits for a slow disk only when that answers,
+/// and a process that it was about to start holds its files for a moment more.
+const LOCK_WITHIN: Duration = Duration::from_secs(5);
+/// Between two tries meanwhile.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -99,7 +106,37 @@ pub enum Next {
 /// Opens the store, with another process looking at it first: redb may panic
 /// on a file that is damaged enough.
 pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
-    StoreDir::open(&config.data_dir, probe_with(exe))
+    unlocked(|| StoreDir::open(&config.data_dir, probe_with(exe)))
+}
+
+/// Tries again for a while what another agent keeps from being opened, which
+/// may be about to end.
+fn unlocked<T>(mut open: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let begun = std::time::Instant::now();
+    let mut waited = false;
+    loop {
+        match open() {
+            Err(StoreError::Locked) if begun.elapsed() < LOCK_WITHIN => {
+                waited = true;
+                wait_for_lock();
+            }
+            other => {
+                if waited {
+                    let millis = begun.elapsed().as_millis();
+                    tracing::info!("waited {millis} ms for the agent before this one to end");
+                }
+                return other;
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "redb takes the lock itself, and only tries to"
+)]
+fn wait_for_lock() {
+    std::thread::sleep(LOCK_AGAIN);
 }
 
 /// Opens a store in another process: a copy of this one as long as it has no
@@ -181,7 +218,7 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
     if on_trial && store_file.exists() {
         // Whoever was here before can read it. Moving it aside would make up
         // for our fault at their cost.
-        probe_with(&exe)(&store_file)?;
+        unlocked(|| probe_with(&exe)(&store_file))?;
     }
     // A device that is none yet has nothing to run.
     let joined = store::look_up_identity(&config.data_dir)
@@ -670,7 +707,8 @@ fn real_machine(config: &Config, exe: &Path, device: &str) -> Result<RealMachine
         devices: Arc::new(MachineDevices::new(config.supply.clone(), &config.run_dir)),
     };
     let pool = Pool::new(config.network_pool, device).map_err(AgentError::Pool)?;
-    RealMachine::new(runtime, places, pool).map_err(|e| AgentError::Images(Box::new(e)))
+    RealMachine::new(runtime, places, pool, config.images)
+        .map_err(|e| AgentError::Images(Box::new(e)))
 }
 
 /// Which ends are forgotten, too.
@@ -700,6 +738,7 @@ async fn empty(machine: &impl Machine, forget: Forget) -> Result<(), String> {
             match machine.next_event().await {
                 crate::machine::MachineEvent::Exited(id, _) => running.retain(|r| *r != id),
                 crate::machine::MachineEvent::Network { .. }
+                | crate::machine::MachineEvent::ImageLost(..)
                 | crate::machine::MachineEvent::Devices(_) => {}
                 crate::machine::MachineEvent::Lost => return,
                 crate::machine::MachineEvent::Trouble(..) => {}
@@ -740,6 +779,7 @@ fn remove_files(config: &Config) {
         "scratch",
         "configs",
         "stop-signals",
+        "container-images",
         "api",
     ]
     .map(|d| config.run_dir.join(d));
@@ -872,4 +912,32 @@ pub fn join_alone(
 
 fn already(device: &DeviceId, fleet: &FleetId) -> String {
     format!("this device is {device} of fleet {fleet} already; 'skerry-agent reset' makes it leave")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_waited_for_that_an_ending_agent_holds() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = || StoreDir::open(dir.path(), store::probe);
+        let held = open().expect("a new store");
+        assert!(matches!(open(), Err(StoreError::Locked)));
+        let mut held = Some(held);
+        let mut tries = 0;
+        let opened = unlocked(|| {
+            tries += 1;
+            if tries == 3 {
+                drop(held.take());
+            }
+            open()
+        });
+        assert!(opened.is_ok_and(|store| store.broken.is_none()));
+        assert_eq!(tries, 3);
+        // One that stays is told of, and nothing is moved aside.
+        let held = open().expect("it is whole");
+        assert!(matches!(unlocked(open), Err(StoreError::Locked)));
+        drop(held);
+    }
 }

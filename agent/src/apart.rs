@@ -1,8 +1,10 @@
 //! Something that may crash, done in a copy of this process: without a new
 //! program to be loaded, which on a slow board takes longer than most work.
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, dup2, fork, pipe2};
+use nix::unistd::{ForkResult, dup2, fork, getpid, getppid, pipe2};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -37,10 +39,18 @@ pub fn run_apart(work: impl FnOnce() -> u8) -> io::Result<Ended> {
         return Err(io::Error::other("this process has more than one thread"));
     }
     let (reader, writer) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let original = getpid();
     // SAFETY: this process has a single thread, so no lock is held by another
     // one and the child may do anything.
     match unsafe { fork() }? {
         ForkResult::Child => {
+            // What it holds, a lock for example, is not held for longer than
+            // the original is there.
+            let _ = set_pdeathsig(Signal::SIGKILL);
+            if getppid() != original {
+                // SAFETY: as below; the original is gone already.
+                unsafe { libc::_exit(PANICKED) }
+            }
             let _ = dup2(writer.as_raw_fd(), libc::STDERR_FILENO);
             let code = catch_unwind(AssertUnwindSafe(work)).map_or(PANICKED, i32::from);
             // SAFETY: ends the copy at once; what the original would do at its

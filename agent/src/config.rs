@@ -1,6 +1,7 @@
 //! What the agent is told: defaults, then the file, then the environment, then
 //! the command line.
 
+use crate::image::Policy;
 use crate::machine::{Supply, UserPool};
 use crate::network::{Pool, Prefix};
 use serde::Deserialize;
@@ -58,6 +59,7 @@ pub struct File {
     join_token: Option<String>,
     keep_alive_secs: Option<u64>,
     log_max_bytes: Option<u64>,
+    unused_images: Option<UnusedImages>,
     host_paths: Option<Vec<PathBuf>>,
     allow_privileged: Option<bool>,
     log_level: Option<String>,
@@ -67,6 +69,15 @@ pub struct File {
     reserved: Option<Reserved>,
     resources: Option<BTreeMap<String, Vec<String>>>,
     cdi_dirs: Option<Vec<PathBuf>>,
+}
+
+/// When images go that nobody needs, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct UnusedImages {
+    high_percent: Option<u8>,
+    low_percent: Option<u8>,
+    max_age_days: Option<u32>,
 }
 
 /// The ids of user namespaces, as `/etc/subuid` has them.
@@ -102,6 +113,8 @@ pub struct Config {
     pub keep_alive: Duration,
     /// Bytes of log kept for a container that says nothing else.
     pub log_max_bytes: u64,
+    /// When images go that nobody needs.
+    pub images: Policy,
     /// Host paths that apps may mount, with all below them; `None` is any.
     pub host_paths: Option<Vec<PathBuf>>,
     /// Ed25519 keys whose releases it may run as its own software, besides
@@ -156,6 +169,7 @@ impl Config {
             log_level: overrides.log_level.or(file.log_level),
             keep_alive_secs: file.keep_alive_secs,
             log_max_bytes: file.log_max_bytes,
+            unused_images: file.unused_images,
             host_paths: file.host_paths,
             release_keys: file.release_keys,
             allow_privileged: file.allow_privileged,
@@ -214,6 +228,34 @@ fn pool_of(text: &str) -> Result<Prefix, String> {
     let range = range.ok_or_else(|| format!("'{text}' must be a range such as 10.209.0.0/16"))?;
     Pool::new(range, "").map_err(|error| error.to_string())?;
     Ok(range)
+}
+
+/// When images go that nobody needs.
+fn images(given: UnusedImages) -> Result<Policy, ConfigError> {
+    let usual = Policy::default();
+    let wrong = |text: String| ConfigError::Value {
+        field: "unusedImages",
+        text,
+    };
+    let high_percent = given.high_percent.unwrap_or(usual.high_percent);
+    let low_percent = given
+        .low_percent
+        .unwrap_or(usual.low_percent.min(high_percent));
+    if high_percent > 100 || low_percent > high_percent {
+        return Err(wrong(format!(
+            "highPercent {high_percent} must be 100 at most, lowPercent {low_percent} not above it"
+        )));
+    }
+    let max_age = match given.max_age_days {
+        None => usual.max_age,
+        Some(0) => return Err(wrong("maxAgeDays must be at least 1".into())),
+        Some(days) => Duration::from_secs(u64::from(days) * 24 * 3_600),
+    };
+    Ok(Policy {
+        high_percent,
+        low_percent,
+        max_age,
+    })
 }
 
 /// What apps may have of the machine.
@@ -325,6 +367,7 @@ impl TryFrom<File> for Config {
             join_token: file.join_token.filter(|t| !t.trim().is_empty()),
             keep_alive: Duration::from_secs(keep_alive_secs),
             log_max_bytes,
+            images: images(file.unused_images.unwrap_or_default())?,
             host_paths,
             release_keys,
             allow_privileged: file.allow_privileged.unwrap_or(false),
@@ -372,6 +415,12 @@ mod tests {
             ("keepAliveSecs: 5", "10 to 65535"),
             ("cgroupParent: ../x", "relative path"),
             ("logLevel: loud", "logLevel"),
+            ("unusedImages: {highPercent: 101}", "100 at most"),
+            (
+                "unusedImages: {highPercent: 50, lowPercent: 60}",
+                "not above it",
+            ),
+            ("unusedImages: {maxAgeDays: 0}", "at least 1"),
             ("hostPaths: [srv]", "absolute"),
             ("releaseKeys: [abc]", "64 hexadecimal"),
             ("networkPool: 10.209.0.0", "10.209.0.0/16"),

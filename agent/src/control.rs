@@ -3,16 +3,22 @@
 //! JSON line asks, JSON lines answer, and closing ends. After a question that
 //! starts a process, further lines of the asker are its input ([`Input`]).
 
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use smol::channel::{Receiver, Sender, bounded};
-use smol::future;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use smol::net::unix::{UnixListener, UnixStream};
+use smol::{Timer, future};
 use std::io::{self, BufRead, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as Socket;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest line of an asker, in bytes: a question with a whole command in it,
 /// or a piece of input.
@@ -24,6 +30,11 @@ pub const MAX_INPUT_BYTES: usize = 16 * 1024;
 const MAX_CLIENTS: usize = 16;
 /// Answers that wait for a slow asker.
 const ANSWERS: usize = 4;
+/// Who connects says what it wants within this: others want its place.
+const QUESTION_WITHIN: Duration = Duration::from_secs(10);
+/// An agent that is well answers what it has at hand within this, however slow
+/// its machine; one that waits for a broken disk does not.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +188,7 @@ pub async fn serve(
         let (asks, permit) = (asks.clone(), permit_in.clone());
         executor
             .spawn(async move {
-                if let Err(error) = converse(client, asks).await {
+                if let Err(error) = converse(client, asks, QUESTION_WITHIN).await {
                     tracing::debug!("control socket: {error}");
                 }
                 let _ = permit.try_send(());
@@ -186,10 +197,18 @@ pub async fn serve(
     }
 }
 
-async fn converse(mut client: UnixStream, asks: Sender<Ask>) -> io::Result<()> {
+async fn converse(
+    mut client: UnixStream,
+    asks: Sender<Ask>,
+    question_within: Duration,
+) -> io::Result<()> {
     let mut reader = BufReader::new(client.clone().take(MAX_LINE_BYTES));
     let mut line = String::new();
-    reader.read_line(&mut line).await?;
+    let late = async {
+        Timer::after(question_within).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    future::or(reader.read_line(&mut line), late).await?;
     let (answers, incoming): (_, Receiver<Answer>) = bounded(ANSWERS);
     // One piece at a time: who reads slowly is asked slowly.
     let (said, input) = bounded(1);
@@ -244,8 +263,24 @@ async fn hear(reader: &mut BufReader<Take<UnixStream>>, said: Sender<Input>) {
     }
 }
 
+/// Whether the answer is something that the agent has at hand.
+fn is_brief(request: &Request) -> bool {
+    match request {
+        Request::Status | Request::Volumes => true,
+        Request::Logs { .. }
+        | Request::Exec { .. }
+        | Request::Join { .. }
+        | Request::RemoveVolume { .. }
+        | Request::Reset => false,
+    }
+}
+
 /// Asks the agent that runs, for the command line. `None` when none runs.
 /// Blocks until `heard` has had every answer, or says false.
+///
+/// # Errors
+/// What keeps from asking; [`io::ErrorKind::TimedOut`] with a remedy for an
+/// agent that does not answer.
 pub fn ask(
     run_dir: &Path,
     request: &Request,
@@ -258,16 +293,51 @@ pub fn ask(
 }
 
 /// Puts a question, for who wants to say more than that. `None` when no agent
-/// runs.
+/// runs. One that may take for ever to be answered is put to an agent that has
+/// just shown that it answers at all.
 pub fn begin(run_dir: &Path, request: &Request) -> io::Result<Option<Socket>> {
-    let mut stream = match Socket::connect(socket_path(run_dir)) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
-        Err(error) => return Err(error),
+    begin_within(run_dir, request, ANSWER_WITHIN)
+}
+
+fn begin_within(run_dir: &Path, request: &Request, within: Duration) -> io::Result<Option<Socket>> {
+    let brief = is_brief(request);
+    if !brief {
+        let Some(stream) = begin_within(run_dir, &Request::Status, within)? else {
+            return Ok(None);
+        };
+        listen_to(stream, |_| false)?;
+    }
+    let Some(mut stream) = reach(&socket_path(run_dir), within)? else {
+        return Ok(None);
     };
+    stream.set_read_timeout(brief.then_some(within))?;
     say(&mut stream, request)?;
+    // A process may take its input as slowly as it likes.
+    stream.set_write_timeout(None)?;
     Ok(Some(stream))
+}
+
+/// Connects, within a time: the line of those who wait may be full.
+fn reach(path: &Path, within: Duration) -> io::Result<Option<Socket>> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let secs = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(secs))?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(Some(Socket::from(socket))),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        Err(Errno::EAGAIN) => Err(silent()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// An agent that runs and says nothing.
+fn silent() -> io::Error {
+    let text = format!(
+        "the agent runs, but has not answered within {} s: it may wait for its disk, or {MAX_CLIENTS} others ask it already; see 'journalctl -u skerry-agent -n 50' and 'dmesg | tail', then 'systemctl restart skerry-agent' (apps keep running)",
+        ANSWER_WITHIN.as_secs()
+    );
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }
 
 /// Says one line.
@@ -280,7 +350,11 @@ pub fn say(stream: &mut Socket, what: &impl Serialize) -> io::Result<()> {
 /// Hears every answer, or those until `heard` says false.
 pub fn listen_to(stream: Socket, mut heard: impl FnMut(Answer) -> bool) -> io::Result<()> {
     for line in io::BufReader::new(stream).lines() {
-        if !heard(serde_json::from_str(&line?)?) {
+        let line = line.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(),
+            _ => error,
+        })?;
+        if !heard(serde_json::from_str(&line)?) {
             break;
         }
     }
@@ -330,5 +404,50 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Input>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_says_nothing_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let short = Duration::from_millis(50);
+        let asked = |request| -> io::Result<Option<()>> {
+            match begin_within(dir.path(), &request, short)? {
+                Some(stream) => listen_to(stream, |_| true).map(Some),
+                None => Ok(None),
+            }
+        };
+        assert!(asked(Request::Status).expect("none runs").is_none());
+        // It listens, and that is all: as one that was stopped.
+        let listener = std::os::unix::net::UnixListener::bind(socket_path(dir.path()));
+        let listener = listener.expect("a socket");
+        for request in [Request::Status, Request::Volumes, Request::Reset] {
+            let error = asked(request).expect_err("nobody answers");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(error.to_string().contains("systemctl restart"), "{error}");
+        }
+        // Nobody takes those who wait out of the line, either.
+        let mut waiting = Vec::new();
+        let full = loop {
+            match reach(&socket_path(dir.path()), short) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::TimedOut, "{full}");
+        // One that is killed meanwhile is none that runs.
+        drop((listener, waiting));
+        assert!(asked(Request::Status).expect("none runs").is_none());
+    }
+
+    #[test]
+    fn who_asks_nothing_loses_its_place() {
+        let (client, server) = UnixStream::pair().expect("a pair");
+        let (asks, _asked) = bounded(1);
+        let heard = smol::block_on(converse(server, asks, Duration::from_millis(20)));
+        assert_eq!(
+            heard.expect_err("it said nothing").kind(),
+            io::ErrorKind::TimedOut
+        );
+        drop(client);
     }
 }

@@ -475,7 +475,10 @@ fn diagnose(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         }
         true
     });
-    if asked.is_err() || broker.is_none() {
+    if let Err(error) = &asked {
+        eprintln!("skerry-agent: {error}");
+    }
+    if broker.is_none() {
         broker = store::look_up_identity(&config.data_dir).map(|identity| identity.broker);
     }
     let findings = doctor::findings(config, broker.as_deref());

@@ -231,6 +231,17 @@ pub fn status(status: &Value) -> String {
             rows.push(vec![title.into(), word(&status[key])]);
         }
     }
+    if let Some(here) = status["images"]["here"].as_u64() {
+        let unneeded = match status["images"]["unneeded"].as_u64() {
+            Some(n) if n > 0 => format!(", {n} of them not needed by any app"),
+            _ => String::new(),
+        };
+        let disk = match status["images"]["diskPercent"].as_u64() {
+            Some(percent) => format!("; the disk is {percent} % full"),
+            None => String::new(),
+        };
+        rows.push(vec!["Images:".into(), format!("{here}{unneeded}{disk}")]);
+    }
     let mut out = table(&rows);
     for condition in status["conditions"].as_array().into_iter().flatten() {
         out.push_str(&format!(
@@ -261,6 +272,7 @@ mod tests {
     fn updates_say_what_runs_what_was_ordered_and_what_came_of_it() {
         let shown = status(&json!({
             "device": "kiosk-7",
+            "images": {"here": 3, "unneeded": 1, "diskPercent": 62},
             "updates": [
                 {"subject": "agent", "running": "0.1.0", "target": "0.2.0",
                  "state": {"kind": "rolledBack", "reason": "it ended after 0.1 s"}},
@@ -272,6 +284,7 @@ mod tests {
         let expected = "\
 Device:  kiosk-7
 Hub:     -
+Images:  3, 1 of them not needed by any app; the disk is 62 % full
 
 SOFTWARE  RUNS              LAST ORDER  RESULT
 agent     0.1.0             0.2.0       tried and undone: it ended after 0.1 s

@@ -34,6 +34,20 @@ if [ ! -e "$root/etc/skerry/$settings" ]; then
     cp "$here/etc/$settings" "$root/etc/skerry/$settings"
     chmod 600 "$root/etc/skerry/$settings"
 fi
+if [ "$1" = agent ]; then
+    mkdir -p "$root/etc/apparmor.d"
+    if [ ! -e "$root/etc/apparmor.d/skerry-default" ]; then
+        cp "$here/etc/skerry-default" "$root/etc/apparmor.d/skerry-default"
+        chmod 644 "$root/etc/apparmor.d/skerry-default"
+    fi
+    # Before the agent starts a container. Without AppArmor, or its parser, apps
+    # run all the same; 'skerry-agent doctor' says so.
+    if [ -z "$root" ] && [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ] &&
+        command -v apparmor_parser >/dev/null; then
+        apparmor_parser -r -W /etc/apparmor.d/skerry-default ||
+            echo "install.sh: the AppArmor profile cannot be loaded; apps run without it" >&2
+    fi
+fi
 mkdir -p "$root/usr/local/share/doc/$service"
 cp "$here/doc/"* "$here/$service.sbom.cdx.json" "$root/usr/local/share/doc/$service/"
 

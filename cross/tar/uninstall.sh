@@ -26,6 +26,10 @@ if [ -z "$root" ]; then
         # It says what to do when an agent still runs, without systemd.
         /usr/local/bin/skerry-agent stop
     fi
+    if [ "$1" = agent ] && grep -qs '^skerry-default (' /sys/kernel/security/apparmor/profiles &&
+        command -v apparmor_parser >/dev/null; then
+        apparmor_parser -R /etc/apparmor.d/skerry-default || true
+    fi
 fi
 rm -rf "$root/usr/local/bin/$program" "$root/usr/local/share/doc/$service" \
     "$root/etc/systemd/system/$service.service"
@@ -33,6 +37,7 @@ if [ "$1" = agent ]; then rm -rf "$root/etc/systemd/system/skerry.slice" "$root/
 if [ "${2:-}" = --purge ]; then
     rm -rf "$root$data"
     rm -f "$root/etc/skerry/$settings"
+    if [ "$1" = agent ]; then rm -f "$root/etc/apparmor.d/skerry-default"; fi
     rmdir "$root/etc/skerry" 2>/dev/null || true
     if [ "$1" = hub ] && [ -z "$root" ] && grep -q '^skerry:' /etc/passwd; then
         userdel skerry 2>/dev/null || deluser skerry

@@ -4,31 +4,19 @@
 //! `cargo bench -p skerry-tests --bench figures` measures what `cargo build
 //! --release` has built; `-- --short` takes a minute instead of ten.
 
-use skerry_agent::core::observed::{ImageState, Observed};
-use skerry_agent::core::plan::{Action, Wanted, apply, plan};
-use skerry_agent::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Network, Resources, Runtime, RuntimeConfig,
-    RuntimeEvent, Security, Sharing, Status, Timestamp,
-};
+use skerry_tests::cost::{self, anonymous, bytes_written, cpu_millis, ours, pss, row};
 use skerry_tests::fleet::{app_manifest, free_address};
 use skerry_tests::tap::Tap;
-use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, need_root, until};
-use skerry_wire::{self as wire, AppRef, Assignment, Digest, ImageRef, PodSpec, RevisionId};
-use std::collections::BTreeMap;
+use skerry_tests::{Agent, Hub, PATIENCE, Scratch, http_get, until};
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 fn main() {
-    need_root();
+    skerry_tests::need_root();
     let short = std::env::args().any(|a| a == "--short");
-    println!(
-        "{:<52} {:>10} {:>10} {:>10}  unit",
-        "WHAT", "MIN", "MEDIAN", "MAX"
-    );
+    cost::head();
     sizes();
-    plans();
     let scratch = Scratch::new("figures");
     // All that device and broker say to each other goes through a tap.
     let broker = free_address();
@@ -54,21 +42,6 @@ fn main() {
     );
     starts(&scratch, &hub, &mut one, if short { 5 } else { 20 });
     pings(&scratch, &mut one, &hub, &tap);
-    lives_beside_runc(&scratch, if short { 10 } else { 50 });
-}
-
-fn row(what: &str, values: &[f64], unit: &str) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted[..] {
-        [] => println!("{what:<52} {:>10}", "nothing measured"),
-        _ => println!(
-            "{what:<52} {:>10.1} {:>10.1} {:>10.1}  {unit}",
-            sorted[0],
-            sorted[sorted.len() / 2],
-            sorted[sorted.len() - 1],
-        ),
-    }
 }
 
 fn sizes() {
@@ -78,120 +51,6 @@ fn sizes() {
             .len();
         row(&format!("size of {name}"), &[bytes as f64 / 1024.0], "KiB");
     }
-}
-
-/// Planning with nothing to do: what each event costs on a device.
-fn plans() {
-    for count in [1u32, 50, 200] {
-        let assignment = |n: u32| {
-            let image = ImageRef {
-                reference: "a".into(),
-                manifest: Digest::of(b"image"),
-                manifest_size: 1,
-            };
-            let main = wire::ContainerSpec::new("main".parse().expect("a name"), image);
-            Assignment {
-                app: AppRef {
-                    namespace: "default".parse().expect("a name"),
-                    name: format!("app{n:03}").parse().expect("a name"),
-                },
-                revision: RevisionId(Digest::of(&n.to_le_bytes())),
-                policy: Default::default(),
-                pod: PodSpec::new(vec![main]),
-            }
-        };
-        let assignments: Vec<Assignment> = (0..count).map(assignment).collect();
-        let (previous, replacing) = (BTreeMap::new(), BTreeMap::new());
-        let jobs = Default::default();
-        let wanted = Wanted {
-            assignments: Some(&assignments),
-            previous: &previous,
-            replacing: &replacing,
-            jobs: &jobs,
-        };
-        let mut observed = Observed {
-            containers: Some(BTreeMap::new()),
-            ..Observed::default()
-        };
-        let here = (Digest::of(b"image"), ImageState::Ready);
-        observed.images.extend([here]);
-        let mut ledger = BTreeMap::new();
-        loop {
-            let actions = plan(0, wanted, &observed, &ledger).actions;
-            if actions.is_empty() {
-                break;
-            }
-            for action in actions {
-                apply(0, &mut ledger, &action);
-                if let Action::Create { entry, .. } = action {
-                    let id = entry.name().incarnation(entry.incarnation);
-                    let started_at = Timestamp(0);
-                    observed.set(id, Status::Running { pid: 2, started_at });
-                }
-            }
-        }
-        assert_eq!(ledger.len(), count as usize);
-        let mut micros = Vec::new();
-        for _ in 0..50 {
-            let begin = Instant::now();
-            let plan = plan(0, wanted, &observed, &ledger);
-            micros.push(begin.elapsed().as_secs_f64() * 1e6);
-            assert!(plan.actions.is_empty());
-        }
-        row(
-            &format!("planning {count} apps, nothing to do"),
-            &micros,
-            "us",
-        );
-    }
-}
-
-/// Proportional set size, in KiB (proc_pid_smaps_rollup).
-fn pss(pid: u32) -> f64 {
-    rollup(pid, "Pss:")
-}
-
-fn rollup(pid: u32, field: &str) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(field))
-        .unwrap_or("0");
-    line.split_whitespace()
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0.0)
-}
-
-/// User and system time so far, in milliseconds.
-fn cpu_millis(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = text.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<f64> = after_name
-        .split_whitespace()
-        .map(|f| f.parse().unwrap_or(0.0))
-        .collect();
-    // utime and stime are fields 14 and 15; a tick is 10 ms.
-    (fields[11] + fields[12]) * 10.0
-}
-
-fn bytes_written(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix("write_bytes: "))
-        .unwrap_or("0");
-    line.trim().parse().unwrap_or(0.0)
-}
-
-/// Everything that runs on the device for us: agent and keeper, not the apps.
-fn ours(agent: &Agent) -> Vec<u32> {
-    let apps = agent.container_processes();
-    let rest = agent
-        .processes()
-        .into_iter()
-        .filter(|pid| !apps.contains(pid));
-    rest.map(|pid| pid as u32).chain([agent.pid()]).collect()
 }
 
 fn applies(scratch: &Scratch, hub: &Hub, one: &Agent, tap: &Tap, rounds: u32) {
@@ -279,10 +138,10 @@ fn memory(scratch: &Scratch, hub: &Hub, one: &Agent, counts: &[usize]) {
             &[total],
             "KiB",
         );
-        let anonymous: f64 = ours(one).into_iter().map(|p| rollup(p, "Anonymous:")).sum();
+        let own: f64 = ours(one).into_iter().map(anonymous).sum();
         row(
             &format!("agent and keeper, {count} apps: anonymous"),
-            &[anonymous],
+            &[own],
             "KiB",
         );
     }
@@ -388,117 +247,4 @@ fn starts(scratch: &Scratch, hub: &Hub, one: &mut Agent, rounds: u32) {
         &boot,
         "ms",
     );
-}
-
-/// A container's whole life, beside `runc run` of the same program with the
-/// same namespaces: one of ours, one of runc's, and again.
-fn lives_beside_runc(scratch: &Scratch, rounds: u32) {
-    let bundle = scratch.path().join("bundle");
-    let rootfs = bundle.join("rootfs");
-    fs::create_dir_all(rootfs.join("bin")).expect("a bundle");
-    fs::copy(
-        skerry_tests::built("skerry-demo-app"),
-        rootfs.join("bin/app"),
-    )
-    .expect("copied");
-    let spec = Command::new("runc")
-        .args(["spec", "--bundle"])
-        .arg(&bundle)
-        .status();
-    let peer = spec.is_ok_and(|s| s.success());
-    if peer {
-        edit_spec(&bundle.join("config.json"));
-    } else {
-        println!("runc is not installed: no peer for container starts");
-    }
-    let config = RuntimeConfig {
-        run_dir: scratch.path().join("lives-run"),
-        data_dir: scratch.path().join("lives-data"),
-        cgroup_parent: format!("skerry-lives-{}", std::process::id()),
-        exe: skerry_tests::built("skerry-agent"),
-        apps_memory: None,
-    };
-    let (mut started, mut lived, mut runc) = (Vec::new(), Vec::new(), Vec::new());
-    let millis = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
-    smol::block_on(async {
-        let runtime = Runtime::connect(config).await.expect("a keeper");
-        for round in 0..rounds {
-            let begin = Instant::now();
-            let id = ContainerId::new(format!("life-{round}")).expect("a valid id");
-            runtime
-                .create(one_life(id.clone(), &rootfs))
-                .await
-                .expect("created");
-            started.push(millis(begin));
-            loop {
-                match runtime.events().next().await {
-                    RuntimeEvent::Exited { id: ended, .. } if ended == id => break,
-                    RuntimeEvent::Exited { .. } => {}
-                    RuntimeEvent::KeeperLost => panic!("the keeper has gone"),
-                }
-            }
-            runtime.forget_exit(&id).await.expect("forgotten");
-            runtime.remove(&id).await.expect("removed");
-            lived.push(millis(begin));
-            if peer {
-                let begin = Instant::now();
-                run_runc(scratch, &bundle, round);
-                runc.push(millis(begin));
-            }
-        }
-        runtime.shutdown().await.expect("ended");
-    });
-    row("container: create to started", &started, "ms");
-    row("container: create, start, exit, delete", &lived, "ms");
-    row("peer: runc run, exit, delete", &runc, "ms");
-}
-
-fn one_life(id: ContainerId, rootfs: &Path) -> ContainerSpec {
-    ContainerSpec {
-        log_name: id.as_str().into(),
-        id,
-        layers: vec![rootfs.into()],
-        args: ["/bin/app", "exit", "0"].map(String::from).to_vec(),
-        env: Vec::new(),
-        cwd: String::new(),
-        user: String::new(),
-        groups: Vec::new(),
-        mounts: Vec::new(),
-        tmpfs: Vec::new(),
-        devices: Vec::new(),
-        resources: Resources::default(),
-        hostname: String::new(),
-        read_only_root: false,
-        security: Security::default(),
-        sandbox: None,
-        network: Network::Host,
-        ipc: Sharing::Own,
-        pid: Sharing::Own,
-        log: LogPolicy::default(),
-    }
-}
-
-fn run_runc(scratch: &Scratch, bundle: &Path, round: u32) {
-    let status = Command::new("runc")
-        .arg("--root")
-        .arg(scratch.path().join("runc"))
-        .args(["run", "--bundle"])
-        .arg(bundle)
-        .arg(format!("figures-{}-{round}", std::process::id()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .expect("runc runs");
-    assert!(status.success(), "runc failed");
-}
-
-fn edit_spec(path: &Path) {
-    let text = fs::read_to_string(path).expect("a spec");
-    let mut spec: serde_json::Value = serde_json::from_str(&text).expect("json");
-    spec["process"]["args"] = serde_json::json!(["/bin/app", "exit", "0"]);
-    spec["process"]["terminal"] = false.into();
-    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
-    namespaces.retain(|one| one["type"] != "network");
-    fs::write(path, spec.to_string()).expect("written");
 }

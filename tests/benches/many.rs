@@ -9,6 +9,7 @@
 
 use skerry_hub::demo::image;
 use skerry_link::{Link, LinkConfig, LinkEvent};
+use skerry_tests::cost::{self, cpu_millis, pss, row};
 use skerry_tests::crowd::{Crowd, Seat};
 use skerry_tests::fleet::app_manifest;
 use skerry_tests::mosquitto::Mosquitto;
@@ -51,10 +52,7 @@ fn allow_many_files() {
 }
 
 fn measure(devices: usize, plain: bool) -> Result<(), String> {
-    println!(
-        "{:<48} {:>9} {:>9} {:>9} {:>9}  unit",
-        "WHAT", "MIN", "MEDIAN", "P99", "MAX"
-    );
+    cost::head();
     let scratch = Scratch::new("many");
     let mosquitto = Mosquitto::start(&scratch);
     let mut hub = match plain {
@@ -229,47 +227,4 @@ fn millis(seats: &[Seat], from: Instant, at: impl Fn(&Seat) -> Option<Instant>) 
     times
         .map(|at| at.duration_since(from).as_secs_f64() * 1e3)
         .collect()
-}
-
-fn row(what: &str, values: &[f64], unit: &str) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return println!("{what:<48} nothing measured");
-    };
-    let at = |part: f64| sorted[(last as f64 * part).round() as usize];
-    match last {
-        0 => println!(
-            "{what:<48} {:>9} {:>9.1} {:>9} {:>9}  {unit}",
-            "",
-            at(0.5),
-            "",
-            ""
-        ),
-        _ => println!(
-            "{what:<48} {:>9.1} {:>9.1} {:>9.1} {:>9.1}  {unit}",
-            at(0.0),
-            at(0.5),
-            at(0.99),
-            at(1.0)
-        ),
-    }
-}
-
-/// Proportional set size, in KiB (proc_pid_smaps_rollup).
-fn pss(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
-    let number = line.and_then(|l| l.split_whitespace().next());
-    number.and_then(|n| n.parse().ok()).unwrap_or(0.0)
-}
-
-/// User and system time so far, in milliseconds (fields 14 and 15 of
-/// proc_pid_stat; a tick is 10 ms).
-fn cpu_millis(pid: u32) -> f64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = text.rsplit(')').next().unwrap_or_default();
-    let field = |n: usize| after_name.split_whitespace().nth(n);
-    let ticks = |n: usize| field(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) * 10.0
 }

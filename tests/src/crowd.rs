@@ -386,6 +386,8 @@ impl Machine {
             | Effect::RemoveScratch { .. }
             | Effect::ShapeNetwork(_)
             | Effect::WatchDevices(_)
+            | Effect::ExamineImage(_)
+            | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
             | Effect::WriteBlob { .. }

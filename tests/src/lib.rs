@@ -3,10 +3,12 @@
 //! at the end. Tests are in `tests/tests`, benchmarks in `tests/benches`.
 
 pub mod attacker;
+pub mod cost;
 pub mod crowd;
 pub mod fleet;
 pub mod footprint;
 pub mod mosquitto;
+pub mod same;
 pub mod sim;
 pub mod tap;
 

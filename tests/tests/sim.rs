@@ -13,7 +13,7 @@ const SEEDS: u64 = 1_000;
 /// A mutant is caught within so many.
 const MUTANT_SEEDS: u64 = 200;
 /// What an ordinary run must have met; otherwise it tests nothing.
-const MUST_HAPPEN: [&str; 32] = [
+const MUST_HAPPEN: [&str; 45] = [
     "agent crash",
     "agent start",
     "apply",
@@ -36,15 +36,28 @@ const MUST_HAPPEN: [&str; 32] = [
     "keeper lost",
     "label",
     "line cut",
+    "line given up",
+    "line kept",
     "log read",
     "lost",
-    "power cut",
-    "restore",
     "on trial",
+    "power cut",
     "proved",
+    "reboot",
+    "restore",
     "rolled back",
+    "rollout complete",
+    "rollout paused",
+    "rollout stopped",
+    "rollout superseded",
     "store lost",
+    "update came back",
     "update held",
+    "update refused",
+    "update tried",
+    "update was lost",
+    "update was refused",
+    "update was undone",
     "will",
 ];
 

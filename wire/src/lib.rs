@@ -10,6 +10,7 @@
 //! the bytes of every released version.
 #![forbid(unsafe_code)]
 
+pub mod capability;
 pub mod codec;
 pub mod config;
 pub mod cron;
@@ -29,6 +30,7 @@ pub mod topic;
 pub mod update;
 pub mod zone;
 
+pub use capability::CAPABILITIES;
 pub use codec::{DecodeError, decode, encode};
 pub use config::{Config, ConfigData, ConfigKind, ConfigRef, named_configs};
 pub use desired::{Assignment, Desired, DesiredPart};

@@ -46,6 +46,8 @@ pub struct PodSpec<Image = ImageRef> {
     /// Owns volumes of the pod that can be owned, and is a supplementary group
     /// of every process.
     pub fs_group: Option<u32>,
+    /// When volumes are given to that group.
+    pub fs_group_change: FsGroupChange,
     /// Further groups of every process.
     pub supplemental_groups: Vec<u32>,
     /// Kernel settings of the pod's own namespaces.
@@ -73,6 +75,7 @@ impl<Image> PodSpec<Image> {
             share_process_namespace: false,
             user_namespace: false,
             fs_group: None,
+            fs_group_change: FsGroupChange::default(),
             supplemental_groups: Vec::new(),
             sysctls: Vec::new(),
         }
@@ -128,10 +131,22 @@ impl<Image> PodSpec<Image> {
             share_process_namespace: self.share_process_namespace,
             user_namespace: self.user_namespace,
             fs_group: self.fs_group,
+            fs_group_change: self.fs_group_change,
             supplemental_groups: self.supplemental_groups,
             sysctls: self.sysctls,
         })
     }
+}
+
+/// When a volume is given to the pod's group: Kubernetes'
+/// `fsGroupChangePolicy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FsGroupChange {
+    /// Whatever is in it and is not the group's yet, at each start.
+    #[default]
+    Always,
+    /// Only if its root directory is not the group's yet.
+    OnRootMismatch,
 }
 
 /// What a container is in its pod.
@@ -619,4 +634,7 @@ pub struct VolumeMount {
     pub mount_path: String,
     /// Refuse writes.
     pub read_only: bool,
+    /// A file or directory in the volume that appears instead of all of it:
+    /// relative, without `..`. A directory is made when nothing is there.
+    pub sub_path: Option<String>,
 }

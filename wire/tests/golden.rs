@@ -176,6 +176,7 @@ fn full_container() -> ContainerSpec {
         volume: "data".into(),
         mount_path: "/data".into(),
         read_only: true,
+        sub_path: Some("web/data".into()),
     };
     let port = |protocol| Port {
         name: Some("http".into()),
@@ -343,6 +344,7 @@ fn pod() -> PodSpec {
         share_process_namespace: true,
         user_namespace: false,
         fs_group: Some(2000),
+        fs_group_change: FsGroupChange::OnRootMismatch,
         supplemental_groups: vec![3000],
         sysctls: vec![Sysctl {
             name: "kernel.msgmax".into(),

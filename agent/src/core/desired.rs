@@ -1,7 +1,7 @@
 //! A desired state comes: whether it is taken, and what keeps running
 //! meanwhile.
 
-use super::event::{Change, DesiredRecord, Now};
+use super::event::{Change, DesiredRecord, Effect, Now};
 use super::handle::{Core, InForce};
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
@@ -67,6 +67,24 @@ impl Core {
             .retain(|manifest, _| needed.contains(manifest));
         self.serve_apps();
         self.pace.changed(now.boot_ms, Urgency::Soon);
+    }
+
+    /// Says which images are needed, if that changed. Before there is a desired
+    /// state nobody knows.
+    pub(super) fn need_images(&mut self) {
+        if self.desired.is_none() {
+            return;
+        }
+        let needed = self.images();
+        if self.needed_images.as_ref() != Some(&needed) {
+            // What is not needed may be gone when it is needed again.
+            self.observed
+                .images
+                .retain(|manifest, _| needed.contains(manifest));
+            self.examined.retain(|image, _| needed.contains(image));
+            self.effects.push(Effect::NeedImages(needed.clone()));
+            self.needed_images = Some(needed);
+        }
     }
 
     pub(super) fn images(&self) -> BTreeSet<Digest> {

@@ -117,6 +117,13 @@ pub enum Event {
         /// How it stands.
         result: Result<ImageStatus, String>,
     },
+    /// An image that was here is not whole any more.
+    ImageLost {
+        /// The image's manifest.
+        manifest: Digest,
+        /// What of it, in words.
+        reason: String,
+    },
     /// Outcome of [`Effect::WriteBlob`] when it failed.
     BlobFailed {
         /// Which blob.
@@ -211,6 +218,13 @@ pub enum Event {
         name: String,
         /// What it is.
         text: Option<String>,
+    },
+    /// The shell did something that the operator may want to know of.
+    Note {
+        /// CamelCase.
+        reason: &'static str,
+        /// A sentence.
+        message: String,
     },
     /// The shell has something to tell the operator: CamelCase reason and a
     /// sentence.
@@ -314,6 +328,12 @@ pub enum Effect {
     /// See how the image stands, unpacking it if all blobs are there, then say
     /// [`Event::Image`].
     PrepareImage(ImageRef),
+    /// A container that was made from it behaves as if files were missing: see
+    /// whether they are, and then say [`Event::ImageLost`].
+    ExamineImage(ImageRef),
+    /// These images, and those of containers, are needed from now on: all
+    /// others may be removed. A later one replaces it.
+    NeedImages(BTreeSet<Digest>),
     /// Bytes of a blob that come behind the `offset` bytes that are here. Said
     /// in order; a failure is told with [`Event::BlobFailed`].
     WriteBlob {

@@ -126,6 +126,10 @@ pub struct Core {
     pub(super) effects: Vec<Effect>,
     /// How pods on bridges were said to be.
     pub(super) shapes: Vec<PodShape>,
+    /// Images that were said to be needed; `None` before the first time.
+    pub(super) needed_images: Option<BTreeSet<Digest>>,
+    /// When images were examined last, in milliseconds since boot.
+    pub(super) examined: BTreeMap<Digest, u64>,
     /// Devices that were said to be watched.
     pub(super) watched_devices: BTreeSet<WatchedDevice>,
     /// Revisions that run under the name of another.
@@ -202,6 +206,8 @@ impl Core {
             changes: Vec::new(),
             effects: Vec::new(),
             shapes: Vec::new(),
+            needed_images: None,
+            examined: BTreeMap::new(),
             watched_devices: BTreeSet::new(),
             carried: records.carried,
             sizes: BTreeMap::new(),
@@ -234,6 +240,7 @@ impl Core {
         }
         core.settle(now);
         core.watch_devices();
+        core.need_images();
         let effects = core.take_effects();
         (core, effects)
     }
@@ -289,6 +296,7 @@ impl Core {
             | Event::Usage { .. }
             | Event::Conditions(_)
             | Event::Network { .. }
+            | Event::Note { .. }
             | Event::Resized { .. }
             | Event::Value { .. }
             // An app can say it as often as it likes.
@@ -327,6 +335,7 @@ impl Core {
             Event::Created { id, result } => self.created(now, id, result),
             Event::Exited { id, exit } => {
                 self.tell_exit(now, &id, &exit);
+                self.suspect_image(now, &id, &exit);
                 self.release_hold(&id);
                 self.observed.health.gone(&id);
                 self.observed.set(id, Status::Exited(exit));
@@ -355,6 +364,13 @@ impl Core {
                 let (steps, news) = self.fetcher.prepared(now_ms, manifest, result);
                 self.carry_out(steps);
                 self.image_news(now, news);
+            }
+            Event::ImageLost { manifest, reason } => {
+                // What runs from it goes on; what starts waits for it.
+                if self.observed.has_image(&manifest) {
+                    self.observed.images.remove(&manifest);
+                    self.trouble(now, "ImageDamaged", &reason);
+                }
             }
             Event::BlobFailed { digest, reason } => {
                 let (steps, news) = self.fetcher.blob(now_ms, digest, Err(reason));
@@ -434,6 +450,9 @@ impl Core {
                 replace_is_due |= self.hold_answered(now, &app, held);
             }
             Event::Value { app, name, text } => self.app_value(now, app, name, text),
+            Event::Note { reason, message } => {
+                self.note(now, Severity::Normal, reason, None, &message);
+            }
             Event::Trouble { reason, message } => self.trouble(now, reason, &message),
         }
         // Whether or not there is anything to plan: a trial's time may be up.
@@ -445,6 +464,7 @@ impl Core {
             self.settle(now);
             self.shape_network();
             self.watch_devices();
+            self.need_images();
         } else {
             self.commit();
             self.report_when_due(now);

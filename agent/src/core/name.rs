@@ -15,6 +15,13 @@ const SHOWN_CHARS: usize = 20;
 /// Hexadecimal digits of the digest: 64 bits.
 const DIGEST_CHARS: usize = 16;
 
+#[cfg(test)]
+thread_local! {
+    /// Names made by this thread: each takes a digest, so that tests of what a
+    /// decision costs count them.
+    pub static MADE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// One container of one revision of one app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -35,6 +42,8 @@ fn digest(parts: &[&str]) -> String {
 impl InstanceName {
     /// The name of this container of this revision.
     pub fn new(app: &AppRef, revision: RevisionId, container: &ContainerName) -> Self {
+        #[cfg(test)]
+        MADE.set(MADE.get() + 1);
         let parts = [
             app.namespace.as_str(),
             app.name.as_str(),

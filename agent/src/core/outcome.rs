@@ -1,6 +1,6 @@
 //! What became of what the machine was told: containers and images.
 
-use super::event::{Change, Now};
+use super::event::{Change, Effect, Now};
 use super::fetch::News;
 use super::handle::Core;
 use super::ledger::Phase;
@@ -10,7 +10,46 @@ use super::report::Urgency;
 use crate::runtime::{self, ContainerId, Status};
 use skerry_wire::report::Severity;
 
+/// The same image is not examined again within so many milliseconds: each time
+/// every name in it is looked at.
+pub const EXAMINE_AGAIN_MS: u64 = 10 * 60 * 1_000;
+/// What a shell and a dynamic linker end with when they do not find or cannot
+/// read what they shall run (POSIX, "Exit Status for Commands").
+const NOT_RUNNABLE: [i32; 2] = [126, 127];
+/// SIGBUS: what a program gets whose own file cannot be read any more.
+const BUS_ERROR: i32 = 7;
+
 impl Core {
+    /// A container may have ended because files of its image are gone.
+    pub(super) fn suspect_image(&mut self, now: Now, id: &ContainerId, exit: &runtime::Exit) {
+        let suspect = match exit.status {
+            runtime::ExitStatus::Code(code) => NOT_RUNNABLE.contains(&code),
+            runtime::ExitStatus::Signal(signal) => signal == BUS_ERROR,
+        };
+        let name = InstanceName::of(id).map(|(name, _)| name);
+        let Some(entry) = name
+            .and_then(|name| self.ledger.get(&name))
+            .filter(|_| suspect)
+        else {
+            return;
+        };
+        let all = self.assignments().iter().chain(self.previous.values());
+        let images: Vec<_> = all
+            .filter(|assignment| assignment.app == entry.app)
+            .flat_map(|assignment| assignment.pod.all_containers())
+            .filter(|container| container.name == entry.container)
+            .map(|container| container.image.clone())
+            .collect();
+        for image in images {
+            let last = self.examined.get(&image.manifest);
+            let recent = |at: &u64| now.boot_ms < at.saturating_add(EXAMINE_AGAIN_MS);
+            if !last.is_some_and(recent) && self.observed.has_image(&image.manifest) {
+                self.examined.insert(image.manifest, now.boot_ms);
+                self.effects.push(Effect::ExamineImage(image));
+            }
+        }
+    }
+
     pub(super) fn created(&mut self, now: Now, id: ContainerId, result: Result<i32, String>) {
         self.observed.busy.remove(&id);
         self.pace.changed(now.boot_ms, Urgency::Soon);

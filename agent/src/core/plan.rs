@@ -26,6 +26,7 @@ use crate::runtime::{ContainerId, Status};
 use skerry_wire::policy::Work;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, ImageRef, RestartPolicy, RevisionId, Role};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Containers that are being made at one time: each costs a helper process.
@@ -148,17 +149,43 @@ struct Pod<'a> {
 }
 
 impl<'a> Pod<'a> {
-    fn of(assignment: &'a Assignment) -> Self {
-        let containers = assignment.pod.all_containers();
-        let name = |container: &skerry_wire::ContainerSpec| {
-            InstanceName::new(&assignment.app, assignment.revision, &container.name)
-        };
+    fn of(assignment: &'a Assignment, entries: &Entries<'_>) -> Self {
         Self {
             assignment,
-            names: containers.map(name).collect(),
+            names: names(assignment, entries),
             ends: false,
         }
     }
+}
+
+/// The names of a pod's containers, in the order of their indices. Those that
+/// the ledger has are taken from there: to make one anew takes a digest, and
+/// with many apps that is most of what a decision costs.
+pub(super) fn names(assignment: &Assignment, entries: &Entries<'_>) -> Vec<InstanceName> {
+    let (app, revision) = (&assignment.app, assignment.revision);
+    let known = entries.get(&(app, revision));
+    let name = |container: &skerry_wire::ContainerSpec| {
+        let mut known = known.into_iter().flatten();
+        match known.find(|(_, entry)| entry.container == container.name) {
+            Some((name, _)) => (*name).clone(),
+            None => InstanceName::new(app, revision, &container.name),
+        }
+    };
+    assignment.pod.all_containers().map(name).collect()
+}
+
+/// The ledger by pods: entries of the same revision of an app.
+pub(super) type Entries<'a> =
+    BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>;
+
+/// The ledger by pods.
+pub(super) fn by_pod(ledger: &Ledger) -> Entries<'_> {
+    let mut pods = Entries::new();
+    for (name, entry) in ledger {
+        let pod = pods.entry((&entry.app, entry.revision)).or_default();
+        pod.push((name, entry));
+    }
+    pods
 }
 
 /// An instance that shall run: its pod, and which container it is there.
@@ -170,8 +197,7 @@ struct Planner<'a> {
     containers: &'a BTreeMap<ContainerId, Status>,
     ledger: &'a Ledger,
     complete: &'a BTreeSet<AppRef>,
-    /// Entries of the same revision of an app.
-    pods: BTreeMap<(&'a AppRef, RevisionId), Vec<(&'a InstanceName, &'a Entry)>>,
+    pods: Entries<'a>,
     plan: Plan,
 }
 
@@ -186,20 +212,13 @@ pub fn plan(now_ms: u64, wanted: Wanted<'_>, observed: &Observed, ledger: &Ledge
         containers,
         ledger,
         complete: &wanted.jobs.complete,
-        pods: BTreeMap::new(),
+        pods: by_pod(ledger),
         plan: Plan::default(),
     };
-    for (name, entry) in ledger {
-        let pod = planner
-            .pods
-            .entry((&entry.app, entry.revision))
-            .or_default();
-        pod.push((name, entry));
-    }
     let mut pods = planner.pods_wanted(assignments, wanted);
     pods.extend(wanted.jobs.pods.iter().map(|job| Pod {
         ends: job.ends,
-        ..Pod::of(&job.assignment)
+        ..Pod::of(&job.assignment, &planner.pods)
     }));
     let pods = pods;
     let targets: Targets<'_> = pods
@@ -296,11 +315,11 @@ impl<'a> Planner<'a> {
                     if one.revision != assignment.revision {
                         self.fetch(one);
                     }
-                    pods.push(Pod::of(one));
+                    pods.push(Pod::of(one, &self.pods));
                 }
                 Runs::Both { old, new } => {
                     self.fetch(old);
-                    pods.extend([Pod::of(new), Pod::of(old)]);
+                    pods.extend([Pod::of(new, &self.pods), Pod::of(old, &self.pods)]);
                 }
             }
         }
@@ -543,8 +562,8 @@ impl<'a> Planner<'a> {
             let image_here = container.is_some_and(|c| self.observed.has_image(&c.image.manifest));
             let may_create = free && image_here && order.may_start(role, index);
             let entry = match ledger.get(name) {
-                Some(entry) => entry.clone(),
-                None => new_entry(pod.assignment, index),
+                Some(entry) => Cow::Borrowed(entry),
+                None => Cow::Owned(new_entry(pod.assignment, index)),
             };
             let ends = pod.ends && self.is_next_to_stop(&entry);
             let kept = Kept {
@@ -574,7 +593,7 @@ impl<'a> Planner<'a> {
     fn keep(&mut self, kept: Kept<'_>, creating: &mut usize) {
         let Kept {
             name,
-            mut entry,
+            entry,
             assignment,
             index,
             may_create,
@@ -642,6 +661,7 @@ impl<'a> Planner<'a> {
             (None, Phase::BackOff { .. } | Phase::Ready) => {
                 if may_create && *creating < MAX_CREATES && !self.any_incarnation(name) {
                     *creating += 1;
+                    let mut entry = entry.into_owned();
                     entry.stop = StopPlan::of(assignment, index);
                     entry.start(self.now_ms);
                     self.act(Action::Create {
@@ -658,7 +678,7 @@ impl<'a> Planner<'a> {
 /// An instance that shall run, and what its pod makes of it.
 struct Kept<'a> {
     name: &'a InstanceName,
-    entry: Entry,
+    entry: Cow<'a, Entry>,
     assignment: &'a Assignment,
     index: usize,
     /// Nothing is in the way of its start.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::health::{Answer, Verdict};
+use crate::core::name::MADE;
 use crate::core::observed::ImageState;
 use crate::core::replace::Stage;
 use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
@@ -167,6 +168,29 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
         Action::Forget { .. } => "forget",
     };
     actions.iter().map(kind).collect()
+}
+
+#[test]
+fn what_runs_is_planned_for_without_making_names() {
+    let apps = (0..200).map(|n| assignment(&format!("app{n:03}"), "1"));
+    let mut paper = Paper::new(apps.collect());
+    let image = Digest::of(b"1");
+    paper.observed.images.insert(image, ImageState::Ready);
+    while paper.ledger.len() < 200 {
+        for action in paper.settle() {
+            if let Action::Create { entry, .. } = action {
+                let id = entry.name().incarnation(entry.incarnation);
+                paper.observed.busy.remove(&id);
+                let started_at = Timestamp(0);
+                paper
+                    .observed
+                    .set(id, Status::Running { pid: 2, started_at });
+            }
+        }
+    }
+    let before = MADE.get();
+    assert_eq!(paper.plan(), Plan::default());
+    assert_eq!(MADE.get(), before, "names made anew at every event");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
-use super::plan::Ledger;
+use super::plan::{self, Entries, Ledger, by_pod};
 use super::replace::{self, Replacement, Runs, Stage};
 use super::work::Works;
 use crate::runtime::Status;
@@ -20,7 +20,7 @@ use skerry_wire::report::{
 use skerry_wire::{
     AppRef, Assignment, ContainerSpec, Digest, RevisionId, Role, Seq, Timestamp, encode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes within so many milliseconds go into one report.
 pub const COALESCE_MS: u64 = 100;
@@ -203,10 +203,21 @@ pub fn apps(
         .chain(pods)
         .collect();
     let lacking = lacks(running.values().copied(), observed, ledger);
+    let entries = by_pod(ledger);
+    let mut revisions: BTreeMap<&AppRef, Vec<RevisionId>> = BTreeMap::new();
+    for (app, revision) in entries.keys() {
+        revisions.entry(app).or_default().push(*revision);
+    }
     for wanted in assignments {
         if let Some(job) = works.status(now, wanted) {
             all.push(job_status(
-                now_ms, wanted, job, &running, observed, ledger, works,
+                now_ms,
+                wanted,
+                job,
+                (&running, &lacking),
+                observed,
+                (ledger, &entries),
+                works,
             ));
             continue;
         }
@@ -220,13 +231,13 @@ pub fn apps(
         let beside = matches!(of, Runs::Both { .. });
         let other = |revision: &RevisionId| *revision != assignment.revision;
         let held = Some(of.serving().revision).filter(other);
-        let mut entries = ledger.values().filter(|e| e.app == assignment.app);
-        let leaving = entries.find(|e| other(&e.revision));
-        let older = held.or(leaving.map(|e| e.revision)).filter(|_| !beside);
+        let mut there = revisions.get(&assignment.app).into_iter().flatten();
+        let leaving = there.find(|revision| other(revision)).copied();
+        let older = held.or(leaving).filter(|_| !beside);
         let waits_for = unmet(assignment, &running, &runs.complete, observed, ledger);
         let pod = PodView {
             lack: lacking.get(&assignment.app),
-            ..PodView::of(assignment, waits_for, observed, ledger)
+            ..PodView::of(assignment, waits_for, observed, ledger, &entries)
         };
         let containers = (0..pod.names.len()).map(|index| pod.status(now_ms, index, older));
         let mut status = AppStatus::new(
@@ -242,9 +253,10 @@ pub fn apps(
         status.update = stage.and_then(|stage| update(wanted.revision, stage, kept));
         all.push(status);
     }
-    let assigned = |app: &AppRef| assignments.iter().any(|a| a.app == *app);
+    let assigned: BTreeSet<&AppRef> = assignments.iter().map(|a| &a.app).collect();
     let mut leaving: BTreeMap<(&AppRef, RevisionId), Vec<ContainerStatus>> = BTreeMap::new();
-    for (name, entry) in ledger.iter().filter(|(_, entry)| !assigned(&entry.app)) {
+    let others = ledger.iter();
+    for (name, entry) in others.filter(|(_, entry)| !assigned.contains(&entry.app)) {
         leaving
             .entry((&entry.app, entry.revision))
             .or_default()
@@ -272,9 +284,9 @@ fn job_status(
     now_ms: u64,
     assignment: &Assignment,
     job: JobStatus,
-    running: &Running<'_>,
+    (running, lacking): (&Running<'_>, &BTreeMap<&AppRef, Lack>),
     observed: &Observed,
-    ledger: &Ledger,
+    (ledger, entries): (&Ledger, &Entries<'_>),
     works: &Works,
 ) -> AppStatus {
     let mut runs = works.pods().pods.iter().rev();
@@ -283,10 +295,9 @@ fn job_status(
         let complete = &works.pods().complete;
         let waits_for = unmet(&run.assignment, running, complete, observed, ledger);
         let waits_for = waits_for.filter(|_| !run.ends);
-        let lacking = lacks(running.values().copied(), observed, ledger);
         let pod = PodView {
             lack: lacking.get(&run.assignment.app),
-            ..PodView::of(&run.assignment, waits_for, observed, ledger)
+            ..PodView::of(&run.assignment, waits_for, observed, ledger, entries)
         };
         let mut all: Vec<ContainerStatus> = (0..pod.names.len())
             .map(|index| pod.status(now_ms, index, None))
@@ -351,12 +362,9 @@ impl<'a> PodView<'a> {
         waits_for: Option<&'a Dependency>,
         observed: &'a Observed,
         ledger: &'a Ledger,
+        entries: &Entries<'_>,
     ) -> Self {
-        let containers = assignment.pod.all_containers();
-        let name = |container: &ContainerSpec| {
-            InstanceName::new(&assignment.app, assignment.revision, &container.name)
-        };
-        let names: Vec<InstanceName> = containers.map(name).collect();
+        let names = plan::names(assignment, entries);
         let entry = |index: usize| ledger.get(&names[index]);
         let started = |index: usize| {
             entry(index).is_some_and(|e| {

@@ -89,6 +89,7 @@ pub fn mount(create: &CreateContainer, run_dir: &Path) -> Result<Option<Mount>, 
         source: dir(run_dir, app).join("app"),
         target: TARGET.to_owned(),
         read_only: true,
+        sub_path: None,
     }))
 }
 

@@ -4,7 +4,11 @@
 
 use super::adjtimex;
 use super::clock::FIRST_SECS;
+use crate::core::Now;
 use crate::facts::Host;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
 
 /// A clock chip that is off by more has been without power, in seconds.
 const CHIP_AGREES_SECS: u64 = 10 * 60;
@@ -41,10 +45,74 @@ fn judged(host: &Host, secs: u64, synchronised: Option<bool>) -> bool {
     synchronised == Some(true) || chip_agrees() || is_virtual()
 }
 
+/// A clock that was believed once, in this boot. The kernel forgets within hours
+/// that somebody kept it; a clock that has not been set since is still right,
+/// for a device that is offline for long. Kept in the run directory, so that
+/// the next agent knows it too.
+///
+/// ```text
+/// <run dir>/clock     boot id, and milliseconds that the wall clock is ahead of the boot clock
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Believed {
+    boot_id: String,
+    ahead_ms: i128,
+}
+
+/// What a crystal is off by in some weeks, and a clock that was set is by more:
+/// as much as for a clock chip.
+const DRIFT_MS: u128 = CHIP_AGREES_SECS as u128 * 1_000;
+/// Longest such file, in bytes: a boot id and a number.
+const MAX_BELIEVED_BYTES: u64 = 128;
+
+impl Believed {
+    /// The file's name in the run directory.
+    pub const FILE: &str = "clock";
+
+    /// The clock as it is now, which is believed.
+    pub fn new(boot_id: &str, now: Now) -> Self {
+        Self {
+            boot_id: boot_id.to_string(),
+            ahead_ms: i128::from(now.wall.0) - i128::from(now.boot_ms),
+        }
+    }
+
+    /// Whether the clock has not been set since.
+    pub fn holds(&self, boot_id: &str, now: Now) -> bool {
+        let is = Self::new(boot_id, now);
+        !boot_id.is_empty()
+            && is.boot_id == self.boot_id
+            && is.ahead_ms.abs_diff(self.ahead_ms) <= DRIFT_MS
+    }
+
+    /// What an agent before this one left; `None` where there is nothing that
+    /// can be read.
+    pub fn read(run_dir: &Path) -> Option<Self> {
+        let mut text = String::new();
+        let file = File::open(run_dir.join(Self::FILE)).ok()?;
+        file.take(MAX_BELIEVED_BYTES)
+            .read_to_string(&mut text)
+            .ok()?;
+        let (boot_id, ahead_ms) = text.trim().split_once(' ')?;
+        Some(Self {
+            boot_id: boot_id.to_string(),
+            ahead_ms: ahead_ms.parse().ok()?,
+        })
+    }
+
+    /// Leaves it for the next one. Lost, that one waits for the time.
+    pub fn write(&self, run_dir: &Path) -> io::Result<()> {
+        let new = run_dir.join("clock.new");
+        fs::write(&new, format!("{} {}\n", self.boot_id, self.ahead_ms))?;
+        fs::rename(new, run_dir.join(Self::FILE))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::facts::tests::Tree;
+    use skerry_wire::Timestamp;
 
     const NOW: u64 = 1_800_000_000;
 
@@ -61,5 +129,30 @@ mod tests {
         assert!(!judged(&no_battery.host(), NOW, Some(false)));
         let guest = Tree::new(&[("proc/cpuinfo", b"flags\t\t: fpu hypervisor lm\n")]);
         assert!(judged(&guest.host(), NOW, Some(false)));
+    }
+
+    #[test]
+    fn what_was_believed_in_this_boot_is_until_somebody_sets_the_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |boot_ms: u64, wall_ms: u64| Now {
+            boot_ms,
+            wall: Timestamp(NOW * 1_000 + wall_ms),
+        };
+        assert_eq!(Believed::read(dir.path()), None);
+        let believed = Believed::new("this", at(5_000, 0));
+        believed.write(dir.path()).unwrap();
+        assert_eq!(Believed::read(dir.path()), Some(believed.clone()));
+        let (month_ms, minute_ms) = (30 * 24 * 3_600_000, 60_000);
+        let after = |ms: u64| at(5_000 + month_ms, ms);
+        assert!(believed.holds("this", after(month_ms)));
+        assert!(believed.holds("this", after(month_ms + minute_ms)), "drift");
+        assert!(!believed.holds("this", after(month_ms + 3_600_000)), "set");
+        assert!(!believed.holds("this", after(0)), "it stood still");
+        assert!(!believed.holds("other", after(month_ms)), "a power cut");
+        assert!(!Believed::new("", at(0, 0)).holds("", at(0, 0)));
+        for text in ["", "this", "this x", "this 5 6"] {
+            fs::write(dir.path().join(Believed::FILE), text).unwrap();
+            assert_eq!(Believed::read(dir.path()), None, "{text}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! What is wrong with this machine, and the exact line that mends it. One file
 //! for each diagnosis. What the kernel tells in files is read below a root.
 
-mod adjtimex;
+pub(crate) mod adjtimex;
+mod apparmor;
 mod broker;
 mod certificate;
 mod cgroup;
@@ -35,7 +36,7 @@ use skerry_link::{CertPin, Trust};
 use skerry_wire::report::Condition;
 use std::path::Path;
 
-pub use clock_trust::{is_clock_trusted, is_plausible};
+pub use clock_trust::{Believed, is_clock_trusted, is_plausible};
 pub use skerry_wire::finding::{Finding, Verdict};
 
 /// What the agent knows and the machine does not tell.
@@ -88,6 +89,7 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
     let host = Host::machine();
     let mut all = local(&host, data_dir);
     all.push(user_namespaces::find(&host));
+    all.push(apparmor::find(&host));
     all.push(nftables::find());
     all.push(clock_source::find(&host));
     all.extend(

@@ -7,7 +7,7 @@ use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
 use serde_json::json;
 use skerry_wire::message::{ExecRequest, LogsRequest};
-use skerry_wire::report::JobOutcome;
+use skerry_wire::report::{ContainerState, JobOutcome};
 use skerry_wire::stream::{Channel, End};
 use skerry_wire::update::UpdateState;
 use skerry_wire::{AppRef, Namespace, StreamId};
@@ -210,6 +210,19 @@ impl<M: Machine> Engine<M> {
         self.core.updates().into_iter().map(shown).collect()
     }
 
+    /// How a container stands, for somebody at the machine: what comes from a
+    /// hub that cannot be reached is not on its way.
+    fn state_json(&self, state: &ContainerState) -> serde_json::Value {
+        match (state, self.core.offline_reason()) {
+            (ContainerState::Fetching { .. }, Some(reason)) => json!({
+                "kind": "waiting",
+                "reason": "ImageMissing",
+                "message": format!("its image is not, or not whole, on this disk, and the hub that has it cannot be reached: {reason}"),
+            }),
+            _ => state_json(state),
+        }
+    }
+
     pub(super) fn status(&self) -> serde_json::Value {
         let report = self.core.report(self.setup.clock.now());
         let identity = &self.setup.identity;
@@ -236,7 +249,7 @@ impl<M: Machine> Engine<M> {
                             "name": c.name.as_str(),
                             "id": id.map(|id| id.to_string()),
                             "pid": pid,
-                            "state": state_json(&c.state),
+                            "state": self.state_json(&c.state),
                             "restarts": c.restarts,
                             "lastExit": c.last_exit.map(|e| exit_text(&e)),
                         })
@@ -268,6 +281,7 @@ impl<M: Machine> Engine<M> {
             "generation": report.generation.0,
             "version": crate::release(),
             "bootId": report.facts.boot_id,
+            "images": self.images_json(),
             "updates": self.updates(),
             "conditions": report.conditions.iter().filter(|c| c.status).map(|c| json!({
                 "kind": c.kind, "reason": c.reason, "message": c.message,

@@ -47,3 +47,35 @@ fn arm(timer: &TimerFd) -> nix::Result<()> {
     let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
     timer.set(never, flags)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::adjtimex::shift_nanos;
+
+    /// By a nanosecond and back: nobody else minds.
+    #[test]
+    fn a_clock_that_is_set_is_noticed_each_time_and_one_that_is_not_is_not() {
+        let watch = ClockWatch::new().expect("a timer");
+        let quiet = || smol::block_on(future::poll_once(watch.set())).is_none();
+        assert!(quiet(), "nobody has set it");
+        for nanos in [1, -1] {
+            if let Err(error) = shift_nanos(nanos) {
+                eprintln!("SKIPPED: this process may not set the clock: {error}");
+                return;
+            }
+            let late = async {
+                smol::Timer::after(Duration::from_secs(30)).await;
+                false
+            };
+            let seen = async {
+                watch.set().await;
+                true
+            };
+            assert!(smol::block_on(future::or(seen, late)), "{nanos}");
+        }
+        // That it was seen is over; another process may set it meanwhile, but
+        // not for ever.
+        assert!((0..1_000).any(|_| quiet()));
+    }
+}

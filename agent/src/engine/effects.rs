@@ -147,6 +147,15 @@ impl<M: Machine> Engine<M> {
                     Event::Image { manifest, result }
                 });
             }
+            Effect::ExamineImage(image) => {
+                self.try_to(format!("examining image {}", image.reference), async move {
+                    machine.examine_image(image).await
+                });
+            }
+            Effect::NeedImages(manifests) => {
+                machine.need_images(manifests);
+                self.collect_soon();
+            }
             // Waited for: bytes must stay in order, and while the disk is slow
             // nothing more shall come.
             Effect::WriteBlob {

@@ -4,6 +4,7 @@
 mod apps;
 mod asked;
 mod clock_watch;
+mod collect;
 mod commit;
 mod effects;
 mod pause;

@@ -1,6 +1,7 @@
 //! The loop itself: its events, and how they reach the core.
 
 use super::clock_watch::ClockWatch;
+use super::collect::Collecting;
 use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
 use crate::clock::Clock;
@@ -8,12 +9,15 @@ use crate::control::Ask;
 use crate::core::update::UpdateStart;
 use crate::core::{Change, Core, Effect, Event, Identity, ImageStatus, Start};
 use crate::device_api::{Asked, DeviceApi};
+use crate::doctor::Believed;
+use crate::image::Collected;
 use crate::line::{Line, LineError};
 use crate::machine::{Machine, MachineEvent, StreamHandle, StreamOutput};
 use crate::notify;
 use crate::runtime::{ContainerId, Status};
 use crate::store::{IdentityRecord, StoreDir, StoreError};
 use crate::update::Software;
+use nix::time::{ClockId, clock_gettime};
 use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
 use skerry_wire::stream::End;
@@ -114,6 +118,8 @@ pub(super) enum Turn {
     Wake,
     Save,
     Look,
+    Collect,
+    Collected(Result<Collected, String>),
     Clock,
     Watchdog,
 }
@@ -134,12 +140,14 @@ pub struct Engine<M: Machine> {
     /// When to look at the machine's lasting troubles, in milliseconds since
     /// boot.
     pub(super) look_at_ms: u64,
+    /// Images that nobody needs.
+    pub(super) collecting: Collecting,
     /// Notices that the wall clock is set; `None` where the kernel cannot.
     clock_watch: Option<ClockWatch>,
     /// When to see next whether it can be believed.
     clock_at_ms: u64,
     /// It could once in this run.
-    clock_known: bool,
+    pub(super) clock_known: bool,
     /// When the hub is called first, if the runtime has not been heard of
     /// before: apps begin to start before anything that needs the network.
     pub(super) call_by_ms: Option<u64>,
@@ -194,6 +202,7 @@ impl<M: Machine> Engine<M> {
             machine,
             epoch: 0,
             pause: Pause::default(),
+            collecting: Collecting::default(),
             clock_watch: ClockWatch::new().ok(),
             clock_at_ms: now.boot_ms,
             clock_known: false,
@@ -277,6 +286,8 @@ impl<M: Machine> Engine<M> {
                 Turn::Wake => self.step(Event::Wake).await,
                 Turn::Save => self.save_and_call().await,
                 Turn::Look => self.look(),
+                Turn::Collect => self.collect(),
+                Turn::Collected(result) => self.collected(result).await,
                 Turn::Clock => self.look_at_clock().await,
                 Turn::Watchdog => notify::alive(),
             }
@@ -316,6 +327,7 @@ impl<M: Machine> Engine<M> {
             self.unsaved.again_at_ms().map(|at_ms| (at_ms, Turn::Save)),
             self.call_by_ms.map(|at_ms| (at_ms, Turn::Save)),
             Some((self.look_at_ms, Turn::Look)),
+            self.collecting.at_ms.map(|at_ms| (at_ms, Turn::Collect)),
             Some((self.clock_at_ms, Turn::Clock)),
         ];
         let wake = async {
@@ -351,9 +363,7 @@ impl<M: Machine> Engine<M> {
     /// The clock was set, or it is time to see what it is worth.
     async fn look_at_clock(&mut self) {
         let now_ms = self.setup.clock.now().boot_ms;
-        // The kernel forgets within hours that it was right; it still is, for
-        // a device that is offline for long.
-        self.clock_known |= self.setup.clock.is_trusted();
+        self.recall_clock();
         let trusted = self.clock_known && self.setup.clock.is_plausible();
         let again_ms = if trusted {
             LOOK_AGAIN_MS
@@ -364,6 +374,29 @@ impl<M: Machine> Engine<M> {
         self.step(Event::Clock { trusted }).await;
     }
 
+    /// Whether the clock could be believed once in this boot: the kernel forgets
+    /// within hours that it could.
+    fn recall_clock(&mut self) {
+        let now = self.setup.clock.now();
+        let boot_id = self.core.facts().boot_id.clone();
+        if self.setup.clock.is_trusted() {
+            self.clock_known = true;
+            let is = Believed::new(&boot_id, now);
+            // Seldom: when there is none, or the clock was set.
+            if let Some(run_dir) = &self.setup.api_dir
+                && !Believed::read(run_dir).is_some_and(|was| was.holds(&boot_id, now))
+                && let Err(error) = is.write(run_dir)
+            {
+                tracing::debug!("what the clock is worth is not kept: {error}");
+            }
+        } else if !self.clock_known
+            && let Some(run_dir) = &self.setup.api_dir
+        {
+            let was = Believed::read(run_dir);
+            self.clock_known = was.is_some_and(|was| was.holds(&boot_id, now));
+        }
+    }
+
     async fn event(&mut self, event: Event) {
         let is_over = match &event {
             Event::Created { .. } => true,
@@ -371,6 +404,16 @@ impl<M: Machine> Engine<M> {
             _ => false,
         };
         let runs = matches!(&event, Event::Created { result: Ok(_), .. });
+        let failed = matches!(
+            &event,
+            Event::Image { result: Err(_), .. }
+                | Event::BlobFailed { .. }
+                | Event::BlobFinished { result: Err(_), .. }
+        );
+        if failed {
+            // For want of room, perhaps.
+            self.collect_now();
+        }
         self.step(event).await;
         if is_over {
             self.start_is_over(runs).await;
@@ -390,7 +433,14 @@ impl<M: Machine> Engine<M> {
     }
 
     pub(super) async fn step(&mut self, event: Event) {
+        // What a decision costs with the apps of this device, for whoever
+        // wants to know (`--log debug`, tests/benches/apps.rs).
+        let since = tracing::enabled!(tracing::Level::DEBUG).then(thread_time);
         let effects = self.core.handle(self.setup.clock.now(), event);
+        if let Some(since) = since {
+            let micros = thread_time().saturating_sub(since).as_micros();
+            tracing::debug!("decided in {micros} us, {} effects", effects.len());
+        }
         self.carry_out(effects).await;
     }
 
@@ -414,6 +464,7 @@ impl<M: Machine> Engine<M> {
         self.look_at_ms = now_ms.saturating_add(LOOK_AGAIN_MS);
         let machine = self.machine.clone();
         self.find_out(async move { Event::Conditions(machine.conditions().await) });
+        self.collect_soon();
     }
 
     fn list(&mut self, pause: Duration) {
@@ -477,6 +528,10 @@ impl<M: Machine> Engine<M> {
                     troubles,
                 };
                 self.step(event).await;
+            }
+            MachineEvent::ImageLost(manifest, reason) => {
+                tracing::warn!("{reason}");
+                self.step(Event::ImageLost { manifest, reason }).await;
             }
             MachineEvent::Devices(seen) => self.step(Event::Devices(seen)).await,
             MachineEvent::Lost => {
@@ -560,6 +615,12 @@ impl<M: Machine> Engine<M> {
             }
         }
     }
+}
+
+/// What this thread has used of a processor: the core waits for nothing, and
+/// what else the machine does is not its cost.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Connections of this run have numbers that rise, also from line to line:

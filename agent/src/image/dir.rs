@@ -9,7 +9,7 @@ use libc::c_long;
 use nix::NixPath;
 use nix::dir::Type;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstat, fstatat,
     futimens, makedev, mkdirat, mknodat, utimensat,
@@ -88,6 +88,25 @@ impl Dir {
             name,
             OFlag::O_RDONLY | OFlag::O_DIRECTORY,
         )?))
+    }
+
+    /// The same without the time of reading it being written down: a look must
+    /// not wear out the disk.
+    pub fn open_quietly(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOATIME;
+        Ok(Self(open(None, path, flags)?))
+    }
+
+    /// [`Dir::child`] in the same way.
+    pub fn child_quietly(&self, name: Name) -> nix::Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOATIME;
+        Ok(Self(open(self.at(), name, flags)?))
+    }
+
+    /// Where a symbolic link leads, word for word.
+    pub fn read_link(&self, name: Name) -> nix::Result<Vec<u8>> {
+        use std::os::unix::ffi::OsStringExt;
+        readlinkat(self.at(), name).map(OsStringExt::into_vec)
     }
 
     fn at(&self) -> Option<RawFd> {
@@ -219,11 +238,12 @@ impl Dir {
         unlinkat(self.at(), name, UnlinkatFlags::RemoveDir)
     }
 
-    fn names(&self) -> nix::Result<Vec<CString>> {
+    /// The names in it, in no order.
+    pub fn names(&self) -> nix::Result<Vec<CString>> {
         let mut dir = nix::dir::Dir::openat(
             self.at(),
             ".",
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOATIME,
             Mode::empty(),
         )?;
         let mut names = Vec::new();

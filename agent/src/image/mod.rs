@@ -12,13 +12,16 @@
 //! A power cut at any byte leaves a blob or a layer as it was or as it shall
 //! be: both are made under another name, synced, and renamed.
 
+mod collect;
 mod dir;
 mod layer;
 pub mod manifest;
 pub mod store;
 pub mod tar;
+mod tree;
 pub mod unpack;
 
+pub use collect::{Collected, Moment, Policy, full_percent};
 pub use manifest::{ImageConfig, ManifestError};
 pub use store::{
     BlobWriter, ImageStore, LayerName, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,

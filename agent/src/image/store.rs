@@ -4,24 +4,37 @@
 //! blobs/<hex>        manifest, config, and layers that wait for being unpacked
 //! blobs/<hex>.part   what came of a blob so far
 //! layers/<hex>/      an unpacked layer, named by its chain id
-//! tmp/               layers being unpacked
+//! marks/<hex>        what that directory held when it was new
+//! tmp/               layers being unpacked or removed
+//! aside/<boot>.*     damaged layers that containers of that boot may run from
+//! unneeded           images that nobody needs, and since when
 //! ```
 //!
 //! What has its final name is whole and was verified; `tmp` is emptied at open,
-//! a `.part` is continued. A layer's digest is checked as it comes, and its
-//! diff id as it is unpacked; then the compressed blob is dropped.
+//! and `aside` of what other boots left there; a `.part` is continued. A layer's
+//! digest is checked as it comes, and its diff id as it is unpacked; then the
+//! compressed blob is dropped. [`collect`](super::collect) removes what nobody
+//! needs.
+//!
+//! What the disk loses later is found out when a container cannot be started
+//! from it ([`ImageStore::examine`]). A damaged layer stays in use until
+//! another one has been unpacked beside it: it may still be good enough for
+//! who runs from it, and there may be no hub for a long time.
 
+use super::collect::Pass;
 use super::dir::Dir;
 use super::manifest::{Config, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, ManifestError};
+use super::tree;
 use super::unpack::{UnpackError, unpack};
 use sha2::{Digest as _, Sha256};
 use skerry_wire::{Digest, ImageRef};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// What an image may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +194,7 @@ impl fmt::Display for LayerName {
     }
 }
 
-fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Disk { path, source }
 }
@@ -189,10 +202,17 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
 /// The images of one device. Share it; all calls may come from any thread.
 #[derive(Debug)]
 pub struct ImageStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
     limits: Limits,
     /// One layer at a time: bounds memory, and lets images share layers.
     unpacking: Mutex<()>,
+    /// Manifests that the desired state and rollbacks need, once that is known.
+    pub(super) needed: Mutex<Option<BTreeSet<Digest>>>,
+    /// What the newest look for images that nobody needs has seen.
+    pub(super) pass: Mutex<Pass>,
+    /// Chain ids of layers that the disk damaged. In memory only: a start
+    /// that fails again finds it out again.
+    damaged: Mutex<BTreeSet<Digest>>,
 }
 
 /// A manifest with its config, and where its layers belong.
@@ -204,9 +224,16 @@ struct Plan {
 
 impl Plan {
     fn layer_dirs<'a>(&'a self, store: &'a ImageStore) -> impl Iterator<Item = PathBuf> + 'a {
-        self.chain
-            .iter()
-            .map(|id| store.root.join("layers").join(id.hex()))
+        self.chain.iter().map(|id| store.layer(id))
+    }
+
+    fn layer_name(&self, image: &ImageRef, index: usize) -> LayerName {
+        LayerName {
+            image: image.reference.clone(),
+            number: index + 1,
+            count: self.manifest.layers.len(),
+            digest: self.manifest.layers[index].digest,
+        }
     }
 }
 
@@ -221,7 +248,7 @@ impl ImageStore {
     pub fn open(root: impl Into<PathBuf>, limits: Limits) -> Result<Self, StoreError> {
         let root = root.into();
         let mut made_any = false;
-        for dir in ["", "blobs", "layers", "tmp"] {
+        for dir in ["", "blobs", "layers", "marks", "tmp", "aside"] {
             let dir = root.join(dir);
             if !exists(&dir)? {
                 let made = fs::DirBuilder::new()
@@ -241,11 +268,66 @@ impl ImageStore {
             let path = left.map_err(disk(&tmp))?.path();
             remove_dir(&path)?;
         }
+        // No container of an earlier boot runs.
+        let (aside, boot) = (root.join("aside"), boot_id());
+        for left in fs::read_dir(&aside).map_err(disk(&aside))? {
+            let left = left.map_err(disk(&aside))?;
+            if !left.file_name().to_string_lossy().starts_with(&boot) {
+                remove_dir(&left.path())?;
+            }
+        }
         Ok(Self {
             root,
             limits,
             unpacking: Mutex::new(()),
+            needed: Mutex::new(None),
+            pass: Mutex::new(Pass::default()),
+            damaged: Mutex::new(BTreeSet::new()),
         })
+    }
+
+    fn is_damaged(&self, chain: &Digest) -> bool {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.contains(chain)
+    }
+
+    /// Compares the layers of an image with what they held when they were new.
+    /// Those that are damaged are missing from now on, as far as
+    /// [`ImageStore::status`] goes, and named here. Looks at every name in
+    /// them: for when a container cannot be started.
+    pub fn examine(&self, image: &ImageRef) -> Result<Vec<LayerName>, StoreError> {
+        let Documents::Here(plan) = self.documents(image)? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for (index, chain) in plan.chain.iter().enumerate() {
+            let dir = self.layer(chain);
+            // One from before there were marks cannot be judged.
+            let Ok(mark) = fs::read_to_string(self.mark(chain)) else {
+                continue;
+            };
+            if !exists(&dir)? || tree::digest_of(&dir).is_ok_and(|now| now.hex() == mark) {
+                continue;
+            }
+            found.push(plan.layer_name(image, index));
+            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            damaged.insert(*chain);
+        }
+        Ok(found)
+    }
+
+    /// The image, if a container can be made from what is here, damaged or
+    /// not.
+    pub fn usable(&self, image: &ImageRef) -> Result<Option<UnpackedImage>, StoreError> {
+        let Documents::Here(plan) = self.documents(image)? else {
+            return Ok(None);
+        };
+        for dir in plan.layer_dirs(self) {
+            if !exists(&dir)? {
+                return Ok(None);
+            }
+        }
+        self.ready(image, *plan).map(Some)
     }
 
     /// How far `image` is. Looks only; cheap when it is ready.
@@ -256,14 +338,8 @@ impl ImageStore {
         };
         let mut needs: Vec<Need> = Vec::new();
         let mut ready = true;
-        for ((number, layer), dir) in plan
-            .manifest
-            .layers
-            .iter()
-            .enumerate()
-            .zip(plan.layer_dirs(self))
-        {
-            if exists(&dir)? {
+        for ((number, layer), chain) in plan.manifest.layers.iter().enumerate().zip(&plan.chain) {
+            if exists(&self.layer(chain))? && !self.is_damaged(chain) {
                 continue;
             }
             ready = false;
@@ -339,7 +415,7 @@ impl ImageStore {
         for (number, dir) in plan.layer_dirs(self).enumerate() {
             let digest = plan.manifest.layers[number].digest;
             let blob = self.blob(&digest);
-            if !exists(&dir)? {
+            if !exists(&dir)? || self.is_damaged(&plan.chain[number]) {
                 if !exists(&blob)? {
                     break;
                 }
@@ -367,13 +443,9 @@ impl ImageStore {
         below: &[PathBuf],
         dir: &Path,
     ) -> Result<(), StoreError> {
-        let layer = Box::new(LayerName {
-            image: image.reference.clone(),
-            number: index + 1,
-            count: plan.manifest.layers.len(),
-            digest: plan.manifest.layers[index].digest,
-        });
-        let temp = self.root.join("tmp").join(plan.chain[index].hex());
+        let layer = Box::new(plan.layer_name(image, index));
+        let chain = &plan.chain[index];
+        let temp = self.root.join("tmp").join(chain.hex());
         remove_dir(&temp)?;
         let made = fs::DirBuilder::new().mode(0o755).create(&temp);
         made.map_err(disk(&temp))?;
@@ -401,11 +473,32 @@ impl ImageStore {
             remove_dir(&temp)?;
             return Err(error);
         }
+        let mark = tree::digest_of(&temp).map_err(disk(&temp))?;
+        let path = self.mark(chain);
+        fs::write(&path, mark.hex()).map_err(disk(&path))?;
         // One call instead of one for each of thousands of files.
         let synced = Dir::open(&temp).and_then(|dir| Ok(dir.sync_file_system()?));
         synced.map_err(disk(&temp))?;
+        self.set_aside(dir)?;
         fs::rename(&temp, dir).map_err(disk(dir))?;
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.remove(chain);
+        drop(damaged);
         sync_dir(&self.root.join("layers"))
+    }
+
+    /// Makes room for a layer that is unpacked anew. Containers may run from
+    /// the old one: it goes after the next boot.
+    fn set_aside(&self, dir: &Path) -> Result<(), StoreError> {
+        if !exists(dir)? {
+            return Ok(());
+        }
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let numbered = |n: u32| format!("{}.{name}.{n}", boot_id());
+        let mut free = (0..=u32::MAX).map(|n| self.root.join("aside").join(numbered(n)));
+        let to = free.find(|path| !path.exists());
+        let to = to.expect("not four billion times in one boot");
+        fs::rename(dir, &to).map_err(disk(dir))
     }
 
     fn documents(&self, image: &ImageRef) -> Result<Documents, StoreError> {
@@ -451,16 +544,18 @@ impl ImageStore {
 
     /// A manifest or config. One that the disk damaged is dropped: it can be
     /// fetched again.
-    fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.blob(digest);
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(disk(&path))?,
         };
         let mut bytes = Vec::new();
-        file.take(MAX_DOCUMENT_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(disk(&path))?;
+        match file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes) {
+            // What the disk cannot read any more it may still write anew.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => bytes.clear(),
+            other => drop(other.map_err(disk(&path))?),
+        }
         if Digest::of(&bytes) != *digest {
             remove_file(&path)?;
             return Ok(None);
@@ -495,8 +590,16 @@ impl ImageStore {
         })
     }
 
-    fn blob(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.hex())
+    }
+
+    pub(super) fn layer(&self, chain: &Digest) -> PathBuf {
+        self.root.join("layers").join(chain.hex())
+    }
+
+    fn mark(&self, chain: &Digest) -> PathBuf {
+        self.root.join("marks").join(chain.hex())
     }
 }
 
@@ -561,6 +664,12 @@ impl BlobWriter {
     }
 }
 
+/// Names this boot; empty where the kernel does not.
+fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    text.map(|text| text.trim().to_string()).unwrap_or_default()
+}
+
 /// Hashes a file and leaves the position at its end.
 fn hash_all(file: &mut File, hash: &mut Sha256) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(64 << 10, file);
@@ -577,11 +686,11 @@ fn hash_all(file: &mut File, hash: &mut Sha256) -> io::Result<u64> {
     }
 }
 
-fn exists(path: &Path) -> Result<bool, StoreError> {
+pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
     path.try_exists().map_err(disk(path))
 }
 
-fn remove_file(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
         _ => Ok(()),
@@ -589,14 +698,14 @@ fn remove_file(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Removes a directory of ours and all in it. Follows no links.
-fn remove_dir(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove_dir(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
         _ => Ok(()),
     }
 }
 
-fn sync_dir(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(disk(path))

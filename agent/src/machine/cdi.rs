@@ -130,8 +130,11 @@ impl Registry {
         let mut limited = opened.take(MAX_FILE_BYTES);
         let read = limited.read_to_string(&mut text);
         read.map_err(|error| error.to_string())?;
-        let document: Document =
+        // By way of a tree: else the program holds the YAML reader once more for
+        // each of the structs below.
+        let tree: serde_json::Value =
             serde_saphyr::from_str(&text).map_err(|error| error.to_string())?;
+        let document = Document::deserialize(tree).map_err(|error| error.to_string())?;
         if !document.kind.contains('/') {
             return Err(format!("its kind '{}' is not vendor/class", document.kind));
         }
@@ -204,6 +207,7 @@ fn given(edits: &Edits) -> Result<Given, &'static str> {
         source: PathBuf::from(&mount.host_path),
         target: mount.container_path.clone(),
         read_only: mount.options.iter().any(|option| option == "ro"),
+        sub_path: None,
     });
     let env = edits.env.iter().filter_map(|line| line.split_once('='));
     Ok(Given {

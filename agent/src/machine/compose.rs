@@ -1,8 +1,9 @@
 //! From an assignment and an image to what the runtime runs.
 
-use super::config_files::{ConfigFiles, Layout};
+use super::config_files::{ConfigFiles, Layout, Owner};
 use super::devices::MachineDevices;
 use super::env::{self, Environment};
+use super::fs_group;
 use super::mounts;
 use super::network::Place;
 use super::users::UserPool;
@@ -11,8 +12,8 @@ use crate::core::{Configs, CreateContainer};
 use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Security,
-    Sharing,
+    ContainerId, ContainerSpec, LogPolicy, Mount, NO_APP_ARMOR, Network, Resources, SandboxSpec,
+    Security, Sharing, USERS, app_armor_confines,
 };
 use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
@@ -115,12 +116,12 @@ impl Places {
                 let dir = made(dir)?;
                 let what = format!("volume {namespace}/{claim}");
                 self.volumes.limit(&dir, &what, *size_limit_bytes);
-                Ok(dir)
+                self.give_to_group(assignment, dir)
             }
             VolumeSource::Config { .. } => {
                 let dir = self.config_dir(&assignment.app, &assignment.revision.short());
                 let dir = dir.join(plain("volume", name)?);
-                let layout = layout(assignment, &create.configs, &volume.source)?;
+                let layout = layout(assignment, &create.configs, &volume.source, self)?;
                 let generation = create.configs.generation;
                 let files = &self.config_files;
                 files.write(&self.run_dir, &dir, &layout, generation, false)?;
@@ -134,14 +135,42 @@ impl Places {
                 let dir = dir.join(plain("volume", name)?);
                 if *memory {
                     mounts::volume_memory(&dir, *size_limit_bytes)?;
-                    return Ok(dir);
+                    return self.give_to_group(assignment, dir);
                 }
                 let dir = made(dir)?;
                 let what = format!("volume {name} of {}", assignment.app);
                 self.volumes.limit(&dir, &what, *size_limit_bytes);
-                Ok(dir)
+                self.give_to_group(assignment, dir)
             }
         }
+    }
+
+    /// A volume that is the pod's group's, if it has one. Blocks.
+    fn give_to_group(&self, assignment: &Assignment, dir: PathBuf) -> Result<PathBuf, String> {
+        let pod = &assignment.pod;
+        if let Some(group) = pod.fs_group {
+            let first = self.first_user(assignment)?;
+            fs_group::give(&dir, group, first, pod.fs_group_change)?;
+        }
+        Ok(dir)
+    }
+
+    /// Root of the app's user namespace on the device, if it has one. Blocks
+    /// for the first time.
+    fn first_user(&self, assignment: &Assignment) -> Result<Option<u32>, String> {
+        let pod = &assignment.pod;
+        if !pod.user_namespace {
+            return Ok(None);
+        }
+        // Counted from the first, it would be another app's.
+        if let Some(group) = pod.fs_group.filter(|group| *group >= USERS) {
+            return Err(format!(
+                "fsGroup {group} is not in a user namespace, which has ids below {USERS}: choose another, or leave 'hostUsers: false' out"
+            ));
+        }
+        self.users
+            .first_of(&assignment.app, &self.data_dir)
+            .map(Some)
     }
 }
 
@@ -150,6 +179,7 @@ fn layout(
     assignment: &Assignment,
     configs: &Configs,
     source: &VolumeSource,
+    places: &Places,
 ) -> Result<Layout, String> {
     let VolumeSource::Config {
         kind,
@@ -166,8 +196,11 @@ fn layout(
     if config.is_none() && !optional {
         return Err(env::missing(namespace, *kind, name));
     }
-    let group = assignment.pod.fs_group;
-    Layout::of(config, items, *mode, *optional, group)
+    let owner = Owner {
+        group: assignment.pod.fs_group,
+        first: places.first_user(assignment)?,
+    };
+    Layout::of(config, items, *mode, *optional, owner)
 }
 
 /// Writes the files of an app's configs anew, where it was given some. Does
@@ -184,7 +217,7 @@ pub fn rewrite_configs(
             continue;
         }
         let done = plain("volume", &volume.name).and_then(|name| {
-            let layout = layout(assignment, configs, &volume.source)?;
+            let layout = layout(assignment, configs, &volume.source, places)?;
             let generation = configs.generation;
             let files = &places.config_files;
             files.write(&places.run_dir, &dir.join(name), &layout, generation, true)
@@ -278,13 +311,8 @@ pub fn sandbox(create: &CreateContainer, places: &Places) -> Result<Option<Sandb
         return Ok(None);
     }
     let sysctls = pod.sysctls.iter();
-    let app = &create.assignment.app;
-    let first_user = match pod.user_namespace {
-        true => Some(places.users.first_of(app, &places.data_dir)?),
-        false => None,
-    };
     Ok(Some(SandboxSpec {
-        first_user,
+        first_user: places.first_user(&create.assignment)?,
         id: sandbox_id(&create.assignment.app, &create.assignment.revision.short()),
         own_network,
         share_pid,
@@ -346,7 +374,11 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
             "an unconfined seccomp profile".to_owned(),
         ),
         (
-            unconfined(&wanted.app_armor),
+            match &wanted.app_armor {
+                Profile::RuntimeDefault => false,
+                Profile::Unconfined => true,
+                Profile::Localhost(name) => !app_armor_confines(name),
+            },
             "an unconfined AppArmor profile".to_owned(),
         ),
         (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),
@@ -382,7 +414,7 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
         seccomp_unconfined: unconfined(&wanted.seccomp),
         app_armor: match &wanted.app_armor {
             Profile::RuntimeDefault => None,
-            Profile::Unconfined => Some("unconfined".into()),
+            Profile::Unconfined => Some(NO_APP_ARMOR.into()),
             Profile::Localhost(name) => Some(name.clone()),
         },
         unmasked_proc: wanted.unmasked_proc,
@@ -428,6 +460,7 @@ pub fn compose(
             target: mount.mount_path.clone(),
             // As in Kubernetes: what is written there would be lost.
             read_only: mount.read_only || pod.volumes.iter().any(is_config),
+            sub_path: mount.sub_path.clone(),
         });
     }
     mounts.extend(place.files.iter().cloned());

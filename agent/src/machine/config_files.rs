@@ -39,11 +39,32 @@ struct FileOf {
     mode: u32,
 }
 
-/// The files of a volume by their paths, and the group that owns them.
+/// The files of a volume by their paths, and who owns them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Layout {
     files: BTreeMap<String, FileOf>,
-    group: Option<u32>,
+    owner: Owner,
+}
+
+/// Whose the files of a volume are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The pod's group, which may read them.
+    pub group: Option<u32>,
+    /// Root of the app's user namespace, if it has one: who is whom in there
+    /// counts from here. The memory that they are in cannot always show them as
+    /// another's (tmpfs from Linux 6.3).
+    pub first: Option<u32>,
+}
+
+impl Owner {
+    /// User and group on the device.
+    fn ids(self) -> (Option<u32>, Option<u32>) {
+        match self.first {
+            None => (None, self.group),
+            Some(first) => (Some(first), Some(first + self.group.unwrap_or(0))),
+        }
+    }
 }
 
 impl Layout {
@@ -54,11 +75,11 @@ impl Layout {
         items: &[KeyToPath],
         mode: u16,
         optional: bool,
-        group: Option<u32>,
+        owner: Owner,
     ) -> Result<Self, String> {
         let mut files = BTreeMap::new();
         let mode_of = |own: Option<u16>| {
-            let read = if group.is_some() { GROUP_READ } else { 0 };
+            let read = if owner.group.is_some() { GROUP_READ } else { 0 };
             u32::from(own.unwrap_or(mode)) & 0o777 | read
         };
         let data = config.map(|config| &config.data.0);
@@ -95,7 +116,7 @@ impl Layout {
             };
             files.insert(item.path.clone(), file);
         }
-        Ok(Self { files, group })
+        Ok(Self { files, owner })
     }
 
     /// What stands at the volume's root: first parts of all paths.
@@ -172,7 +193,7 @@ fn plan<'l>(volume: &Path, layout: &'l Layout) -> io::Result<Vec<Step<'l>>> {
     Ok(steps)
 }
 
-fn carry_out(volume: &Path, step: Step<'_>, group: Option<u32>) -> io::Result<()> {
+fn carry_out(volume: &Path, step: Step<'_>, owner: Owner) -> io::Result<()> {
     match step {
         Step::RemoveAll(path) => match fs::symlink_metadata(&path) {
             Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
@@ -182,13 +203,13 @@ fn carry_out(volume: &Path, step: Step<'_>, group: Option<u32>) -> io::Result<()
         },
         Step::MakeDir(path) => {
             fs::create_dir_all(&path)?;
-            let mode = 0o755 | group.map_or(0, |_| GROUP_ENTER);
-            own(&path, group)?;
+            let mode = 0o755 | owner.group.map_or(0, |_| GROUP_ENTER);
+            own(&path, owner)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
         }
         Step::WriteFile(path, file) => {
             fs::write(&path, &file.bytes)?;
-            own(&path, group)?;
+            own(&path, owner)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))
         }
         Step::Point(name) => {
@@ -202,10 +223,10 @@ fn carry_out(volume: &Path, step: Step<'_>, group: Option<u32>) -> io::Result<()
     }
 }
 
-fn own(path: &Path, group: Option<u32>) -> io::Result<()> {
-    match group {
-        Some(group) => chown(path, None, Some(group)),
-        None => Ok(()),
+fn own(path: &Path, owner: Owner) -> io::Result<()> {
+    match owner.ids() {
+        (None, None) => Ok(()),
+        (user, group) => chown(path, user, group),
     }
 }
 
@@ -227,8 +248,10 @@ fn is_as_laid_out(dir: &Path, layout: &Layout) -> bool {
             let same = wanted.is_some_and(|wanted| {
                 let meta = fs::metadata(&path);
                 let fits = meta.is_ok_and(|meta| {
+                    let (user, group) = layout.owner.ids();
                     meta.mode() & 0o7777 == wanted.mode
-                        && layout.group.is_none_or(|group| group == meta.gid())
+                        && user.is_none_or(|user| user == meta.uid())
+                        && group.is_none_or(|group| group == meta.gid())
                 });
                 fits && fs::read(&path).is_ok_and(|bytes| bytes == wanted.bytes)
             });
@@ -246,7 +269,7 @@ fn update(volume: &Path, layout: &Layout) -> io::Result<bool> {
     let steps = plan(volume, layout)?;
     let any = !steps.is_empty();
     for step in steps {
-        carry_out(volume, step, layout.group)?;
+        carry_out(volume, step, layout.owner)?;
     }
     Ok(any)
 }
@@ -334,7 +357,7 @@ mod tests {
     }
 
     fn layout(files: &[(&str, &str)]) -> Layout {
-        Layout::of(Some(&config(files)), &[], 0o644, false, None).unwrap()
+        Layout::of(Some(&config(files)), &[], 0o644, false, Owner::default()).unwrap()
     }
 
     /// What a program sees that looks through `..data`.
@@ -384,7 +407,11 @@ mod tests {
         }];
         let config = config(&[("a", "1"), ("b", "2")]);
         let group = nix::unistd::getegid().as_raw();
-        let layout = Layout::of(Some(&config), &items, 0o644, false, Some(group)).unwrap();
+        let owner = Owner {
+            group: Some(group),
+            first: None,
+        };
+        let layout = Layout::of(Some(&config), &items, 0o644, false, owner).unwrap();
         assert!(update(&volume, &layout).unwrap());
         let file = volume.join("conf.d/web.conf");
         assert_eq!(fs::read(&file).unwrap(), b"1");
@@ -395,14 +422,14 @@ mod tests {
             key: "c".into(),
             ..items[0].clone()
         }];
-        let why = Layout::of(Some(&config), &missing, 0o644, false, None)
+        let why = Layout::of(Some(&config), &missing, 0o644, false, Owner::default())
             .err()
             .unwrap();
         assert!(
             why.contains("config default/settings has no file 'c'"),
             "{why}"
         );
-        let none = Layout::of(Some(&config), &missing, 0o644, true, None).unwrap();
+        let none = Layout::of(Some(&config), &missing, 0o644, true, Owner::default()).unwrap();
         assert!(none.files.is_empty());
     }
 
@@ -451,14 +478,14 @@ mod tests {
             for (files, nested, cut) in states {
                 let prefix = if nested { "sub/" } else { "" };
                 let config = config(&[]);
-                let mut layout = Layout::of(Some(&config), &[], 0o644, false, None).unwrap();
+                let mut layout = Layout::of(Some(&config), &[], 0o644, false, Owner::default()).unwrap();
                 layout.files = files.into_iter().map(|(name, text)| {
                     let file = FileOf { bytes: text.into_bytes(), mode: 0o644 };
                     (format!("{prefix}{name}"), file)
                 }).collect();
                 let new = wanted(&layout);
                 for step in plan(&volume, &layout).unwrap().into_iter().take(cut) {
-                    carry_out(&volume, step, None).unwrap();
+                    carry_out(&volume, step, Owner::default()).unwrap();
                     let seen = seen(&volume);
                     prop_assert!(seen == before || seen == new, "{seen:?} {before:?} {new:?}");
                 }

@@ -5,10 +5,12 @@
 mod cdi;
 mod compose;
 mod config_files;
+mod container_images;
 mod devices;
 mod env;
 mod exec;
 mod expand;
+mod fs_group;
 mod hotplug;
 mod logs;
 mod mounts;
@@ -29,6 +31,7 @@ pub use config_files::ConfigFiles;
 pub use devices::{MachineDevices, Supply};
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
+pub use quota::{limit as size_limit, set as set_size_limit};
 pub use real::{RealMachine, chain};
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 pub use users::UserPool;
@@ -37,6 +40,7 @@ pub use volumes::Volumes;
 use crate::core::health::{Answer, Question};
 use crate::core::{Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, WatchedDevice};
 use crate::doctor::Known;
+use crate::image::{Collected, Moment};
 use crate::runtime::{ContainerId, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
@@ -61,6 +65,8 @@ pub enum MachineEvent {
     Trouble(&'static str, String),
     /// Watched devices came or went.
     Devices(DevicesSeen),
+    /// An image that was whole is not any more, and why, in words.
+    ImageLost(Digest, String),
     /// How the network of pods stands now.
     Network {
         /// Where pods on bridges are.
@@ -113,6 +119,20 @@ pub trait Machine: 'static {
     ) -> impl Future<Output = Result<(), String>>;
     /// Verifies and keeps a blob.
     fn finish_blob(&self, digest: Digest) -> impl Future<Output = Result<(), String>>;
+
+    /// An image may be damaged: compares it with what it was. What is found is
+    /// told as [`MachineEvent::ImageLost`].
+    fn examine_image(&self, image: ImageRef) -> impl Future<Output = Result<(), String>>;
+    /// These images are needed, and besides them those of containers. Takes no
+    /// time.
+    fn need_images(&self, manifests: BTreeSet<Digest>);
+    /// Removes images that nobody needs and that have to go. `containers` are
+    /// those that run or may.
+    fn collect_images(
+        &self,
+        containers: Vec<(ContainerId, Status)>,
+        now: Moment,
+    ) -> impl Future<Output = Result<Collected, String>>;
 
     /// Reads a log into a stream until it ends.
     fn run_log(

@@ -215,6 +215,7 @@ impl MachineNetwork {
                 source,
                 target: target.into(),
                 read_only: true,
+                sub_path: None,
             });
         }
         Ok(Place {

@@ -8,6 +8,7 @@ use crate::core::{
     Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, Presence, WatchedDevice,
 };
 use crate::doctor::Known;
+use crate::image::{Collected, Moment};
 use crate::runtime::{ContainerId, Exit, ExitStatus, Status, Timestamp};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
@@ -142,6 +143,20 @@ impl Machine for PretendedMachine {
 
     async fn finish_blob(&self, _: Digest) -> Result<(), String> {
         Err("this machine has every image".into())
+    }
+
+    async fn examine_image(&self, _: ImageRef) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn need_images(&self, _: BTreeSet<Digest>) {}
+
+    async fn collect_images(
+        &self,
+        _: Vec<(ContainerId, Status)>,
+        _: Moment,
+    ) -> Result<Collected, String> {
+        Ok(Collected::default())
     }
 
     async fn run_log(&self, _: String, _: bool, _: LogsRequest, _: StreamEnd) -> End {

@@ -1,6 +1,7 @@
 //! The real machine: the runtime's keeper and the image store.
 
 use super::compose::{Places, compose, limits, rewrite_configs, sandbox, sandbox_id};
+use super::container_images::ContainerImages;
 use super::hotplug::Hotplug;
 use super::mounts::unmount_below;
 use super::namespace::in_mounts_of;
@@ -11,7 +12,10 @@ use crate::core::health::{Answer, Question};
 use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape, WatchedDevice};
 use crate::doctor::Known;
 use crate::facts;
-use crate::image::{self, BlobWriter, ImageStore, Limits, Need, UnpackedImage};
+use crate::image::{
+    self, BlobWriter, Collected, ImageStore, Limits, Moment, Need, Policy, UnpackedImage,
+    full_percent,
+};
 use crate::network::Pool;
 use crate::runtime::{ContainerId, Events, Runtime, RuntimeConfig, RuntimeEvent, Signal, Status};
 use skerry_wire::finding::Finding;
@@ -23,6 +27,7 @@ use skerry_wire::probe::{Check, Hook};
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, Timestamp};
+use smol::channel::{Receiver, Sender, unbounded};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Child;
@@ -56,6 +61,12 @@ pub struct RealMachine {
     launch: RefCell<Option<Child>>,
     connected: RefCell<Option<(Runtime, Events)>>,
     images: Arc<ImageStore>,
+    /// When images go that nobody needs.
+    policy: Policy,
+    /// What each container is made from.
+    container_images: ContainerImages,
+    /// Images that were whole and are not any more, and why.
+    lost: (Sender<(Digest, String)>, Receiver<(Digest, String)>),
     network: MachineNetwork,
     hotplug: Hotplug,
     /// How containers are told to stop: their image may want another signal.
@@ -74,6 +85,7 @@ impl RealMachine {
         config: RuntimeConfig,
         places: Places,
         pool: Pool,
+        policy: Policy,
     ) -> Result<Self, image::StoreError> {
         let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
         let signals = StopSignals::in_run_dir(&places.run_dir);
@@ -82,6 +94,9 @@ impl RealMachine {
             launch: RefCell::new(None),
             connected: RefCell::new(None),
             images: Arc::new(images),
+            policy,
+            container_images: ContainerImages::in_run_dir(&places.run_dir),
+            lost: unbounded(),
             network: MachineNetwork::new(&places.run_dir, pool),
             hotplug: Hotplug::new(places.devices.clone()),
             places,
@@ -124,6 +139,27 @@ impl RealMachine {
         })
         .await
         .map_err(|e| chain(&e))
+    }
+
+    /// Sees whether the image is why a container cannot be started, and tells
+    /// what of it is damaged.
+    async fn suspect(&self, image: ImageRef) -> Result<Option<String>, String> {
+        let (images, manifest) = (self.images.clone(), image.manifest);
+        let damaged = smol::unblock(move || images.examine(&image)).await;
+        let damaged = damaged.map_err(|e| chain(&e))?;
+        let Some(first) = damaged.first() else {
+            return Ok(None);
+        };
+        let others = match damaged.len() - 1 {
+            0 => String::new(),
+            1 => " and another layer".into(),
+            n => format!(" and {n} other layers"),
+        };
+        let text = format!(
+            "{first}{others}: files of it are gone or changed on this disk; it is fetched again as soon as the hub can be reached"
+        );
+        let _ = self.lost.0.try_send((manifest, text.clone()));
+        Ok(Some(text))
     }
 
     /// What is missing, with the bytes of the first that are here already: it
@@ -203,7 +239,14 @@ impl Machine for RealMachine {
                 Err(_) => smol::future::pending().await,
             }
         };
-        let plugged = smol::future::or(self.hotplug.next_event(), of_volumes);
+        let of_images = async {
+            match self.lost.1.recv().await {
+                Ok((manifest, why)) => MachineEvent::ImageLost(manifest, why),
+                Err(_) => smol::future::pending().await,
+            }
+        };
+        let of_disk = smol::future::or(of_volumes, of_images);
+        let plugged = smol::future::or(self.hotplug.next_event(), of_disk);
         let others = smol::future::or(self.network.next_event(), plugged);
         smol::future::or(of_runtime, others).await
     }
@@ -212,12 +255,16 @@ impl Machine for RealMachine {
         // That of now: once it is lost, another may list and plan anew, and
         // must not be given this container behind its back.
         let runtime = self.runtime()?;
-        let image = create.spec().image.clone();
-        let image = match self.image_status(image).await? {
-            image::Status::Ready(image) => image,
-            image::Status::Missing(_) | image::Status::Fetched => {
-                return Err("its image is not complete on this device".into());
-            }
+        let of = create.spec().image.clone();
+        let (images, wanted) = (self.images.clone(), of.clone());
+        let usable = smol::unblock(move || images.usable(&wanted)).await;
+        let Some(image) = usable.map_err(|e| chain(&e))? else {
+            let text = format!(
+                "image {}: parts of it are gone from this disk; they are fetched again as soon as the hub can be reached",
+                of.reference
+            );
+            let _ = self.lost.0.try_send((of.manifest, text.clone()));
+            return Err(text);
         };
         let wanted = create.spec().stop_signal.map(i32::from);
         let wanted = wanted.and_then(|number| Signal::try_from(number).ok());
@@ -247,6 +294,9 @@ impl Machine for RealMachine {
         let spec = smol::unblock(work).await.inspect_err(forget)?;
         // Before it runs, so that no crash of ours comes in between.
         self.signals.keep(&id, signal).inspect_err(forget)?;
+        self.container_images
+            .keep(&id, &of.manifest)
+            .inspect_err(forget)?;
         match runtime.create(spec).await {
             Ok(started) => {
                 if !self.started.replace(true) {
@@ -256,8 +306,14 @@ impl Machine for RealMachine {
             }
             Err(error) => {
                 self.signals.forget(&id);
+                self.container_images.forget(&id);
                 given.forget(&id);
-                Err(chain(&error))
+                let error = chain(&error);
+                match self.suspect(of).await {
+                    Ok(None) => Err(error),
+                    Ok(Some(damage)) => Err(format!("{damage} ({error})")),
+                    Err(reason) => Err(format!("{error}; its image cannot be read: {reason}")),
+                }
             }
         }
     }
@@ -277,6 +333,7 @@ impl Machine for RealMachine {
     async fn remove(&self, id: &ContainerId) -> Result<(), String> {
         self.runtime()?.remove(id).await.map_err(|e| chain(&e))?;
         self.signals.forget(id);
+        self.container_images.forget(id);
         self.places.devices.forget(id);
         Ok(())
     }
@@ -375,6 +432,42 @@ impl Machine for RealMachine {
         smol::unblock(move || writer.finish())
             .await
             .map_err(|e| chain(&e))
+    }
+
+    async fn examine_image(&self, image: ImageRef) -> Result<(), String> {
+        self.suspect(image).await.map(drop)
+    }
+
+    fn need_images(&self, manifests: BTreeSet<Digest>) {
+        self.images.need(manifests);
+    }
+
+    async fn collect_images(
+        &self,
+        containers: Vec<(ContainerId, Status)>,
+        now: Moment,
+    ) -> Result<Collected, String> {
+        let (images, of) = (self.images.clone(), self.container_images.clone());
+        let (policy, data_dir) = (self.policy, self.places.data_dir.clone());
+        let work = move || {
+            let mut used = BTreeSet::new();
+            for (id, status) in &containers {
+                match (of.of(id).map_err(|e| e.to_string())?, status) {
+                    (Some(manifest), _) => drop(used.insert(manifest)),
+                    (None, Status::Running { .. }) => {
+                        return Err(format!(
+                            "nobody noted what container {id} runs from, so every image stays until it ends"
+                        ));
+                    }
+                    // Of an earlier boot: nothing of it runs.
+                    (None, Status::Lost | Status::Exited(_)) => {}
+                }
+            }
+            let full = || full_percent(&data_dir);
+            let collected = images.collect(&used, &now, &policy, full);
+            collected.map_err(|e| chain(&e))
+        };
+        smol::unblock(work).await
     }
 
     async fn run_log(

@@ -284,6 +284,7 @@ mod tests {
             uid: 0,
             gid: 0,
             read_only: true,
+            bound_from: None,
         }];
         // One more program at the same cgroup could only forbid more, so what
         // the kernel's verifier says of it is all there is to see here.

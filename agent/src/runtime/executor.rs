@@ -12,6 +12,7 @@ use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::unistd::{AccessFlags, eaccess, execv};
 
 use super::seccomp::Filter;
+use super::stamps::stamp;
 
 /// Exit codes of a program that could not be run, as shells use them.
 const CANNOT_RUN: i32 = 126;
@@ -57,6 +58,7 @@ impl Executor for ContainedExecutor {
     /// Says before the start whether the program is there at all. Runs inside
     /// the container, as its user.
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        stamp("inside");
         let name = program(spec);
         find(&name, &search_path(spec)).map(drop).map_err(|error| {
             let why = match error {
@@ -71,6 +73,7 @@ impl Executor for ContainedExecutor {
 
 impl ContainedExecutor {
     fn run(&self, spec: &Spec) -> Result<Infallible, (String, nix::Error)> {
+        stamp("released");
         let name = program(spec);
         let at = |error| (name.clone(), error);
         let path = find(&name, &search_path(spec)).map_err(at)?;
@@ -91,6 +94,7 @@ impl ContainedExecutor {
                 at(nix::Error::EPERM)
             })?;
         }
+        stamp("filtered");
         execv(&path, &args).map_err(at)
     }
 }

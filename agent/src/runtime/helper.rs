@@ -30,6 +30,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
+use super::apparmor;
 use super::cgroup::Hierarchies;
 use super::devices::{DeviceFilter, apply_v1};
 use super::executor::ContainedExecutor;
@@ -46,10 +47,10 @@ use super::sandbox;
 use super::seccomp::Filter;
 use super::seqpacket;
 use super::spec::{
-    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Security, Sharing, USERS,
-    check_target,
+    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Sharing, USERS, check_target,
 };
 use super::stage;
+use super::stamps::{self, stamp};
 use super::teardown::teardown;
 use super::user::{self, Identity};
 use super::users;
@@ -81,6 +82,7 @@ impl<E: Error> From<E> for Failure {
 
 /// The process behind `skerry-agent helper`.
 pub fn main() -> ExitCode {
+    let began_nanos = stamps::now_nanos();
     let Ok(keeper) = take_stdin() else {
         complain("is started by the keeper, not by hand");
         return ExitCode::FAILURE;
@@ -88,7 +90,7 @@ pub fn main() -> ExitCode {
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let result = match seqpacket::receive(keeper.as_fd()) {
         Ok(Some((bytes, fds))) => match proto::decode(&bytes) {
-            Ok(operation) => perform(operation, fds, keeper.as_fd()),
+            Ok(operation) => perform(operation, fds, keeper.as_fd(), began_nanos),
             Err(error) => Err(error.into()),
         },
         Ok(None) => return ExitCode::FAILURE,
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Ok(fds) => {
             let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
             report(keeper.as_fd(), &Progress::Done, &fds);
+            stamp("done");
             ExitCode::SUCCESS
         }
         Err(Failure { kind, mut message }) => {
@@ -135,7 +138,10 @@ fn perform(
     operation: Operation,
     fds: Vec<OwnedFd>,
     keeper: BorrowedFd<'_>,
+    began_nanos: u64,
 ) -> Result<Vec<OwnedFd>, Failure> {
+    stamps::open(&operation.layout().run_dir, began_nanos);
+    stamp("asked");
     match operation {
         Operation::Create {
             spec,
@@ -149,6 +155,7 @@ fn perform(
         Operation::Delete { id, layout } => {
             let hierarchies = Hierarchies::detect()?;
             let errors = teardown(&id, &layout, &hierarchies);
+            stamp("removed");
             if errors.is_empty() {
                 return Ok(Vec::new());
             }
@@ -222,14 +229,16 @@ fn build(
         }
     }
     let invalid = |text: String| Failure::new(FailureKind::Invalid, text);
+    let unfit = |error: stage::StageError| invalid(chain(&error));
     limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
-    check_app_armor(&spec.security).map_err(invalid)?;
+    apparmor::check(&spec.security).map_err(invalid)?;
     let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
     if spec.security.privileged {
         let mut all = nodes::all();
         all.retain(|one| nodes.iter().all(|asked| asked.target != one.target));
         nodes.extend(all);
     }
+    stamp("checked");
     unshare_mounts()?;
     let sandbox = sandbox.map(Reached::open).transpose()?;
     let users = sandbox.as_ref().and_then(Reached::users);
@@ -237,10 +246,13 @@ fn build(
     let usual_root = bundle.join("rootfs");
     private_dir(&usual_root)?;
     let root = match users {
-        None => usual_root.clone(),
-        Some((namespace, _)) => {
+        None => {
+            spec.mounts = stage::build_parts(&spec, layout).map_err(unfit)?;
+            usual_root.clone()
+        }
+        Some(users) => {
             refuse_with_users(&spec).map_err(invalid)?;
-            let stage = stage::build(&spec, layout, namespace)?;
+            let stage = stage::build(&spec, layout, users, &mut nodes).map_err(unfit)?;
             (spec.layers, spec.mounts) = (stage.layers, stage.mounts);
             stage.root
         }
@@ -258,6 +270,7 @@ fn build(
     let identity = user::resolve(&root_dir, &spec.user)
         .map_err(|error| Failure::new(FailureKind::Invalid, error.to_string()))?;
     if let Some((_, first)) = users {
+        check_ids(&identity, &spec.groups).map_err(invalid)?;
         own_by(&root, &[&stdout, &stderr], first, &identity).map_err(invalid)?;
     }
     for target in targets(&spec) {
@@ -277,6 +290,7 @@ fn build(
         remove_link_in(&root_dir, file)?;
     }
     drop(root_dir);
+    stamp("root");
     let cgroup = layout.cgroup(&spec.id);
     let devices = match spec.security.privileged {
         true => None,
@@ -287,20 +301,23 @@ fn build(
         false => hierarchies.has_controller("devices"),
     };
     let mut machine = machine(hierarchies, rules || spec.security.privileged)?;
-    machine.app_armor = app_armor(&spec.security);
+    machine.app_armor = apparmor::profile(&spec.security);
     let shared = sandbox.as_ref().map(|sandbox| &sandbox.namespaces);
     let mut config = oci::spec(&spec, &identity, &root, &cgroup, shared, &nodes, &machine)?;
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
+    stamp("spec");
 
     let executor = ContainedExecutor {
         filter: filter(&config)?,
         window: None,
     };
+    stamp("seccomp");
     // Before libcontainer makes it, so that the limits below find their files
     // in place.
     hierarchies.make(&cgroup)?;
+    stamp("cgroup");
     let mut container = ContainerBuilder::new(spec.id.to_string(), SyscallType::default())
         .with_executor(executor)
         .with_root_path(&state)?
@@ -311,6 +328,7 @@ fn build(
         .with_systemd(false)
         .with_detach(true)
         .build()?;
+    stamp("made");
     if root != usual_root {
         // Ours alone, and gone with us; libcontainer looks for it again when a
         // further process is started.
@@ -337,10 +355,12 @@ fn build(
     {
         apply_v1(&dir, &nodes)?;
     }
+    stamp("limits");
     // Before the start: however short the container's life, the keeper knows
     // whose end it sees.
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
+    stamp("started");
     Ok(())
 }
 
@@ -394,8 +414,6 @@ impl Reached {
 fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
     let what = if spec.security.privileged {
         "'privileged: true'"
-    } else if !spec.devices.is_empty() {
-        "a device of the host"
     } else if spec.network == Network::Host {
         "the host's network"
     } else if spec.pid == Sharing::Host {
@@ -410,6 +428,25 @@ fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
     ))
 }
 
+/// Refuses users and groups that a user namespace does not have.
+fn check_ids(identity: &Identity, groups: &[u32]) -> Result<(), String> {
+    let refuse = |what: &str, id: u32, remedy: &str| {
+        Err(format!(
+            "the image's or the app's {what} {id} is not in a user namespace, which has ids below \
+             {USERS}: choose another {remedy}, or leave 'hostUsers: false' out"
+        ))
+    };
+    let mut ids = [identity.uid, identity.gid].into_iter();
+    if let Some(id) = ids.find(|id| *id >= USERS) {
+        return refuse("user", id, "with 'runAsUser'");
+    }
+    let mut all = identity.groups.iter().chain(groups);
+    match all.find(|id| **id >= USERS) {
+        Some(id) => refuse("group", *id, "('fsGroup', 'supplementalGroups')"),
+        None => Ok(()),
+    }
+}
+
 /// Gives the root directory, and what output is written to, to the users
 /// inside.
 fn own_by(
@@ -418,12 +455,6 @@ fn own_by(
     first: u32,
     identity: &Identity,
 ) -> Result<(), String> {
-    if let Some(id) = [identity.uid, identity.gid].iter().find(|id| **id >= USERS) {
-        return Err(format!(
-            "the image's or the app's user {id} is not in a user namespace, which has ids below \
-             {USERS}: choose another with 'runAsUser', or leave 'hostUsers: false' out"
-        ));
-    }
     let text = |error: nix::Error| format!("the container's files cannot be given to it: {error}");
     let id = |inside: u32| (Uid::from_raw(first + inside), Gid::from_raw(first + inside));
     let (user, group) = id(0);
@@ -663,38 +694,6 @@ fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, Failure> {
     stream.set_nonblocking(true)?;
     let received = seqpacket::receive_stream(stream.as_fd())?;
     received.ok_or_else(|| Failure::new(FailureKind::Failed, "no terminal was sent"))
-}
-
-/// The AppArmor profile of containers that name none, if an administrator has
-/// loaded it.
-const DEFAULT_APP_ARMOR: &str = "skerry-default";
-
-/// The name that stands for no AppArmor profile at all.
-const UNCONFINED: &str = "unconfined";
-
-/// Refuses an AppArmor profile that the kernel does not have.
-fn check_app_armor(security: &Security) -> Result<(), String> {
-    match &security.app_armor {
-        Some(name) if name != UNCONFINED && !has_app_armor(name) => Err(format!(
-            "the AppArmor profile {name:?} is not loaded on this device; load it with \
-             'apparmor_parser -r', or leave it out"
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// The AppArmor profile to be used.
-fn app_armor(security: &Security) -> Option<String> {
-    let default = || has_app_armor(DEFAULT_APP_ARMOR).then(|| DEFAULT_APP_ARMOR.to_owned());
-    let chosen = security.app_armor.clone().or_else(default);
-    chosen.filter(|name| name != UNCONFINED)
-}
-
-fn has_app_armor(name: &str) -> bool {
-    // One profile in each line: its name and its mode.
-    let loaded = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
-    let wanted = format!("{name} (");
-    loaded.is_ok_and(|text| text.lines().any(|line| line.starts_with(&wanted)))
 }
 
 /// The device rules of cgroup v2. `None` on v1, which has others, and on a

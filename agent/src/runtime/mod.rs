@@ -17,6 +17,7 @@
 //! Needs Linux 5.12 (mount_setattr, which libcontainer uses too), overlayfs,
 //! seccomp, and cgroups v1 or v2 at `/sys/fs/cgroup`.
 
+mod apparmor;
 mod cgroup;
 mod devices;
 mod exe;
@@ -41,11 +42,17 @@ mod seqpacket;
 mod session;
 mod spec;
 mod stage;
+pub mod stamps;
+mod sub_path;
 mod teardown;
 mod usage;
 mod user;
 mod users;
 
+pub use apparmor::{
+    DEFAULT_PROFILE as DEFAULT_APP_ARMOR, UNCONFINED as NO_APP_ARMOR,
+    confines as app_armor_confines, mode_of as app_armor_mode,
+};
 pub use find::find_devices;
 pub use guard::apps_memory;
 pub use handle::{

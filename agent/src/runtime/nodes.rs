@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::spec::Device;
 
@@ -28,6 +28,8 @@ pub struct Node {
     pub gid: u32,
     /// Refuse writes.
     pub read_only: bool,
+    /// One of our own that is mounted inside, where it cannot be made.
+    pub bound_from: Option<PathBuf>,
 }
 
 /// Sorts of devices.
@@ -98,5 +100,6 @@ fn node(data: &fs::Metadata, target: &str, read_only: bool) -> Option<Node> {
         uid: data.uid(),
         gid: data.gid(),
         read_only,
+        bound_from: None,
     })
 }

@@ -21,6 +21,7 @@ use super::nodes::{Kind, Node};
 use super::proto::Namespaces;
 use super::spec::{ContainerSpec, MAX_HOSTNAME, Network, Security, Sharing, Tmpfs, capability};
 use super::user::Identity;
+use skerry_wire::CAPABILITIES;
 
 /// Where programs are searched unless the image says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -30,7 +31,7 @@ const OPEN_FILES: u64 = 1024;
 pub const HOST_FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
 /// Docker's default capabilities.
-const CAPABILITIES: &[Capability] = &[
+const USUAL: &[Capability] = &[
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,
@@ -151,7 +152,7 @@ pub fn spec(
         .process(process(
             &spec.args, env, cwd, &identity, &rights, machine, false,
         )?)
-        .mounts(mounts(spec, sandbox, machine)?)
+        .mounts(mounts(spec, sandbox, nodes, machine)?)
         .annotations(annotations.into_iter().collect::<HashMap<_, _>>())
         .linux(linux(spec, cgroup, sandbox, nodes, machine)?)
         .build()
@@ -223,7 +224,7 @@ pub fn environment(env: impl Iterator<Item = (String, String)>, home: &str) -> V
 fn capabilities(security: &Security, machine: &Machine) -> Capabilities {
     let mknod = machine.mknod;
     let every = || {
-        let had = (0..=LAST_CAPABILITY).filter(|number| machine.capable & 1 << number != 0);
+        let had = (0..CAPABILITIES.len()).filter(|number| machine.capable & 1 << number != 0);
         had.filter_map(by_number)
     };
     let named = |names: &[String]| -> HashSet<Capability> {
@@ -235,7 +236,7 @@ fn capabilities(security: &Security, machine: &Machine) -> Capabilities {
     if security.privileged {
         return every().collect();
     }
-    let mut set: HashSet<Capability> = CAPABILITIES.iter().copied().collect();
+    let mut set: HashSet<Capability> = USUAL.iter().copied().collect();
     if mknod {
         set.insert(Capability::Mknod);
     }
@@ -249,55 +250,8 @@ fn capabilities(security: &Security, machine: &Machine) -> Capabilities {
     set.into_iter().collect()
 }
 
-/// The newest capability of linux/capability.h: CAP_CHECKPOINT_RESTORE.
-const LAST_CAPABILITY: usize = 40;
-
 fn by_number(number: usize) -> Option<Capability> {
-    // In the kernel's order.
-    const NAMES: [&str; LAST_CAPABILITY + 1] = [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "DAC_READ_SEARCH",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "SETGID",
-        "SETUID",
-        "SETPCAP",
-        "LINUX_IMMUTABLE",
-        "NET_BIND_SERVICE",
-        "NET_BROADCAST",
-        "NET_ADMIN",
-        "NET_RAW",
-        "IPC_LOCK",
-        "IPC_OWNER",
-        "SYS_MODULE",
-        "SYS_RAWIO",
-        "SYS_CHROOT",
-        "SYS_PTRACE",
-        "SYS_PACCT",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-        "SYS_RESOURCE",
-        "SYS_TIME",
-        "SYS_TTY_CONFIG",
-        "MKNOD",
-        "LEASE",
-        "AUDIT_WRITE",
-        "AUDIT_CONTROL",
-        "SETFCAP",
-        "MAC_OVERRIDE",
-        "MAC_ADMIN",
-        "SYSLOG",
-        "WAKE_ALARM",
-        "BLOCK_SUSPEND",
-        "AUDIT_READ",
-        "PERFMON",
-        "BPF",
-        "CHECKPOINT_RESTORE",
-    ];
-    capability(NAMES.get(number)?)
+    capability(CAPABILITIES.get(number)?)
 }
 
 fn sets(set: &Capabilities) -> Result<LinuxCapabilities, OciSpecError> {
@@ -367,7 +321,8 @@ fn linux(
     if !security.privileged {
         masked.extend(machine.masked.iter().cloned());
     }
-    let devices = nodes.iter().map(device);
+    let devices = nodes.iter().filter(|node| node.bound_from.is_none());
+    let devices = devices.map(device);
     LinuxBuilder::default()
         .namespaces(namespaces(spec, sandbox, machine)?)
         .cgroups_path(PathBuf::from("/").join(cgroup))
@@ -396,6 +351,7 @@ fn device(node: &Node) -> Result<LinuxDevice, OciSpecError> {
 fn mounts(
     spec: &ContainerSpec,
     sandbox: Option<&Namespaces>,
+    nodes: &[Node],
     machine: &Machine,
 ) -> Result<Vec<Mount>, OciSpecError> {
     let mount = |target: &str, kind: &str, source: &Path, options: &[&str]| {
@@ -472,6 +428,12 @@ fn mounts(
         }
         all.push(mount(&own.target, "bind", &own.source, &options)?);
     }
+    for node in nodes {
+        if let Some(source) = &node.bound_from {
+            let options = ["bind", "rprivate", "nosuid", "noexec"];
+            all.push(mount(&node.target, "bind", source, &options)?);
+        }
+    }
     Ok(all)
 }
 
@@ -530,6 +492,7 @@ mod tests {
             uid: 0,
             gid: 20,
             read_only: true,
+            bound_from: None,
         };
         let made = spec(
             &sample,

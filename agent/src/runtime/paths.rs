@@ -5,6 +5,7 @@
 //!   keeper.lock        held by the one living keeper
 //!   keeper.sock        where agents connect
 //!   keeper.log         what the keeper had to complain about
+//!   helper-times       made by hand: helpers note their phases in it
 //!   containers/<id>/   config.json, rootfs/ (mount point), state/<id>/
 //!   logs/<log name>/   logs in memory
 //! <data dir>           kept

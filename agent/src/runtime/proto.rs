@@ -235,6 +235,18 @@ pub enum Operation {
     },
 }
 
+impl Operation {
+    /// Where it happens.
+    pub fn layout(&self) -> &Layout {
+        match self {
+            Self::Create { layout, .. }
+            | Self::Exec { layout, .. }
+            | Self::Delete { layout, .. }
+            | Self::MakeSandbox { layout, .. } => layout,
+        }
+    }
+}
+
 /// Where a sandbox's namespaces are found, as paths in `/proc`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
@@ -456,6 +468,8 @@ mod tests {
         text(&mut golden, "/var/lib/web");
         text(&mut golden, "/data");
         golden.push(1);
+        golden.push(1);
+        text(&mut golden, "web/data");
         golden.push(1);
         text(&mut golden, "/tmp");
         golden.extend([1, 0x80, 0x80, 0x40, 0]); // 1 MiB, not executable

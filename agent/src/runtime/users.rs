@@ -166,6 +166,20 @@ pub fn clone_mount(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
 }
 
+/// What is open, with all that is mounted below it, as a mount of its own.
+pub fn clone_mount_of(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE
+        | libc::OPEN_TREE_CLOEXEC
+        | (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as c_uint;
+    // SAFETY: the path is an empty C string that lives for ever.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, file.as_raw_fd(), c"".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel made this descriptor just now.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
+}
+
 /// Shows the files of a mount that is not mounted anywhere yet as those of
 /// the ids inside: root's belong to root inside. Linux 5.12, and a file system
 /// that can.

@@ -91,6 +91,7 @@ fn our_binary_cannot_be_written_from_inside() {
             source: shared.clone(),
             target: "/shared".into(),
             read_only: false,
+            sub_path: None,
         };
         spec.mounts.push(mount);
         runtime.create(spec).await.expect("created");

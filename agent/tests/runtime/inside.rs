@@ -72,6 +72,7 @@ fn volumes_are_mounted_and_read_only_means_it() {
             source: volume.clone(),
             target: target.into(),
             read_only,
+            sub_path: None,
         };
         let mut spec = shell(
             "a",
@@ -83,6 +84,7 @@ fn volumes_are_mounted_and_read_only_means_it() {
             source: volume.join("in"),
             target: "/file".into(),
             read_only: true,
+            sub_path: None,
         };
         spec.mounts = vec![mount("/rw", false), mount("/ro/deep", true), file];
         let (_, lines) = output_of(&runtime, spec).await;

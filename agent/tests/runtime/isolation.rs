@@ -3,10 +3,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use skerry_agent::runtime::{ContainerSpec, Device, ExitStatus, Mount, Tmpfs};
+use skerry_agent::runtime::{ContainerSpec, Device, ExecSpec, ExitStatus, Mount, Signal, Tmpfs};
+use smol::io::AsyncReadExt;
 
-use crate::support::{Machine, machine_is_fit, output_of, run, shell};
+use crate::support::{
+    Machine, exit_of, id, is_emulated, log_lines, machine_is_fit, output_of, run, shell,
+    wait_for_line,
+};
 
 fn has(lines: &[String], text: &str) -> bool {
     lines.iter().any(|line| line.contains(text))
@@ -292,7 +297,7 @@ fn what_is_masked_is_empty_and_what_is_read_only_refuses() {
         let script = format!(
             "for p in {masked} /sys/devices/system/cpu/cpu*/thermal_throttle; do \
              [ -e $p ] || continue; \
-             if [ -d $p ]; then n=$(ls -A $p | wc -l); else n=$(head -c 10 $p | wc -c); fi; \
+             if [ -d $p ]; then n=$(ls -A $p | wc -l); else n=$(head -c 10 $p 2>/dev/null | wc -c); fi; \
              [ $n = 0 ] || echo \"open $p\"; done; \
              for p in bus fs irq sys sysrq-trigger; do [ -e /proc/$p ] || continue; \
              grep -q \" /proc/$p proc ro,\" /proc/mounts || echo \"writable $p\"; done; \
@@ -364,10 +369,113 @@ fn programs_gain_no_privileges() {
     });
 }
 
-/// An AppArmor profile is used where the kernel has it, and missed with the
-/// remedy where it does not.
+/// Whether this kernel has AppArmor and our profile. The emulated machine has.
+fn app_armor_is_loaded() -> bool {
+    let list = fs::read_to_string("/sys/kernel/security/apparmor/profiles").unwrap_or_default();
+    let loaded = list.contains("skerry-default (enforce)");
+    assert!(loaded || !is_emulated(), "profiles: {list:?}");
+    if !loaded {
+        eprintln!("SKIPPED: this kernel has no AppArmor; agent/tests/cgroup-v2/run has one");
+    }
+    loaded
+}
+
+/// A container with all that would let it mount, and write the kernel's
+/// settings, if AppArmor did not refuse.
+fn mounter(id: &str, profile: Option<&str>) -> ContainerSpec {
+    let script = "cat /proc/self/attr/current; mkdir -p /m /n; \
+         mount -t tmpfs none /m 2>&1 && echo mounted; \
+         mount -t proc none /n 2>&1 && echo again; \
+         umount /dev/shm 2>&1 && echo unmounted; \
+         (cat /proc/sys/vm/swappiness >/proc/sys/vm/swappiness) 2>&1 && echo written; \
+         (echo x >/proc/self/comm) 2>&1 && echo renamed; \
+         (cat /etc/passwd >/dev/null) 2>&1 && echo read";
+    let mut spec = shell(id, script);
+    spec.security.capabilities_add = vec!["ALL".into()];
+    spec.security.seccomp_unconfined = true;
+    spec.security.allow_privilege_escalation = true;
+    spec.security.unmasked_proc = true;
+    spec.security.app_armor = profile.map(str::to_owned);
+    spec
+}
+
+/// The profile of containers is ours, and refuses what nothing else does; an
+/// app may have another one, or none.
 #[test]
-fn an_app_armor_profile_is_there_or_missed() {
+fn app_armor_bites() {
+    if !machine_is_fit() || !app_armor_is_loaded() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let (_, none) = output_of(&runtime, mounter("a", Some("unconfined"))).await;
+        assert_eq!(
+            none,
+            [
+                "unconfined",
+                "mounted",
+                "again",
+                "unmounted",
+                "written",
+                "renamed",
+                "read"
+            ]
+        );
+        let (_, ours) = output_of(&runtime, mounter("b", None)).await;
+        assert_eq!(ours[0], "skerry-default (enforce)");
+        let refused = ours.iter().filter(|line| line.contains("ermission denied"));
+        assert_eq!(refused.count(), 4, "{ours:?}");
+        assert_eq!(ours[5..], ["renamed", "read"], "{ours:?}");
+        let (_, other) = output_of(&runtime, mounter("c", Some("skerry-test-no-passwd"))).await;
+        assert_eq!(other[0], "skerry-test-no-passwd (enforce)");
+        assert!(!has(&other, "read") && has(&other, "renamed"), "{other:?}");
+        // A privileged container has none, as with Docker.
+        let mut spec = shell("d", "cat /proc/self/attr/current");
+        spec.security.privileged = true;
+        let (_, lines) = output_of(&runtime, spec).await;
+        assert_eq!(lines, ["unconfined"]);
+
+        // A further process is as confined as the first, and the host may end
+        // what is.
+        let mut spec = shell("e", "echo ready; sleep 1000");
+        spec.security = mounter("e", None).security;
+        runtime.create(spec).await.expect("created");
+        wait_for_line(&runtime, "log-e", "ready").await;
+        let script = "cat /proc/self/attr/current; mount -t tmpfs none /tmp 2>&1; \
+             kill -0 1 && echo reached; readlink /proc/1/exe";
+        let spec = ExecSpec {
+            args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            cwd: String::new(),
+            user: String::new(),
+            tty: None,
+        };
+        let mut session = runtime.exec(&id("e"), spec).await.expect("started");
+        let mut text = String::new();
+        let mut stdout = session.take_stdout().expect("not taken yet");
+        stdout.read_to_string(&mut text).await.expect("read");
+        let said: Vec<&str> = text.lines().collect();
+        assert_eq!(said[0], "skerry-default (enforce)", "{said:?}");
+        assert!(said[1].contains("ermission denied"), "{said:?}");
+        assert_eq!(said[2..], ["reached", "/bin/busybox"], "{said:?}");
+        runtime
+            .signal(&id("e"), Signal::SIGKILL)
+            .await
+            .expect("sent");
+        assert_eq!(
+            exit_of(&runtime, "e").await.status,
+            ExitStatus::Signal(Signal::SIGKILL as i32)
+        );
+        runtime.remove(&id("e")).await.expect("removed");
+        runtime.forget_exit(&id("e")).await.expect("forgotten");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// What cannot be had is refused with the remedy.
+#[test]
+fn missing_profiles_and_mounts_of_ours_are_refused() {
     if !machine_is_fit() {
         return;
     }
@@ -383,9 +491,104 @@ fn an_app_armor_profile_is_there_or_missed() {
             source: "/dev/null".into(),
             target: "/dev/null".into(),
             read_only: false,
+            sub_path: None,
         }];
         let error = runtime.create(spec).await.expect_err("ours");
         assert!(error.to_string().contains("runtime provides"), "{error}");
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// A part of a volume is mounted, also while the app that has the volume makes
+/// a link to the host's /etc of it: refused, and nothing is made outside.
+#[test]
+fn a_part_of_a_volume_is_never_outside_of_it() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let volume = machine.path().join("data/volumes/default/shared");
+    fs::create_dir_all(volume.join("conf")).expect("made");
+    fs::write(volume.join("conf/file"), "one\n").expect("written");
+    fs::write(volume.join("other"), "not shown\n").expect("written");
+    let part = |id: &str, script: &str, sub_path: &str| {
+        let mut spec = shell(id, script);
+        spec.mounts = vec![Mount {
+            source: volume.clone(),
+            target: "/part".into(),
+            read_only: false,
+            sub_path: Some(sub_path.into()),
+        }];
+        spec
+    };
+    run(async {
+        let runtime = machine.connect().await;
+        let before = crate::support::mounts();
+        let script = "ls /part; cat /part/file; echo two >/part/file";
+        let (_, lines) = output_of(&runtime, part("a", script, "conf")).await;
+        assert_eq!(lines, ["file", "one"]);
+        let (_, lines) = output_of(&runtime, part("b", "cat /part", "conf/file")).await;
+        assert_eq!(lines, ["two"], "a file alone");
+        let script = "touch /part/made; ls /part";
+        let (_, lines) = output_of(&runtime, part("c", script, "new/deep")).await;
+        assert_eq!(lines, ["made"]);
+        assert!(volume.join("new/deep/made").exists());
+
+        // The exploit: an app that has all of the volume, before a restart.
+        for (number, exploit) in [
+            "rm -r /v/conf; ln -s /etc /v/conf",
+            "rm -r /v/conf; ln -s ../../../../../../../../../etc /v/conf",
+            "rm -r /v/conf; ln -s /proc/self/root/etc /v/conf",
+            "rm -r /v/conf; ln -s conf /v/conf",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut spec = shell(&format!("evil{number}"), exploit);
+            spec.mounts = vec![Mount {
+                source: volume.clone(),
+                target: "/v".into(),
+                read_only: false,
+                sub_path: None,
+            }];
+            output_of(&runtime, spec).await;
+            for path in ["conf", "conf/skerry-made", "conf/passwd"] {
+                let error = runtime.create(part("d", "cat /part/passwd", path)).await;
+                let text = error.expect_err("refused").to_string();
+                assert!(text.contains("leads out of its volume"), "{text}");
+            }
+            assert!(!Path::new("/etc/skerry-made").exists(), "{exploit}");
+        }
+        assert!(volume.join("other").exists(), "nothing of it was removed");
+        assert_eq!(crate::support::mounts(), before, "no mount is left");
+        // While it is exchanged all the time, it shows the one or is refused.
+        fs::remove_file(volume.join("conf")).expect("removed");
+        let mut racer = shell(
+            "racer",
+            "cd /v; mkdir dir; ln -s /etc link; echo ready; while :; do \
+             mv -T dir conf; mv -T conf dir; mv -T link conf; mv -T conf link; done",
+        );
+        racer.mounts = vec![Mount {
+            source: volume.clone(),
+            target: "/v".into(),
+            read_only: false,
+            sub_path: None,
+        }];
+        runtime.create(racer).await.expect("created");
+        wait_for_line(&runtime, "log-racer", "ready").await;
+        for number in 0..if is_emulated() { 5 } else { 20 } {
+            let spec = part(&format!("r{number}"), "ls -A /part", "conf");
+            let id = spec.id.clone();
+            if runtime.create(spec).await.is_ok() {
+                exit_of(&runtime, id.as_str()).await;
+                let lines = log_lines(&runtime, &format!("log-r{number}"), false);
+                assert_eq!(lines, [] as [&str; 0], "an empty directory");
+            }
+            runtime.remove(&id).await.expect("removed");
+            runtime.forget_exit(&id).await.expect("forgotten");
+        }
+        runtime.remove(&id("racer")).await.expect("removed");
+        runtime.forget_exit(&id("racer")).await.expect("forgotten");
         runtime.shutdown().await.expect("ended");
     });
 }

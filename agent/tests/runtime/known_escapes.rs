@@ -49,6 +49,7 @@ fn volume(source: &Path, target: &str) -> Mount {
         source: source.to_owned(),
         target: target.into(),
         read_only: false,
+        sub_path: None,
     }
 }
 

@@ -248,6 +248,7 @@ fn refusals_say_why_and_leave_nothing() {
             source: "/no/such/volume".into(),
             target: "/data".into(),
             read_only: false,
+            sub_path: None,
         });
         refused(spec, FailureKind::Invalid, "volume source /no/such/volume").await;
         let mut spec = command("a", &["/etc"]);

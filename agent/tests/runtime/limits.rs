@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use skerry_agent::runtime::{ExitStatus, Resources, Runtime};
+use skerry_agent::machine::{set_size_limit, size_limit};
+use skerry_agent::runtime::{ExitStatus, Mount, Resources, Runtime};
 
 use crate::support::{
-    Machine, exit_of, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
+    Machine, applies, exit_of, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
 };
 
 /// A file of a container's cgroup in the hierarchy of `controller`, v1 or v2.
@@ -322,4 +323,118 @@ fn the_guard_holds_all_apps_together() {
         runtime.shutdown().await.expect("ended");
     });
     assert!(machine.cgroups().is_empty());
+}
+
+/// More work than it has time for: it waits for a CPU, and the kernel says so.
+/// Nothing else here takes CPUs away from it that it would be given.
+#[test]
+fn pressure_is_told_while_there_is_some() {
+    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let told = v2 && Path::new("/proc/pressure/cpu").exists();
+    if !machine_is_fit() || !applies(told, "cgroup v2 with CONFIG_PSI and psi=1") {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        let spin = "while [ ! -e /stop ]; do :; done";
+        let script = format!("echo ready; {spin} & {spin} & {spin} & wait; echo idle; sleep 1000");
+        let mut spec = shell("a", &script);
+        spec.resources.cpu_millis = Some(100);
+        runtime.create(spec).await.expect("created");
+        let idle = shell("b", "echo ready; sleep 1000");
+        runtime.create(idle).await.expect("created");
+        wait_for_line(&runtime, "log-a", "ready").await;
+        let cpu = async |name: &str| {
+            let usage = runtime.usage(&id(name)).await.expect("used");
+            usage.pressure.expect("told").cpu
+        };
+        // Half of the time, in hundredths of a percent; averaged over 10 s.
+        while cpu("a").await < 5000 {
+            smol::Timer::after(std::time::Duration::from_millis(100)).await;
+        }
+        let usage = runtime.usage(&id("a")).await.expect("used");
+        println!("PRESSURE {usage:?}");
+        assert!(cpu("b").await < 5000, "another container's pressure");
+        // And goes away with its cause.
+        let done = exec(&runtime, "touch /stop").await;
+        wait_for_line(&runtime, "log-a", "idle").await;
+        drop(done);
+        while cpu("a").await > 1000 {
+            smol::Timer::after(std::time::Duration::from_millis(100)).await;
+        }
+        for name in ["a", "b"] {
+            runtime.remove(&id(name)).await.expect("removed");
+            runtime.forget_exit(&id(name)).await.expect("forgotten");
+        }
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+/// A size limit on the disk holds for a container, also as root.
+#[test]
+fn a_volume_takes_no_more_than_its_size_limit() {
+    const LIMIT: u64 = 4 << 20;
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let volume = machine.path().join("volume");
+    fs::create_dir(&volume).expect("made");
+    fs::write(volume.join("before"), vec![1; 1 << 20]).expect("written");
+    let limited = set_size_limit(&volume, Some(LIMIT));
+    if let Err(error) = &limited {
+        // What the operator is told: nothing is limited, and nothing claimed.
+        assert_eq!(size_limit(&volume), None, "{error}");
+    }
+    if !applies(
+        limited.is_ok(),
+        "a file system with enforced project quotas",
+    ) {
+        return;
+    }
+    assert_eq!(size_limit(&volume), Some(LIMIT));
+    let size = || {
+        let files = ["before", "big", "sub/small"].map(|name| volume.join(name));
+        let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
+        sizes.map(|found| found.len()).sum::<u64>()
+    };
+    run(async {
+        let runtime = machine.connect().await;
+        let with = |name: &str, script: &str| {
+            let mut spec = shell(name, script);
+            spec.mounts = vec![Mount {
+                source: volume.clone(),
+                target: "/data".into(),
+                read_only: false,
+                sub_path: None,
+            }];
+            spec
+        };
+        // What was there before counts, and directories below.
+        let script = "mkdir /data/sub; dd if=/dev/zero of=/data/big bs=64k count=160 2>&1 | head -1; \
+                      yes | head -c 9000 2>&1 >/data/sub/small; wc -c </data/big; rm /data/big; echo 12345 >/data/sub/small && cat /data/sub/small";
+        let (_, said) = output_of(&runtime, with("full", script)).await;
+        println!("QUOTA {said:?}");
+        let text = said.join("\n");
+        assert!(
+            text.contains("quota exceeded") || text.contains("No space left"),
+            "{text}"
+        );
+        let written = said.iter().find_map(|line| line.trim().parse::<u64>().ok());
+        assert!(
+            written.is_some_and(|bytes| bytes > LIMIT / 2 && bytes < LIMIT),
+            "{text}"
+        );
+        assert!(text.ends_with("12345"), "room again: {text}");
+        assert!(size() <= LIMIT);
+        // A larger one is taken up at once, and none at all, too.
+        for (name, limit) in [("more", Some(4 * LIMIT)), ("all", None)] {
+            set_size_limit(&volume, limit).expect("changed");
+            let script = "dd if=/dev/zero of=/data/big bs=64k count=160 2>&1 | grep -i quota; wc -c </data/big; rm /data/big";
+            let (_, said) = output_of(&runtime, with(name, script)).await;
+            assert_eq!(said, ["10485760"], "{name}");
+        }
+        runtime.shutdown().await.expect("ended");
+    });
 }

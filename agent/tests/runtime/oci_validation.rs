@@ -144,10 +144,7 @@ const CASES: &[(&str, How)] = &[
     ),
     (
         "linux_process_apparmor_profile",
-        Not(
-            "no test kernel has AppArmor; that a profile which is not loaded is refused is shown \
-             (isolation::an_app_armor_profile_is_there_or_missed)",
-        ),
+        Test("isolation", "app_armor_bites"),
     ),
     (
         "linux_readonly_paths",

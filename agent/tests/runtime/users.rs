@@ -44,6 +44,8 @@ fn mighty(mut spec: ContainerSpec) -> ContainerSpec {
     spec.security.seccomp_unconfined = true;
     spec.security.unmasked_proc = true;
     spec.security.allow_privilege_escalation = true;
+    // It would refuse what has to fail without it as well.
+    spec.security.app_armor = Some("unconfined".into());
     spec
 }
 
@@ -59,6 +61,7 @@ fn mount(source: &Path, target: &str) -> Mount {
         source: source.to_owned(),
         target: target.into(),
         read_only: false,
+        sub_path: None,
     }
 }
 
@@ -294,15 +297,192 @@ fn what_does_not_go_together_is_refused_with_words() {
         refused(|spec| spec.pid = Sharing::Host, "'hostPID: true'").await;
         refused(|spec| spec.network = Network::Host, "host's network").await;
         refused(|spec| spec.user = "70000".into(), "user 70000").await;
-        let device = |spec: &mut ContainerSpec| {
+        refused(|spec| spec.groups = vec![70_000], "group 70000").await;
+        end(runtime, &["pod"]).await;
+    });
+    assert!(machine.cgroups().is_empty(), "{:?}", machine.cgroups());
+}
+
+/// Opens at most what its permissions say, and what device rules allow; it is
+/// the host's device, by a node of its own.
+#[test]
+fn devices_belong_to_whom_they_belong_on_the_host() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let node = machine.path().join("node");
+    // As open to all inside as /dev/full is; the other is behind its rules.
+    let tunnel = machine.path().join("tunnel");
+    for (node, numbers) in [(&node, ["1", "7"]), (&tunnel, ["10", "200"])] {
+        let made = std::process::Command::new("mknod")
+            .args([node.as_os_str(), "c".as_ref()])
+            .args(numbers)
+            .status();
+        assert!(made.expect("mknod runs").success());
+    }
+    chown(&node, Some(0), Some(20)).expect("given");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o660)).expect("set");
+    run(async {
+        let runtime = machine.connect().await;
+        let before = crate::support::mounts();
+        runtime
+            .make_sandbox(sandbox("pod", FIRST + 4 * 65_536, false))
+            .await
+            .expect("made");
+        // It is /dev/full: a write fails because there is no space.
+        let script = "stat -c '%a %u:%g %t,%T' /dev/serial/mine; \
+             head -c 2 /dev/serial/mine | wc -c; (echo x >/dev/serial/mine) 2>&1; \
+             (head -c 1 /dev/other) 2>&1; mknod /dev/other c 1 8 2>&1; id -G";
+        let with = |id: &str| {
+            let mut spec = inside(shell(id, script), "pod", Sharing::Own);
             spec.devices = vec![Device {
-                source: "/dev/full".into(),
-                target: "/dev/whole".into(),
+                source: node.clone(),
+                target: "/dev/serial/mine".into(),
                 read_only: false,
             }];
+            spec
         };
-        refused(device, "a device of the host").await;
+        let (_, lines) = output_of(&runtime, with("a")).await;
+        assert_eq!(lines[..2], ["660 0:20 1,7", "2"], "{lines:?}");
+        assert!(lines[2].contains("No space left"), "{lines:?}");
+        assert!(lines[4].contains("not permitted"), "{lines:?}");
+        // Opening fails with another error where no driver is behind it.
+        let script = "for mode in '<' '>'; do (eval \"exec 3$mode/dev/tunnel\") 2>&1 | \
+             grep -q 'not permitted' && echo \"refused $mode\"; done; echo end";
+        for (name, read_only) in [("b", true), ("e", false)] {
+            let mut spec = inside(shell(name, script), "pod", Sharing::Own);
+            spec.devices = vec![Device {
+                source: tunnel.clone(),
+                target: "/dev/tunnel".into(),
+                read_only,
+            }];
+            let (_, lines) = output_of(&runtime, spec).await;
+            let expected = if read_only {
+                &["refused >", "end"][..]
+            } else {
+                &["end"]
+            };
+            assert_eq!(lines, expected);
+        }
+        // Another user needs its group.
+        let mut spec = with("c");
+        spec.user = "web".into();
+        let (_, lines) = output_of(&runtime, spec.clone()).await;
+        assert!(
+            lines.iter().any(|line| line.contains("ermission denied")),
+            "{lines:?}"
+        );
+        spec.id = id("d");
+        spec.log_name = "log-d".into();
+        spec.groups = vec![20];
+        let (_, lines) = output_of(&runtime, spec).await;
+        assert_eq!(lines[1], "2", "{lines:?}");
+        assert_eq!(crate::support::mounts(), before, "no mount is left");
         end(runtime, &["pod"]).await;
+    });
+    let data = fs::metadata(&node).expect("there");
+    assert_eq!(
+        (data.uid(), data.gid(), data.mode() & 0o777),
+        (0, 20, 0o660)
+    );
+    assert!(machine.cgroups().is_empty(), "{:?}", machine.cgroups());
+}
+
+/// A file system that cannot map ids, at a path; gone with this value.
+struct Ramfs(std::path::PathBuf);
+
+impl Ramfs {
+    fn at(path: &Path) -> Self {
+        fs::create_dir_all(path).expect("made");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(
+            Some("skerry-test"),
+            path,
+            Some("ramfs"),
+            flags,
+            None::<&str>,
+        )
+        .expect("mounted");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Volumes of a file system that shows ids as they are: a fresh one becomes the
+/// app's, one with files of others is refused with the remedy.
+#[test]
+fn volumes_that_cannot_be_mapped_are_given_or_refused() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let _ramfs = Ramfs::at(&machine.path().join("data/volumes"));
+    let volumes = machine.path().join("data/volumes/default");
+    for name in ["fresh", "used", "part"] {
+        fs::create_dir_all(volumes.join(name)).expect("made");
+        fs::set_permissions(volumes.join(name), fs::Permissions::from_mode(0o755)).expect("set");
+    }
+    fs::write(volumes.join("used/file"), "of root\n").expect("written");
+    let first = FIRST + 5 * 65_536;
+    run(async {
+        let runtime = machine.connect().await;
+        for (pod, first) in [("pod", first), ("other", first + 65_536)] {
+            runtime
+                .make_sandbox(sandbox(pod, first, false))
+                .await
+                .expect("made");
+        }
+        let with = |id: &str, pod: &str, volume: &str, script: &str| {
+            let mut spec = inside(shell(id, script), pod, Sharing::Own);
+            spec.mounts = vec![mount(&volumes.join(volume), "/v")];
+            spec
+        };
+        let script = "stat -c %u:%g /v; echo x >/v/mine; chown 33:33 /v/mine; \
+             stat -c %u:%g /v/mine; cat /v/mine";
+        // The second time it is the app's already.
+        for name in ["a", "b"] {
+            let (_, lines) = output_of(&runtime, with(name, "pod", "fresh", script)).await;
+            assert_eq!(lines, ["0:0", "33:33", "x"], "{name}");
+        }
+        let mine = fs::metadata(volumes.join("fresh/mine")).expect("there");
+        assert_eq!((mine.uid(), mine.gid()), (first + 33, first + 33));
+        let refused = async |spec: ContainerSpec| {
+            let error = runtime.create(spec).await.expect_err("refused");
+            error.to_string()
+        };
+        let text = refused(with("c", "other", "fresh", "true")).await;
+        assert!(text.contains("would be nobody's"), "another app's: {text}");
+        let text = refused(with("d", "pod", "used", "true")).await;
+        let remedy = format!(
+            "chown -R {first}:{first} {}",
+            volumes.join("used").display()
+        );
+        assert!(text.contains(&remedy), "{text}");
+        assert!(text.contains("leave 'hostUsers: false' out"), "{text}");
+        // What the remedy says helps.
+        for path in ["used", "used/file"] {
+            chown(volumes.join(path), Some(first), Some(first)).expect("given");
+        }
+        let script = "stat -c %u:%g /v/file; echo y >>/v/file; cat /v/file";
+        let (_, lines) = output_of(&runtime, with("e", "pod", "used", script)).await;
+        assert_eq!(lines, ["0:0", "of root", "y"]);
+        // A part of a fresh one is the app's as well.
+        let mut spec = with(
+            "f",
+            "pod",
+            "part",
+            "stat -c %u:%g /v; touch /v/x && echo made",
+        );
+        spec.mounts[0].sub_path = Some("deep/er".into());
+        let (_, lines) = output_of(&runtime, spec).await;
+        assert_eq!(lines, ["0:0", "made"]);
+        end(runtime, &["pod", "other"]).await;
     });
     assert!(machine.cgroups().is_empty(), "{:?}", machine.cgroups());
 }

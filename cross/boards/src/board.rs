@@ -127,6 +127,9 @@ pub struct Setup {
     /// Whether it has a network. The guest reaches the host's loopback at
     /// 10.0.2.2.
     pub network: bool,
+    /// A port of the host's loopback that leads to a port of the guest, as
+    /// (host, guest), over TCP.
+    pub forward: Option<(u16, u16)>,
     /// What its real-time clock says at the start, as QEMU's `-rtc base=`;
     /// `None` is the host's time. `raspi3b` has none and starts in 1970.
     pub clock: Option<String>,
@@ -148,6 +151,7 @@ impl Setup {
             card: card.into(),
             memory_mib: 512,
             network: true,
+            forward: None,
             clock: None,
             more_cmdline: String::new(),
             counted: false,
@@ -232,7 +236,10 @@ impl Board {
             }
         }
         if setup.network {
-            qemu.args(["-netdev", "user,id=n", "-device", model.network()]);
+            let forward = |(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}");
+            let forward = setup.forward.map(forward).unwrap_or_default();
+            qemu.args(["-netdev", &format!("user,id=n{forward}")]);
+            qemu.args(["-device", model.network()]);
         } else {
             qemu.args(["-nic", "none"]);
         }

@@ -3,7 +3,9 @@
 
 use skerry_boards::bench::{PATIENCE, prepared, write_boot_file};
 use skerry_boards::{Bench, Board, Model};
-use skerry_tests::{Scratch, until};
+use skerry_tests::same::{self, PORT, Place};
+use skerry_tests::{Hub, Scratch, until};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -155,6 +157,7 @@ fn joins_and_limits_bite(model: Model) {
 }
 
 #[test]
+#[ignore = "virt_runs_the_same_manifest shows it, too"]
 fn virt_joins_and_limits_bite() {
     joins_and_limits_bite(Model::Virt);
 }
@@ -162,6 +165,72 @@ fn virt_joins_and_limits_bite() {
 #[test]
 fn raspi3b_joins_and_limits_bite() {
     joins_and_limits_bite(Model::Raspi3b);
+}
+
+/// An emulated board as a place for the manifest that uses everything, with
+/// cgroup v2: `tests/tests/same.rs` looks at the same list where it runs.
+struct OnBoard<'a> {
+    bench: &'a Bench,
+    page: SocketAddr,
+}
+
+impl Place for OnBoard<'_> {
+    fn hub(&self) -> &Hub {
+        &self.bench.hub
+    }
+
+    fn device(&self) -> &str {
+        "everything"
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    fn page(&self) -> Result<String, String> {
+        same::get(self.page)
+    }
+
+    fn has_pressure(&self) -> bool {
+        true
+    }
+
+    fn has_quotas(&self) -> bool {
+        // cross/image/build makes the data partition so.
+        true
+    }
+
+    fn listen(&self, port: u16) -> std::io::Result<TcpListener> {
+        // What the guest reaches as 10.0.2.2.
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+    }
+
+    fn cgroup(&self, _controller: &str, _v1: &str, v2: &str) -> String {
+        // cgroup v2 is seen from inside, as the kernel has it.
+        let file = format!("/sys/fs/cgroup/{v2}");
+        let words = ["exec", "everything/sales", "-c", "web", "--", "/bin/sh"];
+        let read = ["-c", &format!("cat {file}")];
+        let said = self.bench.hub.try_skerry(&[&words[..], &read].concat());
+        said.unwrap_or_else(|e| panic!("{file}: {e}")).trim().into()
+    }
+}
+
+#[test]
+fn virt_runs_the_same_manifest() {
+    let bench = Bench::new("everything");
+    let busybox = std::fs::read(prepared("SKERRY_BOARD_BUSYBOX")).expect("the program");
+    same::import_image(&bench.hub, &bench.scratch, &busybox, "arm64");
+    let page = skerry_tests::fleet::free_address();
+    let mut setup = bench.setup(Model::Virt);
+    setup.forward = Some((page.port(), PORT));
+    let board = Board::boot(&setup).expect("power");
+    joined(&bench, &board, "everything");
+    let place = OnBoard {
+        bench: &bench,
+        page,
+    };
+    same::runs_everything(&place, &bench.scratch);
+    println!("{}", phases(&board));
 }
 
 /// Numbers that look random and come again: SplitMix64.

@@ -303,9 +303,12 @@ impl Fleet {
     }
 
     fn devices_of<'a>(&'a self, selector: &'a Selector) -> impl Iterator<Item = &'a Device> {
-        self.devices.values().filter(|d| {
-            d.record.standing == Standing::Approved && selector.matches(&d.record.labels)
-        })
+        let all = self.devices.values();
+        all.filter(|device| self.is_meant(device, selector))
+    }
+
+    fn is_meant(&self, device: &Device, selector: &Selector) -> bool {
+        device.record.standing == Standing::Approved && selector.matches(&device.record.labels)
     }
 
     /// What a device is ordered to change of itself.
@@ -769,8 +772,14 @@ impl Fleet {
             let state = match &update.state {
                 UpdateState::Fetching { .. } => AttemptState::Ordered,
                 UpdateState::Trying => match attempt.state {
-                    AttemptState::Trying { .. } | AttemptState::Lost { .. } => continue,
-                    _ => AttemptState::Trying { since: turn.now },
+                    AttemptState::Trying { .. } => continue,
+                    // Late, but on its way: it is ordered nothing else before
+                    // that has come to its end.
+                    AttemptState::Lost { .. }
+                    | AttemptState::Ordered
+                    | AttemptState::Confirmed
+                    | AttemptState::Refused { .. }
+                    | AttemptState::RolledBack { .. } => AttemptState::Trying { since: turn.now },
                 },
                 UpdateState::Confirmed => AttemptState::Confirmed,
                 UpdateState::Refused { reason } => AttemptState::Refused {
@@ -923,21 +932,28 @@ impl Fleet {
         let mut waiting = Vec::new();
         let (mut total, mut open, mut updated) = (0, 0, 0);
         let mut failed = None;
-        for device in self.devices_of(&rollout.selector) {
-            total += 1;
+        for device in self.devices.values() {
             let name = &device.record.device;
+            let is_meant = self.is_meant(device, &rollout.selector);
+            total += usize::from(is_meant);
+            let ours = self.updates.attempt(name, subject);
+            let ours = ours.filter(|a| a.rollout == rollout.id);
+            // One that got other labels meanwhile is still at it, and what it
+            // says of the release is as true.
+            if !is_meant && ours.is_none() {
+                continue;
+            }
             // Of any rollout: a device that changes its line is not there for
             // its agent's sake either.
             let is_open = self.updates.open_attempts(name).next().is_some();
-            let ours = self.updates.attempt(name, subject);
-            let ours = ours.filter(|a| a.rollout == rollout.id);
             match ours.map(|a| (&a.state, a.order)) {
                 _ if is_open => open += 1,
-                Some((AttemptState::Confirmed, _)) => updated += 1,
+                Some((AttemptState::Confirmed, _)) => updated += usize::from(is_meant),
                 Some((state, order)) if order > rollout.forgiven => {
                     failed = failed.or(state.failure().map(|why| (name.clone(), why)));
                 }
-                Some(_) | None => waiting.push((name.clone(), device.is_online())),
+                Some(_) | None if is_meant => waiting.push((name.clone(), device.is_online())),
+                Some(_) | None => {}
             }
         }
         if let Some((device, why)) = failed {

@@ -21,6 +21,8 @@ use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
 const MAX_ENV: usize = 512;
 /// Words of a command.
 const MAX_ARGS: usize = 1024;
+/// Longest path in a volume, in bytes; the runtime's own bound.
+const MAX_SUB_PATH_BYTES: usize = 1024;
 /// Longest name of a variable, in bytes.
 const MAX_ENV_NAME_BYTES: usize = 256;
 
@@ -387,12 +389,51 @@ fn mount(
         Some(node) => d.boolean(node, &path.field("readOnly")),
         None => Some(false),
     };
+    let sub_path = match fields.take("subPath") {
+        Some(node) => Some(sub_path(d, node, &path.field("subPath"))?),
+        None => None,
+    };
     fields.finish(d, path, Place::VolumeMount);
     Some(VolumeMount {
+        sub_path,
         volume: volume?,
         mount_path: mount_path?,
         read_only: read_only?,
     })
+}
+
+/// A path in a volume, with nothing that leads elsewhere.
+fn sub_path(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<String> {
+    let text = d.text(node, path)?;
+    let shown: String = text.chars().take(80).collect();
+    let (message, remedy) = if text.is_empty() || text.len() > MAX_SUB_PATH_BYTES {
+        (
+            format!("must have 1 to {MAX_SUB_PATH_BYTES} bytes"),
+            "name a file or directory in the volume, or remove it",
+        )
+    } else if text.starts_with('/') {
+        (
+            format!("'{shown}' is an absolute path"),
+            "write it as seen from the volume, without '/' at its start",
+        )
+    } else if text.split('/').any(|part| part == "..") {
+        (
+            format!("'{shown}' has '..' in it"),
+            "write the path without '..'",
+        )
+    } else if text.contains('\0') {
+        ("has a zero byte in it".to_string(), "remove it")
+    } else {
+        let parts = text.split('/').filter(|part| !matches!(*part, "" | "."));
+        let plain = parts.collect::<Vec<_>>().join("/");
+        // "." is all of the volume.
+        return (!plain.is_empty()).then_some(plain).or_else(|| {
+            d.error(node.at, path, "is all of the volume", "remove it");
+            None
+        });
+    };
+    d.error(node.at, path, message, remedy);
+    None
 }
 
 fn mounted_volume(

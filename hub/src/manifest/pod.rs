@@ -104,6 +104,7 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<P
         share_process_namespace: sharing.share_process_namespace,
         user_namespace: sharing.user_namespace,
         fs_group: security.fs_group,
+        fs_group_change: security.fs_group_change,
         supplemental_groups: security.supplemental_groups,
         sysctls: security.sysctls,
         ..PodSpec::new(containers)

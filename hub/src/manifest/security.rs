@@ -8,8 +8,8 @@ use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::write::Fields as Written;
 use super::yaml::Out;
-use skerry_wire::pod::{Profile, Security, Sysctl};
-use skerry_wire::{ContainerSpec, PodSpec};
+use skerry_wire::pod::{FsGroupChange, Profile, Security, Sysctl};
+use skerry_wire::{CAPABILITIES, ContainerSpec, PodSpec};
 
 /// Longest name of a user or group (useradd(8)).
 const MAX_USER_NAME_BYTES: usize = 32;
@@ -24,51 +24,6 @@ const MAX_NAME_BYTES: usize = 253;
 /// Longest value of a kernel setting, in bytes, as on the device.
 const MAX_SYSCTL_BYTES: usize = 1024;
 
-/// All capabilities of Linux 5.9 and later, as capabilities(7) numbers them.
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// The pod's `securityContext`: what its containers have unless they say
 /// otherwise, and what all of them share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,6 +33,8 @@ pub(super) struct PodSecurity {
     app_armor: Option<Profile>,
     /// See [`PodSpec::fs_group`].
     pub fs_group: Option<u32>,
+    /// See [`PodSpec::fs_group_change`].
+    pub fs_group_change: FsGroupChange,
     /// See [`PodSpec::supplemental_groups`].
     pub supplemental_groups: Vec<u32>,
     /// See [`PodSpec::sysctls`].
@@ -157,6 +114,10 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> PodSecur
         fs_group: fields
             .take("fsGroup")
             .and_then(|node| group(d, node, &path.field("fsGroup"))),
+        fs_group_change: fields
+            .take("fsGroupChangePolicy")
+            .and_then(|node| group_change(d, node, &path.field("fsGroupChangePolicy")))
+            .unwrap_or_default(),
         supplemental_groups: groups(d, &mut fields, path),
         sysctls: sysctls(d, &mut fields, path),
     };
@@ -166,6 +127,19 @@ pub(super) fn pod(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> PodSecur
 
 fn group(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<u32> {
     d.integer(node, path, 0..=MAX_ID).map(|id| id as u32)
+}
+
+fn group_change(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<FsGroupChange> {
+    match d.text(node, path)?.as_str() {
+        "Always" => Some(FsGroupChange::Always),
+        "OnRootMismatch" => Some(FsGroupChange::OnRootMismatch),
+        other => {
+            let shown: String = other.chars().take(80).collect();
+            let message = format!("there is no policy '{shown}'");
+            d.error(node.at, path, message, "write Always or OnRootMismatch");
+            None
+        }
+    }
 }
 
 fn groups(d: &mut Decoder<'_>, fields: &mut Fields<'_>, path: &Path<'_>) -> Vec<u32> {
@@ -467,6 +441,9 @@ pub(super) fn write_pod(pod: &PodSpec<String>, out: &mut Written) {
     }
     let mut context = Written::default();
     context.some_bare("fsGroup", pod.fs_group);
+    if pod.fs_group_change == FsGroupChange::OnRootMismatch {
+        context.text("fsGroupChangePolicy", "OnRootMismatch");
+    }
     let groups = pod.supplemental_groups.iter();
     context.list(
         "supplementalGroups",

@@ -269,9 +269,7 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::ContainerSecurity, "fsGroup" | "supplementalGroups" | "sysctls") => {
             "move it to the pod's securityContext"
         }
-        (Place::PodSecurity, "fsGroupChangePolicy" | "supplementalGroupsPolicy") => {
-            "remove it: there is one way only"
-        }
+        (Place::PodSecurity, "supplementalGroupsPolicy") => "remove it: there is one way only",
         (
             Place::PodSecurity | Place::ContainerSecurity,
             "seLinuxOptions" | "seLinuxChangePolicy",
@@ -343,10 +341,10 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Requests, "pids" | "swap") => "move it under limits",
         (Place::Requests, name) if name.starts_with("hugepages-") => "write it under limits",
 
-        (
-            Place::VolumeMount,
-            "subPath" | "subPathExpr" | "mountPropagation" | "recursiveReadOnly",
-        ) => "remove it; mount the volume whole",
+        (Place::VolumeMount, "subPathExpr") => "write subPath with the path itself",
+        (Place::VolumeMount, "mountPropagation" | "recursiveReadOnly") => {
+            "remove it: what is mounted is the container's own, and read-only with all below it"
+        }
 
         (Place::Volume, "projected") => "write a volume for each config and secret",
         (Place::Volume, "downwardAPI") => "write env with valueFrom: { fieldRef: ... }",

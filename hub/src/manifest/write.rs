@@ -235,6 +235,9 @@ fn mount(mount: &VolumeMount) -> Out {
     let mut out = Fields::default();
     out.text("name", mount.volume.as_str());
     out.text("mountPath", mount.mount_path.as_str());
+    if let Some(path) = &mount.sub_path {
+        out.text("subPath", path.as_str());
+    }
     out.flag("readOnly", mount.read_only);
     out.done()
 }

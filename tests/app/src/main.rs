@@ -23,7 +23,8 @@ const USAGE: &str = "usage:
   app fill FILE KIBIBYTES  write a file of so many zeros; says why it cannot
   app lock FILE            lock a file and keep it locked
   app api METHOD PATH BODY ask the device's API and print its answer
-  app env                  print the environment and end";
+  app env                  print the environment and end
+  app time                 print the monotonic clock as Rust shows it and end";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
         ["api", method, path, body] => api(method, path, body),
         ["env"] => {
             std::env::vars().for_each(|(name, value)| println!("{name}={value}"));
+            Ok(())
+        }
+        ["time"] => {
+            println!("{:?}", std::time::Instant::now());
             Ok(())
         }
         _ => Err(USAGE.into()),

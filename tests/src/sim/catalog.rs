@@ -2,6 +2,7 @@
 //! first argument says what their process does.
 
 use super::chance::Chance;
+use super::software::{CatalogRelease, releases};
 use skerry_hub::model::{App, ConfigObject, Image, PinnedImage, Platform, PlatformImage, Revision};
 use skerry_wire::pod::EnvValue;
 use skerry_wire::policy::{Concurrency, CronJob, Grant, Job, Strategy, UpdatePolicy, Work};
@@ -34,6 +35,8 @@ pub struct Catalog {
     pub images: Vec<CatalogImage>,
     /// Every blob, for the hub's blob store.
     pub blobs: BTreeMap<Digest, Vec<u8>>,
+    /// What machines themselves can run.
+    pub releases: Vec<CatalogRelease>,
 }
 
 /// Names that configs may have: few, so that they are changed often.
@@ -106,8 +109,13 @@ impl Catalog {
             let blobs = vec![(digest, manifest), (layer_digest, layer)];
             images.push(CatalogImage { image, blobs });
         }
-        let blobs = images.iter().flat_map(|i| i.blobs.clone()).collect();
-        Self { images, blobs }
+        let (releases, mut blobs) = releases(chance, &platform().arch);
+        blobs.extend(images.iter().flat_map(|i| i.blobs.clone()));
+        Self {
+            images,
+            blobs,
+            releases,
+        }
     }
 
     /// The blobs of the image with this manifest, the manifest first.

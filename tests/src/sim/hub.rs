@@ -7,14 +7,17 @@ use super::catalog::Catalog;
 use super::chance::Chance;
 use super::laws::{Lawful, broken};
 use super::operator::{Ask, Intent};
+use super::software::release_keys;
 use super::world::{EPOCH_MS, Happening, World};
 use skerry_hub::core::{
-    Answer, AppRecord, Change, ConfigRecord, DeviceRecord, Effect, Event, EventRecord, Fleet,
-    HubRecord, Outgoing, Records, RequestId, RevokedKey, Standing, StreamOutput, TokenRecord,
+    Answer, AppRecord, AttemptRecord, Change, ConfigRecord, DeviceRecord, Effect, Event,
+    EventRecord, Fleet, HubRecord, Outgoing, Records, ReleaseRecord, RequestId, RevokedKey,
+    RolloutRecord, Standing, StreamOutput, Subject, TokenRecord,
 };
 use skerry_hub::model::Image;
 use skerry_wire::seal::{KeyPair, Purpose, seal};
 use skerry_wire::topic::{Lane, Topic};
+use skerry_wire::update::ReleaseKind;
 use skerry_wire::{
     AppRef, ConfigRef, Desired, DesiredPart, DeviceId, Digest, Generation, RevisionId, StreamId,
     Timestamp, decode,
@@ -44,6 +47,11 @@ pub struct HubStore {
     tokens: BTreeMap<[u8; 8], TokenRecord>,
     events: BTreeMap<u64, EventRecord>,
     images: BTreeMap<(Digest, String), Image>,
+    releases: BTreeMap<(ReleaseKind, String), ReleaseRecord>,
+    /// Rollouts.
+    pub rollouts: BTreeMap<u64, RolloutRecord>,
+    /// The newest order of each subject to each device.
+    pub attempts: BTreeMap<(DeviceId, Subject), AttemptRecord>,
 }
 
 impl HubStore {
@@ -94,13 +102,26 @@ impl HubStore {
                 let key = (image.digest, image.reference.clone());
                 self.images.insert(key, *image);
             }
-            // Nobody releases anything in this world.
-            Change::PutRelease(_)
-            | Change::DeleteRelease(..)
-            | Change::PutRollout(_)
-            | Change::DeleteRollout(_)
-            | Change::PutAttempt(_)
-            | Change::DeleteAttempt(..) => {}
+            Change::PutRelease(release) => {
+                let key = (release.kind, release.version.clone());
+                self.releases.insert(key, *release);
+            }
+            Change::DeleteRelease(kind, version) => {
+                self.releases.remove(&(kind, version));
+            }
+            Change::PutRollout(rollout) => {
+                self.rollouts.insert(rollout.id, *rollout);
+            }
+            Change::DeleteRollout(id) => {
+                self.rollouts.remove(&id);
+            }
+            Change::PutAttempt(attempt) => {
+                let key = (attempt.device.clone(), attempt.subject);
+                self.attempts.insert(key, *attempt);
+            }
+            Change::DeleteAttempt(device, subject) => {
+                self.attempts.remove(&(device, subject));
+            }
         }
     }
 
@@ -115,7 +136,9 @@ impl HubStore {
             tokens: self.tokens.values().cloned().collect(),
             events: self.events.values().cloned().collect(),
             images: self.images.values().cloned().collect(),
-            ..Records::default()
+            releases: self.releases.values().cloned().collect(),
+            rollouts: self.rollouts.values().cloned().collect(),
+            attempts: self.attempts.values().cloned().collect(),
         }
     }
 }
@@ -217,7 +240,9 @@ impl World {
 
     pub(super) fn hub_start(&mut self) -> Lawful {
         let records = self.hub.store.records();
-        let (fleet, changes) = Fleet::restore(self.fleet.clone(), self.hub.key.clone(), records);
+        let (mut fleet, changes) =
+            Fleet::restore(self.fleet.clone(), self.hub.key.clone(), records);
+        fleet.trust(release_keys());
         self.hub.fleet = Some(fleet);
         self.count("hub start", String::new);
         if self.hub_falls() {
@@ -357,7 +382,7 @@ impl World {
     }
 
     /// From whom the hub takes messages at all.
-    fn is_approved(&self, from: Party) -> bool {
+    pub(super) fn is_approved(&self, from: Party) -> bool {
         let Party::Device(number) = from else {
             return false;
         };
@@ -393,6 +418,13 @@ impl World {
                     "a device's generation only rises",
                     format!("on the hub from {} to {}", old.generation, new.generation),
                 );
+            }
+            if let Change::PutAttempt(attempt) = &change {
+                self.hub.store.check_attempt(attempt)?;
+                self.count_attempt(attempt);
+            }
+            if let Change::PutRollout(rollout) = &change {
+                self.count_rollout(rollout);
             }
             self.hub.store.apply(change);
         }
@@ -679,7 +711,9 @@ impl World {
                 // A later one of the same batch may have changed it again.
                 stored.is_none_or(|s| s.revision == *revision || !self.intent.is(app, revision))
             }),
-            Ask::Delete(_) | Ask::Token | Ask::Stream | Ask::Usage | Ask::Doctor => true,
+            Ask::Delete(_) | Ask::Token | Ask::Stream | Ask::Usage | Ask::Doctor | Ask::Rollout => {
+                true
+            }
             Ask::Approve(name) => device(name).is_none_or(|d| d.standing != Standing::Pending),
             Ask::Revoke(name) => device(name).is_none_or(|d| d.standing == Standing::Revoked),
             Ask::Label(name, labels) => device(name).is_none_or(|d| {

@@ -269,6 +269,14 @@ impl ImageStore {
         }
     }
 
+    /// How many bytes of a blob are here, and whether all of them are,
+    /// verified.
+    pub fn look(&self, digest: &Digest) -> (u64, bool) {
+        let partial = self.partial.get(digest);
+        let have = partial.map_or(0, |bytes| bytes.len() as u64);
+        (have, self.whole.contains(digest))
+    }
+
     /// Adds bytes behind those that are here.
     pub fn write(&mut self, digest: Digest, offset: u64, bytes: &[u8]) -> Result<(), String> {
         let partial = self.partial.entry(digest).or_default();

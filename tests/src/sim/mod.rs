@@ -5,11 +5,12 @@
 //! seed is a whole history and can be played again.
 //!
 //! **What a seed contains.** One hub (on its own broker, or on one that may
-//! lose its memory), one to three machines that join by token (some through
+//! lose its memory), one to five machines that join by token (some through
 //! the lobby), four images, up to four apps with one or two containers each.
 //! About 40 virtual seconds of trouble: an operator applies, changes and
 //! deletes apps, labels, approves, revokes, reads logs and usage, makes
-//! backups; messages are lost, doubled, late; lines are cut, with late wills;
+//! backups, rolls out agents, systems and lines of which some do not work, and
+//! holds, goes on with and undoes that; messages are lost, doubled, late; lines are cut, with late wills;
 //! agents crash between any two effects or inside a commit; the power goes;
 //! keepers die; the hub crashes between any two effects or goes back to a
 //! backup; clocks jump, also to 1970; disks are full; an
@@ -22,9 +23,12 @@
 //! **What is checked** after every event is in the files that do things:
 //! `hub.rs` (what is acknowledged is durable; nothing is shown as applied that
 //! its device has not committed; a generation never names two contents),
-//! `device.rs` (a commit stands before each act; generations rise; nothing
+//! `device/check.rs` (a commit stands before each act; generations rise; nothing
 //! runs that was not desired; what is desired is not stopped; planning again
-//! gives nothing), `keeper.rs` (never two of one container), `broker.rs` (no
+//! gives nothing), `device/update.rs` (an order is tried once, and only while
+//! the hub means it; what is kept works; what is confirmed is in use),
+//! `rollout.rs` (never more in flight than allowed; no order after the first
+//! failure; every rollout ends), `keeper.rs` (never two of one container), `broker.rs` (no
 //! secret in the clear, no message too long), `attacker.rs` (what is forged,
 //! altered, moved or played again changes nothing).
 //!
@@ -41,6 +45,8 @@ pub mod keeper;
 pub mod laws;
 pub mod operator;
 pub mod rest;
+pub mod rollout;
+pub mod software;
 pub mod world;
 
 pub use world::{Stats, World};
@@ -71,16 +77,19 @@ pub enum Mutant {
     /// A hub is put back to an older copy of its store without `skerry
     /// restore`.
     RestoreUnmarked,
+    /// What is on trial stays so when it ends.
+    TrialStays,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 5] = [
+    pub const ALL: [Mutant; 6] = [
         Mutant::ActBeforeCommit,
         Mutant::HubCommitNotSynced,
         Mutant::DeviceCommitNotSynced,
         Mutant::EarlyList,
         Mutant::RestoreUnmarked,
+        Mutant::TrialStays,
     ];
 }
 

@@ -31,6 +31,8 @@ pub enum Ask {
     Usage,
     /// What is wrong with it.
     Doctor,
+    /// Change devices themselves.
+    Rollout,
 }
 
 /// What the operator was told to be so: kept apart from the hub, and compared
@@ -62,7 +64,8 @@ impl Intent {
             | Ask::Label(..)
             | Ask::Stream
             | Ask::Usage
-            | Ask::Doctor => {}
+            | Ask::Doctor
+            | Ask::Rollout => {}
         }
     }
 
@@ -82,7 +85,7 @@ impl Intent {
 }
 
 impl World {
-    fn ask(&mut self, ask: Ask, event: impl FnOnce(RequestId) -> Event) {
+    pub(super) fn ask(&mut self, ask: Ask, event: impl FnOnce(RequestId) -> Event) {
         if self.hub.fleet.is_none() {
             return;
         }
@@ -114,6 +117,7 @@ impl World {
                 manual,
             });
         }
+        self.import_releases();
         for host in &mut self.devices {
             host.token = Some(self.chance.pick(&tokens).clone());
         }
@@ -137,7 +141,10 @@ impl World {
         }
         let next_ms = self.chance.between(200, 5_000);
         self.later(next_ms, Happening::Operator);
-        let what = self.chance.below(26);
+        let mut what = self.chance.below(33);
+        if self.rolls_out && self.chance.one_in(2) {
+            what = self.chance.between(25, 30);
+        }
         let device = self.some_device();
         match (what, device) {
             (0..9, _) => {
@@ -217,6 +224,8 @@ impl World {
                     apps: Vec::new(),
                 });
             }
+            (25..29, _) => self.roll_out(),
+            (29..31, _) => self.steer_rollout(),
             _ => self.hub_backup(),
         }
         Ok(())

@@ -75,7 +75,7 @@ impl World {
 
     /// Whether the hub knows it as the device that it is; one that the hub has
     /// shut out or forgotten may have something left to do.
-    fn is_member(&self, host: &DeviceHost) -> bool {
+    pub(super) fn is_member(&self, host: &DeviceHost) -> bool {
         let devices = self.hub.store.devices.values();
         let mut known = devices.filter(|d| d.key == host.key.public());
         known.any(|d| {
@@ -90,9 +90,13 @@ impl World {
         let Some(fleet) = &self.hub.fleet else {
             return Some("the hub does not run".into());
         };
-        self.devices
-            .iter()
-            .find_map(|host| self.unrest_of(fleet, host))
+        let mut machines = self.devices.iter();
+        machines
+            .find_map(|host| {
+                let software = self.unrest_of_software(host.number);
+                software.or_else(|| self.unrest_of(fleet, host))
+            })
+            .or_else(|| self.unrest_of_rollouts())
     }
 
     fn unrest_of(&self, fleet: &Fleet, host: &DeviceHost) -> Option<String> {

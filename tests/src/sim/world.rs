@@ -3,7 +3,7 @@
 use super::broker::{Broker, Message, Party};
 use super::catalog::Catalog;
 use super::chance::Chance;
-use super::device::{AgentRun, DeviceHost, KeeperNews};
+use super::device::{AgentEnd, AgentRun, DeviceHost, KeeperNews};
 use super::hub::HubHost;
 use super::laws::Lawful;
 use super::operator::Intent;
@@ -44,6 +44,8 @@ pub enum Happening {
     AgentLineDown(usize, u64),
     /// An agent's run wanted to be woken at this time.
     AgentWake(usize, u64, u64),
+    /// What an agent's run has on trial ends so.
+    TrialEnds(usize, u64, AgentEnd),
     /// Something for an agent's run.
     AgentNews(usize, u64, Box<skerry_agent::core::Event>),
     /// Something in a keeper, if it is still that one.
@@ -92,6 +94,8 @@ pub struct World {
     pub(super) calm: bool,
     /// Somebody owns the broker.
     pub(super) hostile: bool,
+    /// The operator changes devices more than apps.
+    pub(super) rolls_out: bool,
     pub(super) broker: Broker,
     pub(super) hub: HubHost,
     pub(super) devices: Vec<DeviceHost>,
@@ -110,7 +114,8 @@ impl World {
         let catalog = Catalog::new(&mut chance);
         let embedded = chance.one_in(2);
         let hub = HubHost::new(&mut entropy, &catalog, embedded);
-        let machines = chance.between(1, 3) as usize;
+        let rolls_out = chance.one_in(3);
+        let machines = chance.between(1, if rolls_out { 5 } else { 3 }) as usize;
         let devices = (0..machines)
             .map(|n| DeviceHost::new(&mut chance, &mut entropy, n))
             .collect();
@@ -118,6 +123,7 @@ impl World {
             options,
             fleet: FleetId::new("acme").expect("a name"),
             hostile: chance.one_in(2),
+            rolls_out,
             chance,
             entropy,
             now_ms: 0,
@@ -237,6 +243,10 @@ impl World {
             Happening::AgentConnect(device, run) => self.agent_connect(device, run),
             Happening::AgentLineDown(device, run) => self.agent_line_down(device, run),
             Happening::AgentWake(device, run, at_ms) => self.agent_wake(device, run, at_ms),
+            Happening::TrialEnds(device, run, end) => {
+                self.trial_ends(device, run, end);
+                Ok(())
+            }
             Happening::AgentNews(device, run, event) => {
                 if self.devices[device].run != run {
                     return Ok(());

@@ -387,7 +387,12 @@ impl Keeper {
         }
         // Its output first: whoever hears of the end finds the log complete.
         self.close_outputs(&mut one);
-        let unhappy = status != ExitStatus::Code(0);
+        // The kernel kills with SIGKILL, or a child, which the program may tell by
+        // its exit code. Another signal says that somebody else ended it.
+        let unhappy = match status {
+            ExitStatus::Code(code) => code != 0,
+            ExitStatus::Signal(number) => number == libc::SIGKILL,
+        };
         let oom_killed = unhappy && self.hierarchies.oom_kills(&self.layout.cgroup(&one.id)) > 0;
         let exit = Exit {
             status,

@@ -37,6 +37,8 @@ pub const MIN_LOG_FILE_BYTES: u64 = 64 * 1024;
 pub const MAX_LOG_FILES: u32 = 100;
 /// Most further groups of one container's user.
 pub const MAX_GROUPS: usize = 64;
+/// Longest path in a volume, in bytes.
+pub const MAX_SUB_PATH: usize = 1024;
 
 /// Why a specification is refused. The text is for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -262,6 +264,9 @@ pub struct Mount {
     pub target: String,
     /// Whether the container may only read it.
     pub read_only: bool,
+    /// A file or directory in `source` that is mounted in its place: relative,
+    /// without `..`, and never out of `source`, whatever links are there.
+    pub sub_path: Option<String>,
 }
 
 /// A file system in memory, empty at each start. What is in it counts as the
@@ -408,6 +413,10 @@ impl ContainerSpec {
             check_path("volume source", &mount.source.to_string_lossy())?;
             check_path("volume target", &mount.target)?;
             check_target(&mount.target)?;
+            if let Some(path) = &mount.sub_path {
+                at_most("bytes of a path in a volume", path.len(), MAX_SUB_PATH)?;
+                check_path("path in a volume", &format!("/{path}"))?;
+            }
         }
         at_most("bytes of hostname", self.hostname.len(), MAX_HOSTNAME)?;
         check_text("hostname", &self.hostname)?;
@@ -575,6 +584,7 @@ pub(super) mod tests {
                 source: "/var/lib/web".into(),
                 target: "/data".into(),
                 read_only: true,
+                sub_path: Some("web/data".into()),
             }],
             tmpfs: vec![Tmpfs {
                 target: "/tmp".into(),

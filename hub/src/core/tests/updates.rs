@@ -103,6 +103,18 @@ impl Site {
         })
     }
 
+    fn label(&mut self, number: usize, site: &str) {
+        let device = self.units[number].machine.name.clone();
+        let set = [("site".to_string(), site.to_string())].into();
+        self.ask(|request| Event::Label {
+            request,
+            device,
+            set,
+            remove: Vec::new(),
+        })
+        .unwrap();
+    }
+
     fn steer(&mut self, steer: Steer) -> Result<Answer, Refused> {
         self.ask(|request| Event::SteerRollout {
             request,
@@ -516,4 +528,62 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_device_that_got_other_labels_in_flight_still_counts() {
+    let mut site = Site::new(2);
+    site.label(0, "a");
+    site.label(1, "a");
+    site.import("2.0");
+    site.import("3.0");
+    for (version, fails) in [("2.0", false), ("3.0", true)] {
+        let wish = Wish::Release {
+            kind: ReleaseKind::Agent,
+            version: version.into(),
+            allow_older: false,
+        };
+        site.ask(|request| Event::StartRollout {
+            request,
+            wish,
+            selector: "site=a".parse().unwrap(),
+            max_unavailable: MaxUnavailable::Count(1),
+            confirm_secs: CONFIRM_SECS,
+        })
+        .unwrap();
+        assert_eq!(site.ordered(), [0]);
+        assert!(site.try_it(0));
+        site.label(0, "b");
+        assert_eq!(site.ordered(), [0], "it is still away");
+        site.end(0, (!fails).then_some(version));
+        match fails {
+            true => assert!(matches!(site.state(), RolloutState::Stopped { .. })),
+            false => {
+                assert_eq!(site.ordered(), [1], "the next now");
+                assert!(site.try_it(1));
+                site.end(1, Some(version));
+                assert_eq!(site.state(), RolloutState::Complete);
+                site.label(0, "a");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_was_given_up_and_is_still_at_it_gets_no_other_order() {
+    let mut site = Site::new(1);
+    site.import("2.0");
+    site.import("3.0");
+    site.roll_out("2.0", 1, false).unwrap();
+    let order = site.units[0].orders[0].order;
+    assert!(site.says(0, order, UpdateState::Trying));
+    site.world.now.0 += u64::from(CONFIRM_SECS) * 1_000 + 10 * 60 * 1_000;
+    site.say(Event::Tick);
+    assert!(matches!(site.state(), RolloutState::Stopped { .. }));
+    // Its report is what brings it back into the hub's books.
+    assert!(site.says(0, order, UpdateState::Trying));
+    site.roll_out("3.0", 1, false).unwrap();
+    assert_eq!(site.units[0].orders[0].order, order);
+    site.says(0, order, UpdateState::Confirmed);
+    assert_ne!(site.units[0].orders[0].order, order);
 }
