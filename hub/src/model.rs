@@ -57,6 +57,15 @@ impl Revision {
         let id = RevisionId(Digest::of(&encode(&pod)));
         Self { id, pod }
     }
+
+    /// The same pod as a revision of its own, for devices to begin anew: made
+    /// at this time, which names it.
+    pub fn again(&self, at: Timestamp) -> Self {
+        Self {
+            id: RevisionId(Digest::of(&encode(&(self.id, at)))),
+            pod: self.pod.clone(),
+        }
+    }
 }
 
 /// An image that the hub holds, by the name that operators gave it.

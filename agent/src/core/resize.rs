@@ -112,6 +112,8 @@ impl Core {
             let fits = settled
                 && assignment.policy.work == Work::Service
                 && old.policy == assignment.policy
+                // The very same pod by another name shall begin anew.
+                && old.pod != assignment.pod
                 && differ_in_size_only(&old.pod, &assignment.pod)
                 && begun();
             if same && before.is_none() || !same && !fits {

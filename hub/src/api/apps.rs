@@ -2,8 +2,8 @@
 //! digest first, then everything happens in one commit, or nothing.
 
 use super::error::Failure;
-use super::types::{self, Applied, Difference, ErrorDetail, List, Manifests};
-use super::{Api, State, body, configs, images, view};
+use super::types::{self, Applied, AppliedList, Difference, ErrorDetail, List, Manifests};
+use super::{Api, State, body, configs, fits, images, view};
 use crate::core::{Answer, AppAction, Event, Fleet, Refused};
 use crate::manifest::{self, Object};
 use crate::model::{App, ConfigObject, PinnedImage, Revision};
@@ -150,7 +150,7 @@ fn kinds(apps: &[App]) -> BTreeMap<AppRef, &'static str> {
     apps.iter().map(kind).collect()
 }
 
-pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {
+pub async fn apply(state: State, body: Body) -> Result<Json<AppliedList>, Failure> {
     let Declared {
         apps,
         configs,
@@ -158,10 +158,7 @@ pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Fail
     } = read(body::json(body, false).await?)?;
     let kinds = kinds(&apps);
     let apps = resolve(&state, apps).await?;
-    let revisions = apps
-        .iter()
-        .map(|(app, revision)| (app.app.clone(), view::revision(revision.id)))
-        .collect();
+    let declared = apps.clone();
     let (actions, config_actions) = if dry_run {
         let look = move |fleet: &Fleet| {
             let actions = fleet.preview(&apps)?;
@@ -183,9 +180,47 @@ pub async fn apply(state: State, body: Body) -> Result<Json<List<Applied>>, Fail
             | Answer::Rollout(_) => (Vec::new(), Vec::new()),
         }
     };
+    let look = move |fleet: &Fleet| {
+        let revision = |(app, revision): &(App, Revision)| {
+            let is = fleet.revision_with(&app.app, revision);
+            (app.app.clone(), view::revision(is))
+        };
+        let revisions: BTreeMap<_, _> = declared.iter().map(revision).collect();
+        (revisions, fits::warnings(fleet, &declared))
+    };
+    let (revisions, warnings) = state.hub.read(look).await?;
     let mut items = configs::applied(config_actions);
     items.extend(applied(actions, &revisions, &kinds));
-    Ok(Json(List { items }))
+    Ok(Json(AppliedList { items, warnings }))
+}
+
+/// Devices begin an app anew.
+pub async fn restart(
+    state: State,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Json<Applied>, Failure> {
+    let app = app_ref(&namespace, &name)?;
+    let wanted = app.clone();
+    let restart = move |request| Event::Restart {
+        request,
+        app: wanted,
+    };
+    state.hub.ask(restart).await?;
+    let wanted = app.clone();
+    let look = move |fleet: &Fleet| {
+        let record = fleet.app(&wanted)?;
+        let revision = view::revision(record.revision.id);
+        Some((manifest::kind(&record.app), revision))
+    };
+    let found = state.hub.read(look).await?;
+    let (kind, revision) = found.ok_or_else(|| no_such_app(&app))?;
+    Ok(Json(Applied {
+        kind: kind.into(),
+        namespace: app.namespace.to_string(),
+        name: app.name.to_string(),
+        action: configs::action_of(AppAction::Configured),
+        revision: Some(revision),
+    }))
 }
 
 pub async fn delete(state: State, body: Body) -> Result<Json<List<Applied>>, Failure> {

@@ -6,6 +6,7 @@ mod body;
 mod configs;
 mod devices;
 mod error;
+mod fits;
 mod fleet;
 mod images;
 mod releases;

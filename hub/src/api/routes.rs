@@ -71,6 +71,11 @@ fn guarded() -> Vec<Route> {
             &["get", "delete"],
             get(apps::one).delete(apps::delete_one),
         ),
+        (
+            "/v1/apps/{namespace}/{name}/restart",
+            &["post"],
+            post(apps::restart),
+        ),
         ("/v1/configs", &["get"], get(configs::list_configs)),
         (
             "/v1/configs/{namespace}/{name}",

@@ -672,6 +672,16 @@ pub struct Applied {
     pub revision: Option<String>,
 }
 
+/// What an apply did, and what may still be wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedList {
+    /// What was done to each thing.
+    pub items: Vec<Applied>,
+    /// Sentences for people; none when all is well.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
 /// What was done to a thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use super::error::CliError;
 use super::files;
 use super::output::Out;
 use super::wait;
-use crate::api::types::{Action, Applied, List};
+use crate::api::types::{Action, Applied, AppliedList};
 use std::time::Instant;
 
 /// Sends the files, says what happened to each object, and waits if asked to.
@@ -14,10 +14,12 @@ pub(super) fn apply(out: &mut Out, client: &Client, args: &ApplyArgs) -> Result<
     let manifests = files::read(&args.files, args.dry_run)?;
     let started = Instant::now();
     let text = "applying; the hub pulls images that it does not have";
-    let answer: List<Applied> =
-        out.progress_while(text, || client.post("/v1/apply", &manifests))?;
+    let answer: AppliedList = out.progress_while(text, || client.post("/v1/apply", &manifests))?;
     for item in &answer.items {
         out.print(&applied_line(item, args.dry_run))?;
+    }
+    for warning in &answer.warnings {
+        out.note(&format!("warning: {warning}"));
     }
     if args.wait {
         let apps: Vec<Applied> = answer

@@ -1,5 +1,5 @@
 //! `rollout status app/NAME`: how far the newest revision of an app is, on
-//! each device.
+//! each device; and `rollout restart`.
 
 use super::client::Client;
 use super::error::CliError;
@@ -39,6 +39,28 @@ pub(super) fn status(
     });
     let text = text(&app, &devices, out.colour);
     out.print(&text)
+}
+
+/// Lets devices begin it anew, and waits for it if asked to.
+pub(super) fn restart(
+    out: &mut Out,
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    wait: Option<Duration>,
+) -> Result<(), CliError> {
+    let started = Instant::now();
+    let path = format!("{}/restart", app_path(namespace, name));
+    let applied: Applied = client.post(&path, &serde_json::json!({}))?;
+    let revision = applied.revision.as_deref().map(short).unwrap_or_default();
+    out.print(&format!(
+        "app/{} restarted as revision {revision}\n",
+        applied.name
+    ))?;
+    match wait {
+        Some(timeout) => wait::wait(out, client, &[applied], started, timeout),
+        None => Ok(()),
+    }
 }
 
 fn text(app: &App, devices: &[Device], colour: bool) -> String {

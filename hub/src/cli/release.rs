@@ -440,6 +440,16 @@ pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Resu
         }
         RolloutCommand::Pause { subject } => steer(out, &subject, "pause", "paused"),
         RolloutCommand::Resume { subject } => steer(out, &subject, "resume", "resumed"),
+        RolloutCommand::Restart {
+            app,
+            namespace,
+            wait,
+            timeout,
+        } => {
+            let app = app_of(&app).unwrap_or(&app);
+            let wait = wait.then_some(timeout);
+            super::change::restart(out, client, &namespace.namespace, app, wait)
+        }
         RolloutCommand::Undo { subject } => steer(out, &subject, "undo", "started: it goes back"),
         RolloutCommand::History => {
             let now = human::now_ms();

@@ -3,7 +3,8 @@
 use super::record::{AppRecord, Change};
 use super::{Answer, AppAction, Fleet, Refused, RefusedKind, RequestId, Turn, refused};
 use crate::model::{App, ConfigObject, Image, Revision};
-use skerry_wire::{AppRef, ConfigRef, Desired, DeviceId, Selector, encode};
+use skerry_wire::policy::Work;
+use skerry_wire::{AppRef, ConfigRef, Desired, DeviceId, RevisionId, Selector, encode};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Apps of one hub.
@@ -60,7 +61,9 @@ impl Fleet {
         let action = |(app, revision): &(App, Revision)| {
             let action = match self.apps.get(&app.app) {
                 None => AppAction::Created,
-                Some(old) if old.app == *app && old.revision == *revision => AppAction::Unchanged,
+                Some(old) if old.app == *app && old.revision.pod == revision.pod => {
+                    AppAction::Unchanged
+                }
                 Some(_) => AppAction::Configured,
             };
             (app.app.clone(), action)
@@ -69,6 +72,40 @@ impl Fleet {
         self.check_sizes(apps)?;
         self.check_circles(apps)?;
         Ok(actions)
+    }
+
+    /// The revision that an app has once this one is applied: a pod that was
+    /// begun anew keeps the name that it got then.
+    pub fn revision_with(&self, app: &AppRef, new: &Revision) -> RevisionId {
+        let old = self.apps.get(app).map(|record| &record.revision);
+        old.filter(|old| old.pod == new.pod).unwrap_or(new).id
+    }
+
+    /// Lets the devices of an app begin it anew, in the way in which they
+    /// change it; and those too that went back from it.
+    pub(super) fn restart(&mut self, turn: &mut Turn, request: RequestId, name: &AppRef) {
+        let Some(record) = self.apps.get_mut(name) else {
+            let message = format!("there is no app {name}: 'skerry get apps' lists them");
+            let no = refused(RefusedKind::NotFound, "AppNotFound", message);
+            return turn.answer(request, no);
+        };
+        if record.app.policy.work != Work::Service {
+            let message = format!(
+                "{name} runs to its end and is not begun anew: 'skerry create job NAME --from cronjob/{0}' runs a cronjob now, and a job is deleted and applied again",
+                name.name
+            );
+            let no = refused(RefusedKind::Conflict, "NotRestartable", message);
+            return turn.answer(request, no);
+        }
+        record.revision = record.revision.again(turn.now);
+        record.changed = turn.now;
+        let record = record.clone();
+        let message = format!("{name} begins anew, revision {}", record.revision.id);
+        turn.changes.push(Change::PutApp(Box::new(record.clone())));
+        self.note(turn, None, Some(name), "AppRestarted", message);
+        self.place_matching(turn, std::slice::from_ref(&record.app.placement));
+        let done = vec![(name.clone(), AppAction::Configured)];
+        turn.answer(request, Ok(Answer::Applied(done, Vec::new())));
     }
 
     /// Refuses apps that would wait for each other for ever.
@@ -170,8 +207,10 @@ impl Fleet {
                 continue;
             }
             let name = app.app.clone();
+            let mut revision = revision;
             if let Some(old) = self.apps.get(&name) {
                 selectors.push(old.app.placement.clone());
+                revision.id = self.revision_with(&name, &revision);
             }
             selectors.push(app.placement.clone());
             let record = AppRecord {

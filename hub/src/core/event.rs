@@ -138,6 +138,14 @@ pub enum Event {
         /// As its maker signed it.
         signed: SignedRelease,
     },
+    /// An operator wants devices to begin an app anew; answered with
+    /// [`Answer::Applied`].
+    Restart {
+        /// Who waits.
+        request: RequestId,
+        /// Which app.
+        app: AppRef,
+    },
     /// An operator takes a release away.
     DeleteRelease {
         /// Who waits.

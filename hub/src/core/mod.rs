@@ -344,6 +344,7 @@ impl Fleet {
                 configs,
                 apps,
             } => self.delete(turn, request, &configs, apps),
+            Event::Restart { request, app } => self.restart(turn, request, &app),
             Event::CreateToken {
                 request,
                 id,

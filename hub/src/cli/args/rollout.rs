@@ -140,6 +140,22 @@ pub enum RolloutCommand {
         /// agent, os or line
         subject: String,
     },
+    /// Begin an app anew on its devices, as a change of it: also where it went
+    /// back by itself, which tries it once more
+    #[command(visible_alias = "retry")]
+    Restart {
+        /// app/NAME, or NAME
+        app: String,
+        /// The app's namespace
+        #[command(flatten)]
+        namespace: InNamespace,
+        /// Wait until every matching device that is online runs it; fail if not
+        #[arg(short, long)]
+        wait: bool,
+        /// How long to wait, as in 90s or 5m
+        #[arg(long, value_parser = parse_duration, default_value = "60s", value_name = "TIME")]
+        timeout: Duration,
+    },
     /// Roll out what was rolled out before it
     Undo {
         /// agent, os or line

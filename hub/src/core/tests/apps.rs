@@ -461,3 +461,34 @@ fn apps_that_would_wait_for_each_other_are_refused() {
     assert_eq!(refused.reason, "DependencyCircle");
     world.apply(vec![waits("c", "d")]).0.unwrap();
 }
+
+#[test]
+fn an_app_begins_anew_under_another_name_and_keeps_it() {
+    let mut world = World::new();
+    world.add_image("demo:1", &["amd64"]);
+    let kiosk = world.device("kiosk", "amd64");
+    let (_, effects) = world.apply(vec![app("web", "", "demo:1")]);
+    let first = world.desired(&kiosk, &effects).unwrap().assignments;
+    let restart = |world: &mut World, name: &str| {
+        let app = app_ref(name);
+        world.ask(|request| Event::Restart { request, app })
+    };
+    let (answer, effects) = restart(&mut world, "web");
+    let done = vec![(app_ref("web"), AppAction::Configured)];
+    assert_eq!(answer, Ok(Answer::Applied(done, Vec::new())));
+    let second = world.desired(&kiosk, &effects).unwrap().assignments;
+    assert_ne!(first[0].revision, second[0].revision);
+    assert_eq!(first[0].pod, second[0].pod);
+    // The same files again are no change, and do not take it back.
+    let (answer, effects) = world.apply(vec![app("web", "", "demo:1")]);
+    let same = vec![(app_ref("web"), AppAction::Unchanged)];
+    assert_eq!(answer, Ok(Answer::Applied(same, Vec::new())));
+    assert!(world.sent(&effects).is_empty());
+    // Nor does it begin anew when it only goes elsewhere.
+    let (_, effects) = world.apply(vec![app("web", "!gone", "demo:1")]);
+    assert_eq!(world.desired(&kiosk, &effects), None);
+    let stored = world.fleet.app(&app_ref("web")).unwrap().revision.id;
+    assert_eq!(stored, second[0].revision);
+    let (answer, _) = restart(&mut world, "none");
+    assert_eq!(answer.unwrap_err().reason, "AppNotFound");
+}
