@@ -111,12 +111,7 @@ impl Place for Here {
     fn has_quotas(&self) -> bool {
         // As an administrator sees it; the scratch directory is below /tmp.
         let table = fs::read_to_string("/proc/self/mounts").expect("the mounts");
-        let of = |path: &str| {
-            table
-                .lines()
-                .filter(|l| l.split(' ').nth(1) == Some(path))
-                .next_back()
-        };
+        let of = |path: &str| table.lines().rfind(|l| l.split(' ').nth(1) == Some(path));
         let line = of("/tmp").or_else(|| of("/")).unwrap_or_default();
         line.contains("prjquota")
     }
