@@ -15,6 +15,8 @@
 use crate::core::ledger::Entry;
 use crate::core::work::WorkRecord;
 use crate::core::{Change, DesiredRecord, Records};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use redb::backends::FileBackend;
 use redb::{
     BackendError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
@@ -92,6 +94,15 @@ pub enum StoreError {
     /// Another process has it open.
     #[error("another agent uses this data directory: end it first, or give --data another one")]
     Locked,
+    /// Its disk takes no writes, as after an error of the file system.
+    #[error(
+        "{} is on a disk that takes no writes, so no app can be started or watched over (what runs goes on): see 'dmesg | tail', check the file system with fsck, then: mount -o remount,rw \"$(stat -c %m {})\" && systemctl restart skerry-agent",
+        dir.display(), dir.display()
+    )]
+    ReadOnly {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// It was closed after an error and could not be opened again yet.
     #[error("the store is closed after an earlier error")]
     Closed,
@@ -628,6 +639,10 @@ impl StoreDir {
             .mode(0o700)
             .create(dir)
             .map_err(file_error("making", dir))?;
+        // Neither opened nor moved aside: nothing is wrong with what is in it.
+        if access(dir, AccessFlags::W_OK) == Err(Errno::EROFS) {
+            return Err(StoreError::ReadOnly { dir: dir.into() });
+        }
         let path = dir.join("agent.redb");
         let fresh = !path.exists();
         let mut broken = None;
@@ -807,7 +822,7 @@ pub fn look_up_identity(dir: &Path) -> Option<IdentityRecord> {
 /// Whether the store itself is fine, and only cannot be had now.
 fn is_locked(error: &StoreError) -> bool {
     match error {
-        StoreError::Locked | StoreError::File { .. } => true,
+        StoreError::Locked | StoreError::ReadOnly { .. } | StoreError::File { .. } => true,
         StoreError::Database { .. }
         | StoreError::Value { .. }
         | StoreError::Closed

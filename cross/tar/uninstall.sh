@@ -19,6 +19,8 @@ if [ -z "$root" ]; then
     fi
     if [ -d /run/systemd/system ]; then
         systemctl disable --quiet --now "$service" || true
+        # systemd ends no slice by itself.
+        if [ "$1" = agent ]; then systemctl stop skerry.slice || true; fi
     fi
     if [ "$1" = agent ] && [ -x /usr/local/bin/skerry-agent ] && [ -e /var/lib/skerry-agent ]; then
         # It says what to do when an agent still runs, without systemd.

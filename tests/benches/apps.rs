@@ -7,8 +7,8 @@
 //!
 //! - a decision takes less than 5 ms: "a plan" is the planning function alone,
 //!   called in this process; "a decision" is all that the agent itself thinks
-//!   between an event and what it does about it, by its own clock (`--log
-//!   debug`), and "while starting" is when there is most to decide;
+//!   between an event and what it does about it, in processor time of its own
+//!   (`--log debug`), and "while starting" is when there is most to decide;
 //! - agent and keeper use less than 0.5 % of one processor while the apps idle;
 //! - the cost of an app is flat: the last lines set the second hundred's apps
 //!   beside those of the whole way from 1 to 200.

@@ -40,6 +40,8 @@ pub trait Place {
     fn patience(&self) -> Duration;
     /// Where everybody outside reaches [`PORT`] of the device.
     fn page(&self) -> Result<String, String>;
+    /// Whether the kernel tells how long a container waits: cgroup v2 with PSI.
+    fn has_pressure(&self) -> bool;
     /// Whether the file system of its data limits what is in a directory.
     fn has_quotas(&self) -> bool;
     /// Listens outside, at an address that the device reaches as [`OUTSIDE`].
@@ -491,7 +493,35 @@ fn limits(place: &impl Place, list: &mut List) {
         (held.trim() != "0").then_some(())
     });
     list.holds("time above the limit is refused", held.is_some(), &Ok(stat));
+    pressure(place, list);
     list.is("it lives on", "0", &restarts(place, "sales"));
+}
+
+/// What `skerry top` says of a container that wants more time than it has.
+fn pressure(place: &impl Place, list: &mut List) {
+    let words = ["top", "apps", "-o", "wide"];
+    let waits = || {
+        let _ = inside(
+            place,
+            "sales",
+            "web",
+            "timeout 4 sh -c 'while :; do :; done'",
+        );
+        let table = place.hub().try_skerry(&words).ok()?;
+        let of_web = |line: &&str| line.contains(" sales ") && line.contains(" web ");
+        let row = table.lines().find(of_web)?;
+        // The last three columns, from the right.
+        let mut last = row.split_whitespace().rev();
+        let (disk, memory, cpu) = (last.next()?, last.next()?, last.next()?);
+        (cpu != "0.00%").then(|| format!("cpu {cpu}, memory {memory}, disk {disk}"))
+    };
+    let seen = until(place.patience(), waits).ok_or("no pressure is told".to_string());
+    let none = seen.as_deref() == Ok("cpu -, memory -, disk -");
+    let (what, holds) = match place.has_pressure() {
+        true => ("pressure is told", seen.is_ok() && !none),
+        false => ("where the kernel tells no pressure, none is told", none),
+    };
+    list.holds(what, holds, &seen);
 }
 
 fn devices_and_processes(place: &impl Place, list: &mut List) {

@@ -103,15 +103,15 @@ impl Place for Here {
         on(&self.outside, move || same::get(to))
     }
 
+    fn has_pressure(&self) -> bool {
+        let v2 = fs::exists("/sys/fs/cgroup/cgroup.controllers");
+        v2.unwrap_or(false) && fs::exists("/proc/pressure/cpu").unwrap_or(false)
+    }
+
     fn has_quotas(&self) -> bool {
         // As an administrator sees it; the scratch directory is below /tmp.
         let table = fs::read_to_string("/proc/self/mounts").expect("the mounts");
-        let of = |path: &str| {
-            table
-                .lines()
-                .filter(|l| l.split(' ').nth(1) == Some(path))
-                .next_back()
-        };
+        let of = |path: &str| table.lines().rfind(|l| l.split(' ').nth(1) == Some(path));
         let line = of("/tmp").or_else(|| of("/")).unwrap_or_default();
         line.contains("prjquota")
     }

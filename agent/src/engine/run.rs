@@ -17,6 +17,7 @@ use crate::notify;
 use crate::runtime::{ContainerId, Status};
 use crate::store::{IdentityRecord, StoreDir, StoreError};
 use crate::update::Software;
+use nix::time::{ClockId, clock_gettime};
 use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
 use skerry_wire::stream::End;
@@ -28,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Outcomes that wait for the loop.
 const OUTCOMES: usize = 64;
@@ -433,11 +434,11 @@ impl<M: Machine> Engine<M> {
 
     pub(super) async fn step(&mut self, event: Event) {
         // What a decision costs with the apps of this device, for whoever
-        // wants to know.
-        let since = tracing::enabled!(tracing::Level::DEBUG).then(Instant::now);
+        // wants to know (`--log debug`, tests/benches/apps.rs).
+        let since = tracing::enabled!(tracing::Level::DEBUG).then(thread_time);
         let effects = self.core.handle(self.setup.clock.now(), event);
         if let Some(since) = since {
-            let micros = since.elapsed().as_micros();
+            let micros = thread_time().saturating_sub(since).as_micros();
             tracing::debug!("decided in {micros} us, {} effects", effects.len());
         }
         self.carry_out(effects).await;
@@ -614,6 +615,12 @@ impl<M: Machine> Engine<M> {
             }
         }
     }
+}
+
+/// What this thread has used of a processor: the core waits for nothing, and
+/// what else the machine does is not its cost.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Connections of this run have numbers that rise, also from line to line:

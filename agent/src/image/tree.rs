@@ -25,6 +25,8 @@ pub fn digest_of(dir: &Path) -> io::Result<Digest> {
     Ok(Digest::from_bytes(hash.finalize().into()))
 }
 
+// These numbers have other sizes on some machines.
+#[allow(clippy::unnecessary_cast)]
 fn walk(dir: &Dir, hash: &mut Sha256, depth: usize) -> io::Result<()> {
     if depth > MAX_DEPTH {
         return Err(io::Error::other(
@@ -42,7 +44,7 @@ fn walk(dir: &Dir, hash: &mut Sha256, depth: usize) -> io::Result<()> {
         let kind = kind_of(&stat);
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);
-        hash.update(stat.st_mode.to_le_bytes());
+        hash.update((stat.st_mode as u32).to_le_bytes());
         hash.update(stat.st_uid.to_le_bytes());
         hash.update(stat.st_gid.to_le_bytes());
         if kind == SFlag::S_IFREG {

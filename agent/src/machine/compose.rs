@@ -13,7 +13,7 @@ use crate::device_api;
 use crate::image::UnpackedImage;
 use crate::runtime::{
     ContainerId, ContainerSpec, LogPolicy, Mount, NO_APP_ARMOR, Network, Resources, SandboxSpec,
-    Security, Sharing, USERS,
+    Security, Sharing, USERS, app_armor_confines,
 };
 use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
 use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
@@ -374,9 +374,11 @@ fn security(create: &CreateContainer, places: &Places) -> Result<Security, Strin
             "an unconfined seccomp profile".to_owned(),
         ),
         (
-            // The kernel's own name for none is no profile of the device.
-            unconfined(&wanted.app_armor)
-                || wanted.app_armor == Profile::Localhost(NO_APP_ARMOR.into()),
+            match &wanted.app_armor {
+                Profile::RuntimeDefault => false,
+                Profile::Unconfined => true,
+                Profile::Localhost(name) => !app_armor_confines(name),
+            },
             "an unconfined AppArmor profile".to_owned(),
         ),
         (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),

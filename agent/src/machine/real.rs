@@ -66,7 +66,8 @@ pub struct RealMachine {
     /// What each container is made from.
     container_images: ContainerImages,
     /// Images that were whole and are not any more, and why.
-    lost: (Sender<(Digest, String)>, Receiver<(Digest, String)>),
+    lost: Receiver<(Digest, String)>,
+    lost_in: Sender<(Digest, String)>,
     network: MachineNetwork,
     hotplug: Hotplug,
     /// How containers are told to stop: their image may want another signal.
@@ -89,6 +90,7 @@ impl RealMachine {
     ) -> Result<Self, image::StoreError> {
         let images = ImageStore::open(places.data_dir.join("images"), Limits::default())?;
         let signals = StopSignals::in_run_dir(&places.run_dir);
+        let (lost_in, lost) = unbounded();
         Ok(Self {
             config,
             launch: RefCell::new(None),
@@ -96,7 +98,8 @@ impl RealMachine {
             images: Arc::new(images),
             policy,
             container_images: ContainerImages::in_run_dir(&places.run_dir),
-            lost: unbounded(),
+            lost,
+            lost_in,
             network: MachineNetwork::new(&places.run_dir, pool),
             hotplug: Hotplug::new(places.devices.clone()),
             places,
@@ -158,7 +161,7 @@ impl RealMachine {
         let text = format!(
             "{first}{others}: files of it are gone or changed on this disk; it is fetched again as soon as the hub can be reached"
         );
-        let _ = self.lost.0.try_send((manifest, text.clone()));
+        let _ = self.lost_in.try_send((manifest, text.clone()));
         Ok(Some(text))
     }
 
@@ -240,7 +243,7 @@ impl Machine for RealMachine {
             }
         };
         let of_images = async {
-            match self.lost.1.recv().await {
+            match self.lost.recv().await {
                 Ok((manifest, why)) => MachineEvent::ImageLost(manifest, why),
                 Err(_) => smol::future::pending().await,
             }
@@ -263,7 +266,7 @@ impl Machine for RealMachine {
                 "image {}: parts of it are gone from this disk; they are fetched again as soon as the hub can be reached",
                 of.reference
             );
-            let _ = self.lost.0.try_send((of.manifest, text.clone()));
+            let _ = self.lost_in.try_send((of.manifest, text.clone()));
             return Err(text);
         };
         let wanted = create.spec().stop_signal.map(i32::from);

@@ -35,6 +35,18 @@ pub fn profile(security: &Security) -> Option<String> {
     chosen.filter(|name| name != UNCONFINED)
 }
 
+/// Whether a profile that an app names confines it: not the word for none, nor
+/// one that the kernel has in a mode in which it refuses nothing. One that is
+/// not loaded is refused later, by [`check`].
+pub fn confines(name: &str) -> bool {
+    confines_by(&fs::read_to_string(LOADED).unwrap_or_default(), name)
+}
+
+fn confines_by(list: &str, name: &str) -> bool {
+    let mode = mode_of(list, name);
+    name != UNCONFINED && mode.is_none_or(|mode| ["enforce", "kill"].contains(&mode))
+}
+
 fn has(name: &str) -> bool {
     fs::read_to_string(LOADED).is_ok_and(|list| mode_of(&list, name).is_some())
 }
@@ -59,5 +71,7 @@ mod tests {
         for missing in ["skerry", "odd", "default", ""] {
             assert_eq!(mode_of(list, missing), None, "{missing}");
         }
+        assert!(confines_by(list, "/usr/bin/man") && confines_by(list, "not-loaded"));
+        assert!(!confines_by(list, "skerry-default") && !confines_by(list, UNCONFINED));
     }
 }

@@ -50,7 +50,8 @@ mod user;
 mod users;
 
 pub use apparmor::{
-    DEFAULT_PROFILE as DEFAULT_APP_ARMOR, UNCONFINED as NO_APP_ARMOR, mode_of as app_armor_mode,
+    DEFAULT_PROFILE as DEFAULT_APP_ARMOR, UNCONFINED as NO_APP_ARMOR,
+    confines as app_armor_confines, mode_of as app_armor_mode,
 };
 pub use find::find_devices;
 pub use guard::apps_memory;

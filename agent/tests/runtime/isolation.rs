@@ -386,6 +386,7 @@ fn mounter(id: &str, profile: Option<&str>) -> ContainerSpec {
     let script = "cat /proc/self/attr/current; mkdir -p /m /n; \
          mount -t tmpfs none /m 2>&1 && echo mounted; \
          mount -t proc none /n 2>&1 && echo again; \
+         umount /dev/shm 2>&1 && echo unmounted; \
          (cat /proc/sys/vm/swappiness >/proc/sys/vm/swappiness) 2>&1 && echo written; \
          (echo x >/proc/self/comm) 2>&1 && echo renamed; \
          (cat /etc/passwd >/dev/null) 2>&1 && echo read";
@@ -415,6 +416,7 @@ fn app_armor_bites() {
                 "unconfined",
                 "mounted",
                 "again",
+                "unmounted",
                 "written",
                 "renamed",
                 "read"
@@ -423,8 +425,8 @@ fn app_armor_bites() {
         let (_, ours) = output_of(&runtime, mounter("b", None)).await;
         assert_eq!(ours[0], "skerry-default (enforce)");
         let refused = ours.iter().filter(|line| line.contains("ermission denied"));
-        assert_eq!(refused.count(), 3, "{ours:?}");
-        assert_eq!(ours[4..], ["renamed", "read"], "{ours:?}");
+        assert_eq!(refused.count(), 4, "{ours:?}");
+        assert_eq!(ours[5..], ["renamed", "read"], "{ours:?}");
         let (_, other) = output_of(&runtime, mounter("c", Some("skerry-test-no-passwd"))).await;
         assert_eq!(other[0], "skerry-test-no-passwd (enforce)");
         assert!(!has(&other, "read") && has(&other, "renamed"), "{other:?}");

@@ -157,6 +157,7 @@ fn joins_and_limits_bite(model: Model) {
 }
 
 #[test]
+#[ignore = "virt_runs_the_same_manifest shows it, too"]
 fn virt_joins_and_limits_bite() {
     joins_and_limits_bite(Model::Virt);
 }
@@ -188,6 +189,10 @@ impl Place for OnBoard<'_> {
 
     fn page(&self) -> Result<String, String> {
         same::get(self.page)
+    }
+
+    fn has_pressure(&self) -> bool {
+        true
     }
 
     fn has_quotas(&self) -> bool {
