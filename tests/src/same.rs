@@ -450,7 +450,7 @@ fn mask(bits: u64) -> String {
 const HUNGRY: &str = r#"
 say() { echo "@$1"; shift; "$@" 2>&1; }
 say memory sh -c 'dd if=/dev/zero of=/dev/null bs=96M count=1 2>/dev/null; echo "ended with $?"'
-say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 2 >/dev/null 2>&1 & i=$((i+1)); done'
+say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 4 >/dev/null 2>&1 & i=$((i+1)); done'
 echo @end
 "#;
 
@@ -462,7 +462,7 @@ fn limits(place: &impl Place, list: &mut List) {
     let swap = place.cgroup("memory", "memory.memsw.limit_in_bytes", "memory.swap.max");
     list.holds("no swap", swap == "0" || swap == memory, &Ok(swap));
     let pids = place.cgroup("pids", "pids.max", "pids.max");
-    list.is("its limit of processes", "32", &pids);
+    list.is("its limit of processes", "16", &pids);
     let cpu = place.cgroup("cpu", "cpu.cfs_quota_us", "cpu.max");
     let quota = cpu.split(' ').next().unwrap_or_default().to_string();
     list.is("its share of a processor", "30000", &quota);
@@ -479,7 +479,7 @@ fn limits(place: &impl Place, list: &mut List) {
     );
     // Those that were not refused are still there.
     let quiet = until(place.patience(), || {
-        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 2$'");
+        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 4$'");
         left.is_err().then_some(())
     });
     list.holds("they end", quiet.is_some(), &Ok(String::new()));
