@@ -377,7 +377,7 @@ impl Core {
         let old = self.previous.get(app).map(|old| old.revision.to_string());
         let old = old.unwrap_or_default();
         let text = format!(
-            "revision {to} failed, revision {old} is back: {why}. It is not tried again: apply another one"
+            "revision {to} failed, revision {old} is back: {why}. It is not tried again by itself: apply another one, or 'skerry rollout restart'"
         );
         self.note(now, Severity::Warning, "RolledBack", Some(app), &text);
     }

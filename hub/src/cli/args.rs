@@ -131,7 +131,7 @@ pub enum Command {
     /// systems
     #[command(visible_alias = "releases")]
     Release(ReleaseArgs),
-    /// Show, hold and take back the rollouts of releases and lines
+    /// Show, hold and take back the rollouts of releases and lines; begin apps anew
     #[command(visible_alias = "rollouts")]
     Rollout(RolloutArgs),
     /// Change how devices reach this hub
