@@ -126,7 +126,7 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
             "write strategy: { type: DownloadThenStop }, or StartThenStop, or Recreate"
         }
         (Place::AppSpec, "rollout") => {
-            "remove it; rollouts in waves come in a later release: for now, all devices change at once"
+            "remove it: all devices change at once, and each goes back by itself when the change fails there; spec.placement chooses fewer to begin with"
         }
         (Place::AppSpec, "revisionHistoryLimit" | "paused") => NOT_YET,
         (Place::Strategy, "rollingUpdate") => {
