@@ -30,10 +30,14 @@ impl Fleet {
         Self { scratch, hub, one }
     }
 
+    fn file_path(&self) -> String {
+        self.scratch.path().join("app.yaml").display().to_string()
+    }
+
     fn file(&self, text: &str) -> String {
-        let path = self.scratch.path().join("app.yaml");
+        let path = self.file_path();
         fs::write(&path, text).expect("written");
-        path.display().to_string()
+        path
     }
 
     fn apply(&self, text: &str) {
@@ -309,6 +313,39 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     assert_ne!(fleet.wait_done()["running_revision"], good);
     let events = fleet.hub.skerry(&["events"]);
     assert!(events.contains("Updated"), "{events}");
+
+    // Begun anew, the very same pod is another process, and the files that
+    // declare it are still what is there.
+    let restart = [
+        "rollout",
+        "restart",
+        "app/web",
+        "--wait",
+        "--timeout",
+        "120s",
+    ];
+    proved(&fleet);
+    let before = fleet.one.container_processes();
+    println!("{}", fleet.hub.skerry(&restart));
+    fleet.wait_done();
+    let after = fleet.one.container_processes();
+    assert!(after.len() == 1 && after != before, "{after:?}");
+    let again = fleet.hub.skerry(&["apply", "-f", &fleet.file_path()]);
+    assert!(again.contains("unchanged"), "{again}");
+
+    // And it tries again what went back, once what was amiss is mended.
+    proved(&fleet);
+    let text = of(
+        &["progressDeadlineSeconds: 4"],
+        &["sleep"],
+        &[
+            "startupProbe: { exec: { command: [/bin/app, exists, /data/ready] }, periodSeconds: 1, timeoutSeconds: 20 }",
+        ],
+    );
+    fleet.apply_and_wait(&text).expect_err("it fails");
+    fs::write(dir.join("ready"), "").expect("written");
+    println!("{}", fleet.hub.skerry(&restart));
+    fleet.wait_done();
 }
 
 /// Waits until the app's newest revision is one to go back to.
