@@ -294,6 +294,7 @@ fn a_slow_hub_delays_publishers_and_loses_nothing() {
             assert_eq!(a.packet().0, 0x40);
             acknowledged += 1;
         }
+        a
     });
     // The hub reads nothing until the publisher stands still.
     let mut last = 0;
@@ -312,7 +313,7 @@ fn a_slow_hub_delays_publishers_and_loses_nothing() {
         let message = slow_hub.message_acked();
         assert_eq!(message.payload[..4], n.to_be_bytes());
     }
-    sender.join().unwrap();
+    let _still_connected = sender.join().unwrap();
     assert_eq!(broker.stats().connections, 2);
 }
 
