@@ -2,8 +2,8 @@
 
 use crate::console::Console;
 use crate::firmware::{Boot, Firmware, FirmwareError};
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ pub enum BoardError {
     /// QEMU does not start.
     #[error("qemu-system-aarch64 cannot be run (package qemu-system-arm)")]
     Qemu(#[source] io::Error),
+    /// Its device tree gets no entropy.
+    #[error("the device tree cannot be changed (package device-tree-compiler)")]
+    Seed(#[source] io::Error),
     /// The card's file cannot be grown.
     #[error("the card {} cannot be prepared", path.display())]
     Card {
@@ -187,6 +190,26 @@ pub fn grow_card(card: &Path, bytes: u64) -> Result<(), BoardError> {
     Ok(())
 }
 
+/// Puts entropy into a device tree, as a real Pi's firmware does: else the
+/// kernel gathers some for two seconds before it gives any.
+fn seed(tree: &Path) -> Result<(), BoardError> {
+    let mut bytes = [0; 64];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(BoardError::Seed)?;
+    let done = Command::new("fdtput")
+        .args(["-t", "bx"])
+        .arg(tree)
+        .args(["/chosen", "rng-seed"])
+        .args(bytes.iter().map(|byte| format!("{byte:02x}")))
+        .status()
+        .map_err(BoardError::Seed)?;
+    match done.success() {
+        true => Ok(()),
+        false => Err(BoardError::Seed(io::Error::other("fdtput failed"))),
+    }
+}
+
 impl Board {
     /// Gives it power.
     pub fn boot(setup: &Setup) -> Result<Self, BoardError> {
@@ -251,6 +274,7 @@ impl Board {
             qemu.arg("-initrd").arg(initramfs);
         }
         if let Some(tree) = &boot.device_tree {
+            seed(tree)?;
             qemu.arg("-dtb").arg(tree);
         }
         let mut cmdline = format!(
