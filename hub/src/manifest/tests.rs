@@ -260,7 +260,7 @@ fn what_kubernetes_says_of_an_update_is_understood_and_mistakes_are_told() {
             "  confirmSeconds: 20\n  minReadySeconds: 30\n",
             "write more than 30",
         ),
-        ("  rollout: {}\n", "come in a later release"),
+        ("  rollout: {}\n", "spec.placement chooses fewer"),
     ] {
         match parse("app.yaml", &with(fields)) {
             Ok(_) => panic!("{fields} was taken"),
