@@ -302,7 +302,7 @@ impl Agent {
         let mut agent = Self {
             name: name.into(),
             directory,
-            cgroup: format!("skerry-test-{}-{number}", std::process::id()),
+            cgroup: format!("skerry-test-{}-{number:03}", std::process::id()),
             token: token.into(),
             program: built("skerry-agent"),
             boots: 1,
