@@ -58,13 +58,12 @@ impl Fleet {
             Err(why) => return self.refuse(turn, &name, why),
         };
         let (seq, body) = (opened.seq, &opened.body);
-        if opened.purpose != Purpose::Presence && device.behind == Some(seq.start()) {
-            // It is about to say it again, under another number.
-            return;
-        }
+        let behind = device.behind;
         if !self.is_new(&name, opened.purpose, seq) {
-            return match (opened.purpose, decode::<Presence>("presence", body)) {
-                (Purpose::Presence, Ok(message)) => self.known(turn, &name, seq, &message),
+            return match opened.purpose {
+                Purpose::Presence => self.known(turn, &name, seq, body),
+                // It is about to say it again, under another number.
+                _ if behind == Some(seq.start()) => {}
                 _ => self.refuse(turn, &name, Refusal::Replayed),
             };
         }
@@ -125,9 +124,12 @@ impl Fleet {
     /// A presence under a number that was heard before: it is an old one, or
     /// one of a device whose disk has forgotten its last starts. The device of
     /// that run can tell, and nobody else can read the answer.
-    fn known(&mut self, turn: &mut Turn, name: &DeviceId, seq: Seq, message: &Presence) {
-        let Some(device) = self.devices.get_mut(name) else {
-            return;
+    fn known(&mut self, turn: &mut Turn, name: &DeviceId, seq: Seq, body: &[u8]) {
+        let (Some(device), Ok(message)) = (
+            self.devices.get_mut(name),
+            decode::<Presence>("presence", body),
+        ) else {
+            return self.refuse(turn, name, Refusal::Replayed);
         };
         if message.session == device.record.session {
             return self.refuse(turn, name, Refusal::Replayed);
