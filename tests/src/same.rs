@@ -214,11 +214,8 @@ pub fn runs_everything(place: &impl Place, scratch: &Scratch) {
         ends,
         &order,
     );
-    list.holds(
-        "the port is closed",
-        place.page().is_err(),
-        &Ok(String::new()),
-    );
+    let closed = until(place.patience(), || place.page().err());
+    list.holds("the port is closed", closed.is_some(), &Ok(String::new()));
     // Something in it was refused memory, and it lived on until it was stopped.
     let events = hub.skerry(&["events"]);
     let wrongly = events.lines().find(|line| line.contains("OOMKilled"));
@@ -402,9 +399,12 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.has("its size limit", "No space left", &part("fill"));
     let volume = told.get("volume");
     let limited = volume.contains("quota exceeded") || volume.contains("No space left");
-    let events = place.hub().skerry(&["events"]);
-    // The operator is told where it cannot be.
-    let told_so = events.contains("SizeNotLimited");
+    // The operator is told where it cannot be, soon.
+    let tells = || place.hub().skerry(&["events"]).contains("SizeNotLimited");
+    let told_so = match place.has_quotas() {
+        true => tells(),
+        false => until(place.patience(), || tells().then_some(())).is_some(),
+    };
     let what = match place.has_quotas() {
         true => "a volume's size limit",
         false => "a volume's size limit is no secret where it cannot be",
@@ -635,11 +635,18 @@ fn work(place: &impl Place, list: &mut List) {
     });
     let printed = printed.ok_or_else(|| place.hub().skerry(&["describe", "cronjob", "receipts"]));
     list.has("the cron job's minute", "receipts of", &printed);
-    let device = place.hub().device(place.device());
     for name in ["sales", "till"] {
-        let containers = app(&device, name)["containers"].clone();
-        let all = containers.as_array().cloned().unwrap_or_default();
-        let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
-        list.holds(&format!("{name} is ready"), ready, &Ok(String::new()));
+        // Also once it has recovered from all that it was made to do.
+        let ready = until(place.patience(), || {
+            let containers = app(&place.hub().device(place.device()), name)["containers"].clone();
+            let all = containers.as_array().cloned().unwrap_or_default();
+            let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
+            ready.then_some(())
+        });
+        list.holds(
+            &format!("{name} is ready"),
+            ready.is_some(),
+            &Ok(String::new()),
+        );
     }
 }
