@@ -450,7 +450,7 @@ fn mask(bits: u64) -> String {
 const HUNGRY: &str = r#"
 say() { echo "@$1"; shift; "$@" 2>&1; }
 say memory sh -c 'dd if=/dev/zero of=/dev/null bs=96M count=1 2>/dev/null; echo "ended with $?"'
-say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 4 >/dev/null 2>&1 & i=$((i+1)); done'
+say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 12 >/dev/null 2>&1 & i=$((i+1)); done'
 echo @end
 "#;
 
@@ -479,7 +479,7 @@ fn limits(place: &impl Place, list: &mut List) {
     );
     // Those that were not refused are still there.
     let quiet = until(place.patience(), || {
-        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 4$'");
+        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 12$'");
         left.is_err().then_some(())
     });
     list.holds("they end", quiet.is_some(), &Ok(String::new()));
@@ -551,6 +551,9 @@ echo @end
 }
 
 fn networks(place: &impl Place, office: &Office, list: &mut List) {
+    // A service leads to those that are ready.
+    let ready = is_ready(place, "sales");
+    list.holds("sales is ready again", ready, &Ok(String::new()));
     let page = until(place.patience(), || place.page().ok());
     let page = page.ok_or_else(|| format!("{:?}", place.page()));
     let greeting = format!("moin from sales on {}", place.device());
@@ -636,17 +639,22 @@ fn work(place: &impl Place, list: &mut List) {
     let printed = printed.ok_or_else(|| place.hub().skerry(&["describe", "cronjob", "receipts"]));
     list.has("the cron job's minute", "receipts of", &printed);
     for name in ["sales", "till"] {
-        // Also once it has recovered from all that it was made to do.
-        let ready = until(place.patience(), || {
-            let containers = app(&place.hub().device(place.device()), name)["containers"].clone();
-            let all = containers.as_array().cloned().unwrap_or_default();
-            let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
-            ready.then_some(())
-        });
         list.holds(
             &format!("{name} is ready"),
-            ready.is_some(),
+            is_ready(place, name),
             &Ok(String::new()),
         );
     }
+}
+
+/// Whether an app is ready, also once it has recovered from all that it was
+/// made to do.
+fn is_ready(place: &impl Place, name: &str) -> bool {
+    let ready = until(place.patience(), || {
+        let containers = app(&place.hub().device(place.device()), name)["containers"].clone();
+        let all = containers.as_array().cloned().unwrap_or_default();
+        let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
+        ready.then_some(())
+    });
+    ready.is_some()
 }
