@@ -27,6 +27,8 @@ const OPEN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 const NET_BIND_SERVICE: u64 = 1 << 10;
 const DAC_OVERRIDE: u64 = 1 << 1;
 const MIB: u64 = 1 << 20;
+/// As the kernel calls the profile of a process.
+const PROFILE: &str = "skerry-default (enforce)";
 /// One answer over TCP.
 const SHORT: Duration = Duration::from_secs(20);
 
@@ -44,6 +46,8 @@ pub trait Place {
     fn has_pressure(&self) -> bool;
     /// Whether the file system of its data limits what is in a directory.
     fn has_quotas(&self) -> bool;
+    /// Whether the kernel has our AppArmor profile.
+    fn has_app_armor(&self) -> bool;
     /// Listens outside, at an address that the device reaches as [`OUTSIDE`].
     fn listen(&self, port: u16) -> std::io::Result<TcpListener>;
     /// A file of `web`'s cgroup: as cgroup v1 calls it, and as v2 does.
@@ -323,6 +327,8 @@ say user id -u
 say groups id -G
 say status grep -E 'Cap(Bnd|Eff)|NoNewPrivs|Seccomp:' /proc/self/status
 say userns unshare -U true
+say profile cat /proc/self/attr/current
+say kcore cat /proc/kcore
 say root touch /made
 say www touch /www/made
 say config cat /etc/shop/shop.conf
@@ -377,6 +383,7 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.is("no new privileges", "1", &word("NoNewPrivs:"));
     list.is("a seccomp filter", "2", &word("Seccomp:"));
     list.has("seccomp refuses a call", "not permitted", &part("userns"));
+    confined(place, &told, list);
     list.has("a read-only root", "Read-only file system", &part("root"));
     list.has("a read-only volume", "Read-only file system", &part("www"));
     list.has("a config as a file", "currency = EUR", &part("config"));
@@ -433,6 +440,16 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.has("the device's API", "api.sock", &part("api"));
     list.has("no device nodes of its own", "not permitted", &part("node"));
     list.has("its log", "web runs", &logs(place, "sales", "web"));
+}
+
+/// A file that is masked is an empty one; AppArmor refuses it as well.
+fn confined(place: &impl Place, told: &Answers, list: &mut List) {
+    let kcore = told.get("kcore");
+    if !place.has_app_armor() {
+        return list.is("where there is no AppArmor, a mask hides", "", &kcore);
+    }
+    list.is("the AppArmor profile", PROFILE, &told.get("profile"));
+    list.has("AppArmor refuses a read", "Permission denied", &Ok(kcore));
 }
 
 fn sorted(words: &str) -> String {
@@ -603,6 +620,7 @@ say() { echo "@$1"; shift; "$@" 2>&1; }
 say user id -u
 say map cat /proc/self/uid_map
 say owner stat -c '%u %g' /data/till
+say profile cat /proc/self/attr/current
 say host touch /proc/sys/kernel/hostname
 echo @end
 "#;
@@ -616,6 +634,9 @@ echo @end
     let own = matches!(words[..], [0, first, 65_536] if first >= 524_288);
     list.holds("nobody outside", own, &Ok(map));
     list.is("its volume is its own", "0 0", &told.get("owner"));
+    if place.has_app_armor() {
+        list.is("its AppArmor profile", PROFILE, &told.get("profile"));
+    }
     list.is("probed from the host", "0", &restarts(place, "till"));
 }
 
