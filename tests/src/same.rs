@@ -218,11 +218,8 @@ pub fn runs_everything(place: &impl Place, scratch: &Scratch) {
         ends,
         &order,
     );
-    list.holds(
-        "the port is closed",
-        place.page().is_err(),
-        &Ok(String::new()),
-    );
+    let closed = until(place.patience(), || place.page().err());
+    list.holds("the port is closed", closed.is_some(), &Ok(String::new()));
     // Something in it was refused memory, and it lived on until it was stopped.
     let events = hub.skerry(&["events"]);
     let wrongly = events.lines().find(|line| line.contains("OOMKilled"));
@@ -409,9 +406,12 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.has("its size limit", "No space left", &part("fill"));
     let volume = told.get("volume");
     let limited = volume.contains("quota exceeded") || volume.contains("No space left");
-    let events = place.hub().skerry(&["events"]);
-    // The operator is told where it cannot be.
-    let told_so = events.contains("SizeNotLimited");
+    // The operator is told where it cannot be, soon.
+    let tells = || place.hub().skerry(&["events"]).contains("SizeNotLimited");
+    let told_so = match place.has_quotas() {
+        true => tells(),
+        false => until(place.patience(), || tells().then_some(())).is_some(),
+    };
     let what = match place.has_quotas() {
         true => "a volume's size limit",
         false => "a volume's size limit is no secret where it cannot be",
@@ -467,7 +467,7 @@ fn mask(bits: u64) -> String {
 const HUNGRY: &str = r#"
 say() { echo "@$1"; shift; "$@" 2>&1; }
 say memory sh -c 'dd if=/dev/zero of=/dev/null bs=96M count=1 2>/dev/null; echo "ended with $?"'
-say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 4 >/dev/null 2>&1 & i=$((i+1)); done'
+say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 12 >/dev/null 2>&1 & i=$((i+1)); done'
 echo @end
 "#;
 
@@ -496,7 +496,7 @@ fn limits(place: &impl Place, list: &mut List) {
     );
     // Those that were not refused are still there.
     let quiet = until(place.patience(), || {
-        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 4$'");
+        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 12$'");
         left.is_err().then_some(())
     });
     list.holds("they end", quiet.is_some(), &Ok(String::new()));
@@ -568,6 +568,9 @@ echo @end
 }
 
 fn networks(place: &impl Place, office: &Office, list: &mut List) {
+    // A service leads to those that are ready.
+    let ready = is_ready(place, "sales");
+    list.holds("sales is ready again", ready, &Ok(String::new()));
     let page = until(place.patience(), || place.page().ok());
     let page = page.ok_or_else(|| format!("{:?}", place.page()));
     let greeting = format!("moin from sales on {}", place.device());
@@ -656,11 +659,23 @@ fn work(place: &impl Place, list: &mut List) {
     });
     let printed = printed.ok_or_else(|| place.hub().skerry(&["describe", "cronjob", "receipts"]));
     list.has("the cron job's minute", "receipts of", &printed);
-    let device = place.hub().device(place.device());
     for name in ["sales", "till"] {
-        let containers = app(&device, name)["containers"].clone();
+        list.holds(
+            &format!("{name} is ready"),
+            is_ready(place, name),
+            &Ok(String::new()),
+        );
+    }
+}
+
+/// Whether an app is ready, also once it has recovered from all that it was
+/// made to do.
+fn is_ready(place: &impl Place, name: &str) -> bool {
+    let ready = until(place.patience(), || {
+        let containers = app(&place.hub().device(place.device()), name)["containers"].clone();
         let all = containers.as_array().cloned().unwrap_or_default();
         let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
-        list.holds(&format!("{name} is ready"), ready, &Ok(String::new()));
-    }
+        ready.then_some(())
+    });
+    ready.is_some()
 }
