@@ -692,3 +692,61 @@ fn an_image_is_examined_when_its_program_is_not_found_and_not_each_time() {
     assert_eq!(end(&mut world, ExitStatus::Signal(7)), 2);
     assert_eq!(world.examined, [image("1"); 2]);
 }
+
+#[test]
+fn a_start_that_the_disk_forgot_goes_on_above_what_the_hub_knows() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    let told = |world: &mut World, session: SessionId, starts: u32| {
+        let body = CommandBody::CountOn { starts };
+        let command = encode(&Command { session, body });
+        let message = world.sealed(Purpose::Command, Lane::Command, &command);
+        world.core.handle(world.now(), message)
+    };
+    let calls = |effects: &[Effect]| {
+        let mut found = effects.iter().filter_map(|effect| match effect {
+            Effect::CallAnew { starts } => Some(*starts),
+            _ => None,
+        });
+        found.next()
+    };
+    let (session, before) = (world.core.session(), world.records.starts);
+    assert_eq!(before, 1);
+    // Of another run, of an earlier start, and beyond the last one.
+    let other = SessionId(session.0 ^ 1);
+    for (session, starts) in [(other, 9), (session, 0), (session, u32::MAX)] {
+        let effects = told(&mut world, session, starts);
+        assert_eq!(calls(&effects), None, "{starts}");
+        world.carry_out(effects);
+    }
+    assert_eq!((world.records.starts, world.reasons()), (1, vec![]));
+
+    // Committed before the line has its number.
+    let effects = told(&mut world, session, 9);
+    assert_eq!(calls(&effects), Some(10));
+    let place = |is: fn(&Effect) -> bool| effects.iter().position(is);
+    let commit = place(|e| matches!(e, Effect::Commit(_))).expect("committed");
+    let call = place(|e| matches!(e, Effect::CallAnew { .. })).expect("called");
+    assert!(commit < call);
+    world.carry_out(effects);
+    assert_eq!(world.records.starts, 10);
+    assert_eq!(world.reasons(), ["StartsForgotten"]);
+    world.sent.clear();
+    let reason = "numbers go on".to_string();
+    world.say(Event::LinkDown { reason });
+    world.say(Event::LinkUp { connection: 2 });
+    world.now_ms += 1_000;
+    world.say(Event::Wake);
+    assert_eq!(world.sent[0].purpose, Purpose::Presence);
+    let report = world.sent.iter().find(|m| m.purpose == Purpose::Report);
+    let report = report.expect("all is told again");
+    for message in [&world.sent[0], report] {
+        assert_eq!(message.seq.start(), 10);
+    }
+    let report: Report = decode("report", &report.body).unwrap();
+    assert_eq!(report.events[0].id, 10 << 32 | 1);
+    // Said twice, as a broker may.
+    let effects = told(&mut world, session, 9);
+    assert_eq!(calls(&effects), None);
+}

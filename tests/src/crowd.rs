@@ -405,7 +405,8 @@ impl Machine {
             | Effect::AskHold { .. }
             | Effect::ReleaseHold { .. }
             | Effect::ServeApps(_)
-            | Effect::StopCalling => None,
+            | Effect::StopCalling
+            | Effect::CallAnew { .. } => None,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::control::{Answer, Ask, Input, Request};
 use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
+use crate::volatile;
 use serde_json::json;
 use skerry_wire::message::{ExecRequest, LogsRequest};
 use skerry_wire::report::{ContainerState, JobOutcome};
@@ -80,6 +81,10 @@ impl<M: Machine> Engine<M> {
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
+            Request::Join { .. } | Request::Reset if self.why_not_for_good().is_some() => {
+                let reason = self.why_not_for_good().unwrap_or_default();
+                ask.finish(Answer::Failed(reason));
+            }
             Request::Join { .. } if self.core.is_revoked() => return Some(Ending::Rejoin(ask)),
             Request::Join { .. } => {
                 let identity = &self.setup.identity;
@@ -94,6 +99,11 @@ impl<M: Machine> Engine<M> {
             Request::Reset => return Some(Ending::Reset(ask)),
         }
         None
+    }
+
+    fn why_not_for_good(&self) -> Option<String> {
+        let store = self.store.as_ref()?;
+        volatile::why_not_for_good(store.dir())
     }
 
     /// A log for somebody at the machine: no credit, but a bounded channel.

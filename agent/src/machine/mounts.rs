@@ -85,7 +85,7 @@ pub fn unmount_below(dir: &Path) {
 }
 
 /// A path as mountinfo writes it: `\040` is a space.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
