@@ -88,11 +88,6 @@ impl Core {
                 assignment,
                 container,
             } => {
-                let text = format!(
-                    "container {} of revision {} is started",
-                    entry.container, entry.revision
-                );
-                self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
                 let configs = self.configs_of(&assignment);
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),

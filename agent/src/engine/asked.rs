@@ -257,9 +257,12 @@ impl<M: Machine> Engine<M> {
                         };
                         json!({
                             "name": c.name.as_str(),
-                            "id": id.map(|id| id.to_string()),
+                            "id": id.as_ref().map(ToString::to_string),
                             "pid": pid,
                             "state": self.state_json(&c.state),
+                            "ready": c.ready,
+                            "started": c.started,
+                            "whyUnready": id.as_ref().and_then(|id| self.core.observed().health.why_unready(id)),
                             "restarts": c.restarts,
                             "lastExit": c.last_exit.map(|e| exit_text(&e)),
                         })
@@ -272,6 +275,7 @@ impl<M: Machine> Engine<M> {
                     "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
+                    "runsBeside": self.core.runs_beside(&app.app).map(|old| old.short()),
                     "proved": self.core.is_proved(&app.app),
                     "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,
