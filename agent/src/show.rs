@@ -225,6 +225,29 @@ fn jobs(status: &Value) -> String {
     }
     match rows.len() {
         1 => String::new(),
+        _ => format!("\n{}{}", table(&rows), runs(status)),
+    }
+}
+
+/// The runs of CronJobs, as `logs --job-run` takes them; nothing when there is
+/// none.
+fn runs(status: &Value) -> String {
+    let header = ["CRONJOB", "RUN", "DUE", "BEGAN", "ENDED", "OUTCOME"];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    for app in status["apps"].as_array().into_iter().flatten() {
+        for run in app["job"]["runs"].as_array().into_iter().flatten() {
+            rows.push(vec![
+                word(&app["name"]),
+                word(&run["number"]),
+                moment(&run["dueMs"]),
+                moment(&run["beganMs"]),
+                moment(&run["endedMs"]),
+                run["outcome"].as_str().unwrap_or("Running").into(),
+            ]);
+        }
+    }
+    match rows.len() {
+        1 => String::new(),
         _ => format!("\n{}", table(&rows)),
     }
 }

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// Files that a log is kept in.
 const LOG_FILES: u32 = 4;
+/// With one alone nothing would be left whenever the next is begun.
+const MIN_LOG_FILES: u32 = 2;
 /// Least bytes of one of them; the runtime's own bound.
 const MIN_LOG_FILE_BYTES: u64 = 64 * 1024;
 
@@ -522,6 +524,13 @@ pub fn compose(
         0 => places.log_max_bytes,
         bytes => bytes,
     };
+    let log_bytes = log_bytes / u64::from(create.log_shares.max(1));
+    // A small share has fewer files, or their least size would make it large.
+    let log_files = u32::try_from(log_bytes / MIN_LOG_FILE_BYTES).unwrap_or(LOG_FILES);
+    let log_files = match create.log_shares {
+        0 | 1 => LOG_FILES,
+        _ => log_files.clamp(MIN_LOG_FILES, LOG_FILES),
+    };
     let sandbox = sandbox(create, places)?;
     let in_sandbox = |yes: bool| match yes {
         true => Sharing::Sandbox,
@@ -567,8 +576,8 @@ pub fn compose(
         sandbox: sandbox.map(|one| one.id),
         log: LogPolicy {
             persist: container.log_persist,
-            max_file_bytes: (log_bytes / u64::from(LOG_FILES)).max(MIN_LOG_FILE_BYTES),
-            max_files: LOG_FILES,
+            max_file_bytes: (log_bytes / u64::from(log_files)).max(MIN_LOG_FILE_BYTES),
+            max_files: log_files,
         },
     })
 }
