@@ -514,7 +514,7 @@ fn wait_succeeds_when_the_devices_do_and_fails_with_their_reasons() {
         let file = fleet.file("app.yaml", APP);
         let child = spawn(
             fleet.data(),
-            &["apply", "-f", &file, "--wait", "--timeout", "20s"],
+            &["apply", "-f", &file, "--wait", "--timeout", "120s"],
         );
         let desired = fleet.device.hear_desired().await;
         fleet.report(&desired, running(), None);
@@ -529,7 +529,7 @@ fn wait_succeeds_when_the_devices_do_and_fails_with_their_reasons() {
         let file = fleet.file("app.yaml", &APP.replace("value: one", "value: two"));
         let child = spawn(
             fleet.data(),
-            &["apply", "-f", &file, "--wait", "--timeout", "20s"],
+            &["apply", "-f", &file, "--wait", "--timeout", "120s"],
         );
         let desired = fleet.device.hear_desired().await;
         fleet.report(&desired, ContainerState::Ended, Some(ExitStatus::Code(3)));
@@ -1039,10 +1039,8 @@ fn call(args: &[&str]) -> Said {
 
 #[test]
 fn a_hub_that_is_not_there_or_not_a_hub_is_told_apart() {
-    // A port that was free a moment ago.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let port = skerry_test_port::free_port();
+    let url = format!("http://127.0.0.1:{port}");
     let said = call(&["--hub", &url, "--token", "t", "get", "devices"]);
     assert_eq!(said.code, 1);
     assert_eq!(

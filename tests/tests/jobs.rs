@@ -33,6 +33,10 @@ fn status<'a>(device: &'a Value, name: &str) -> Option<&'a Value> {
 fn start_at(agent: &mut Agent, clock: u64) {
     agent.kill();
     agent.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock.to_string())]);
+    answers(agent);
+}
+
+fn answers(agent: &Agent) {
     let answers = || {
         agent
             .command("status")
@@ -132,6 +136,7 @@ spec:
         (one.container_processes().len() == 1).then_some(())
     })
     .expect("only the app runs");
+    answers(&one);
     let shown = one.agent("status", &[]);
     assert!(shown.contains("DeadlineExceeded"), "{shown}");
 }
