@@ -425,7 +425,8 @@ fn each_run_of_a_cron_job_has_a_log_as_long_as_it_is_remembered() {
     assert_ne!(machine.log(None, false).unwrap().name, first);
     let shown = |status: JobStatus| -> Vec<u32> {
         let past = status.history.iter().map(|run| run.number);
-        past.chain(status.going.iter().map(|run| run.number)).collect()
+        past.chain(status.going.iter().map(|run| run.number))
+            .collect()
     };
     assert_eq!(shown(machine.status()), [2, 3, 4]);
     for run in [2, 3, 4] {
@@ -435,19 +436,29 @@ fn each_run_of_a_cron_job_has_a_log_as_long_as_it_is_remembered() {
     let gone = machine.log(Some(1), false).unwrap_err();
     assert!(gone.contains("only 2, 3, 4 (see successful"), "{gone}");
 
+    // Whoever follows a run is done when it is.
+    let all = |machine: &Machine, run| machine.core.has_written_all(&app("job"), run);
+    assert!(all(&machine, Some(1)) && all(&machine, Some(3)) && !all(&machine, Some(4)));
+    machine.pass(6 * SECOND);
+    assert!(all(&machine, Some(4)));
+    machine.pass(54 * SECOND);
+
     // Another pod stops what goes on; what is past is still there to be read.
     machine.desire(vec![cron_job("4000 0", every_minute("* * * * *", 2))]);
-    assert_eq!(machine.runs_with_logs(), [2, 3]);
+    assert_eq!(machine.runs_with_logs(), [3, 4]);
     // The agent died between the commit and what was to follow it.
     machine.run_logs.insert(first);
     machine.start_agent();
-    assert_eq!(machine.runs_with_logs(), [2, 3]);
+    assert_eq!(machine.runs_with_logs(), [3, 4]);
     // Nothing is left of one that is removed, whatever it became before.
     machine.pass(60 * SECOND);
     machine.desire(vec![job("1000", RestartPolicy::Never, Work::Service)]);
     assert_eq!(machine.runs_with_logs(), [0; 0]);
     let app = machine.log(Some(1), false).unwrap_err();
     assert!(app.contains("leave --job-run out"), "{app}");
+    assert!(!all(&machine, None), "a service writes on");
+    machine.desire(vec![]);
+    assert!(all(&machine, None));
 }
 
 #[test]

@@ -158,7 +158,28 @@ impl Core {
             },
             persist: container.log_persist,
             earlier: request.previous.then_some(earlier),
+            run,
         })
+    }
+
+    /// Whether nothing will be written any more for an app: it is gone, or it
+    /// is a job that has come out; of a CronJob, this run has.
+    pub fn has_written_all(&self, app: &AppRef, run: Option<u32>) -> bool {
+        let Some(assignment) = self.assignments().iter().find(|a| a.app == *app) else {
+            return !self.ledger.values().any(|entry| entry.app == *app);
+        };
+        let runs = self.works.record(app).map(|record| &record.runs);
+        let newest = runs.and_then(|runs| runs.last());
+        match (&assignment.policy.work, run) {
+            (Work::Service, _) => false,
+            (Work::Job(_) | Work::CronJob(_), None) => {
+                newest.is_some_and(|run| run.rests_after_all(assignment, &self.ledger))
+            }
+            (Work::Job(_) | Work::CronJob(_), Some(number)) => {
+                let found = runs.and_then(|runs| runs.iter().find(|run| run.number == number));
+                found.is_none_or(|run| run.rests_after_all(assignment, &self.ledger))
+            }
+        }
     }
 
     /// The number of a CronJob's run: the newest when none is named.

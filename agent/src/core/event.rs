@@ -534,6 +534,8 @@ pub struct LogPlace {
     pub persist: bool,
     /// Only what this start wrote; all starts' lines when absent.
     pub earlier: Option<Earlier>,
+    /// Of a CronJob: the number of the run.
+    pub run: Option<u32>,
 }
 
 /// Configs and secrets as they are in one desired state.

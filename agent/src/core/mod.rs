@@ -43,9 +43,9 @@ mod view;
 
 pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
-pub use event::{LogPlace, 
+pub use event::{
     Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
-    MissingBlob, Now, Outgoing, OutgoingReport, Records,
+    LogPlace, MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;

@@ -477,6 +477,11 @@ impl Run {
         matches!(self.phase, RunPhase::Ended { .. })
     }
 
+    /// Whether it has come out and nothing of it runs any more.
+    pub fn rests_after_all(&self, assignment: &Assignment, ledger: &Ledger) -> bool {
+        self.is_over() && rests(assignment, ledger, self)
+    }
+
     fn next_pod(&mut self) {
         self.pod = self.pod.saturating_add(1);
         self.phase = RunPhase::Pod;
@@ -550,6 +555,29 @@ fn pod_end<'a>(pod: &PodSpec, entry: impl Fn(usize) -> Option<&'a Entry>) -> Pod
     }
 }
 
+/// The entry of a container of the run's newest pod.
+fn entry<'a>(
+    assignment: &Assignment,
+    ledger: &'a Ledger,
+    run: &Run,
+    index: usize,
+) -> Option<&'a Entry> {
+    let revision = pod_revision(assignment.revision, run.number, run.pod);
+    let container = assignment.pod.container(index)?;
+    ledger.get(&InstanceName::new(
+        &assignment.app,
+        revision,
+        &container.name,
+    ))
+}
+
+fn rests(assignment: &Assignment, ledger: &Ledger, run: &Run) -> bool {
+    let containers = 0..assignment.pod.all_containers().count();
+    containers
+        .filter_map(|index| entry(assignment, ledger, run, index))
+        .all(|e| !matches!(e.phase, Phase::Running { .. } | Phase::Stopping { .. }))
+}
+
 impl Moment<'_> {
     fn step_job(&self, old: Option<&WorkRecord>, job: &Job, told: &mut Told) -> WorkRecord {
         let revision = self.assignment.revision;
@@ -596,17 +624,11 @@ impl Moment<'_> {
 
     /// Whether nothing of the run's newest pod runs any more.
     pub fn rests(&self, run: &Run) -> bool {
-        let containers = 0..self.assignment.pod.all_containers().count();
-        containers
-            .filter_map(|index| self.entry(run, index))
-            .all(|e| !matches!(e.phase, Phase::Running { .. } | Phase::Stopping { .. }))
+        rests(self.assignment, self.ledger, run)
     }
 
     fn entry(&self, run: &Run, index: usize) -> Option<&Entry> {
-        let revision = pod_revision(self.assignment.revision, run.number, run.pod);
-        let container = self.assignment.pod.container(index)?;
-        let name = InstanceName::new(&self.assignment.app, revision, &container.name);
-        self.ledger.get(&name)
+        entry(self.assignment, self.ledger, run, index)
     }
 
     /// One step of a run, and when the next one may be due.

@@ -109,8 +109,9 @@ impl<M: Machine> Engine<M> {
     }
 
     /// A log for somebody at the machine: no credit, but a bounded channel.
-    pub(super) fn show_log(&self, ask: Ask, place: LogPlace, request: LogsRequest) {
+    pub(super) fn show_log(&mut self, ask: Ask, place: LogPlace, request: LogsRequest) {
         let machine = self.machine.clone();
+        let over = self.follow(&request.app, place.run);
         let (outputs_in, outputs) = bounded(1);
         let (handle, end) = stream(StreamId(0), u32::MAX, outputs_in);
         self.spawn(async move {
@@ -127,7 +128,7 @@ impl<M: Machine> Engine<M> {
                     }
                 }
             };
-            let run = machine.run_log(place, request, end);
+            let run = machine.run_log(place, request, over, end);
             let ((), end) = future::zip(shown, run).await;
             let _ = match end {
                 End::Failed(reason) => ask.answers.send(Answer::Failed(reason)).await,
@@ -372,9 +373,10 @@ fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
             "endedMs": run.ended.0, "outcome": word(&run.outcome),
         })
     });
-    let going = job.going.iter().map(|run| {
-        json!({ "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0 })
-    });
+    let going = job
+        .going
+        .iter()
+        .map(|run| json!({ "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0 }));
     json!({
         "active": job.active,
         "succeeded": job.succeeded,

@@ -178,8 +178,9 @@ impl<M: Machine> Engine<M> {
             }),
             Effect::OpenLog { place, request } => {
                 let (id, credit) = (request.stream, request.credit);
+                let over = self.follow(&request.app, place.run);
                 self.open(id, credit, |end| async move {
-                    machine.run_log(place, request, end).await
+                    machine.run_log(place, request, over, end).await
                 });
             }
             Effect::OpenExec { id, request } => {

@@ -5,6 +5,7 @@ use crate::core::LogPlace;
 use crate::runtime::{LogItem, LogReader, LogStart, Runtime, Section, Stream, Timestamp};
 use skerry_wire::message::LogsRequest;
 use skerry_wire::stream::{Channel, End};
+use smol::channel::Receiver;
 use std::time::Duration;
 
 /// Bytes gathered before they are said.
@@ -23,11 +24,13 @@ fn begin(request: &LogsRequest) -> LogStart {
     }
 }
 
-/// Reads until the end, or for ever when following.
+/// Reads until the end; when following, until what is there when the other end
+/// of `over` is dropped: nothing more will be written then.
 pub async fn run(
     runtime: &Runtime,
     place: LogPlace,
     request: &LogsRequest,
+    over: &Receiver<()>,
     stream: &StreamEnd,
 ) -> End {
     let (name, persist) = (&place.name, place.persist);
@@ -58,7 +61,8 @@ pub async fn run(
         },
         _ => None,
     };
-    let reads = read(&mut reader, request, since, part, stream);
+    let follow = request.follow.then_some(over);
+    let reads = read(&mut reader, request.timestamps, since, part, follow, stream);
     match smol::future::or(reads, gone(stream)).await {
         Ok(end) => end,
         Err(text) => End::Failed(text),
@@ -99,9 +103,10 @@ async fn gone(stream: &StreamEnd) -> Result<End, String> {
 
 async fn read(
     reader: &mut LogReader,
-    request: &LogsRequest,
+    timestamps: bool,
     since: Option<Timestamp>,
     mut part: Option<Part>,
+    mut follow: Option<&Receiver<()>>,
     stream: &StreamEnd,
 ) -> Result<End, String> {
     let mut gathered: Vec<u8> = Vec::new();
@@ -109,8 +114,10 @@ async fn read(
     // Whether the line before was whole, so that a time belongs in front.
     let mut fresh = [true, true];
     loop {
-        let over = part.as_ref().is_some_and(|p| reader.cursor() >= p.section.end);
-        let item = match over {
+        let read = part
+            .as_ref()
+            .is_some_and(|p| reader.cursor() >= p.section.end);
+        let item = match read {
             true => None,
             false => reader.try_next().map_err(|e| e.to_string())?,
         };
@@ -120,10 +127,22 @@ async fn read(
                 if !stream.say(channel, &std::mem::take(&mut gathered)).await {
                     return Ok(End::Cancelled);
                 }
-                if over || !request.follow {
+                let Some(over) = follow.filter(|_| !read) else {
                     return Ok(End::Done);
+                };
+                let ended = async {
+                    while over.recv().await.is_ok() {}
+                    None
+                };
+                let more = async { Some(reader.next().await) };
+                match smol::future::or(more, ended).await {
+                    Some(item) => item.map_err(|e| e.to_string())?,
+                    // Once more: something may have come just before.
+                    None => {
+                        follow = None;
+                        continue;
+                    }
                 }
-                reader.next().await.map_err(|e| e.to_string())?
             }
         };
         let LogItem::Entry(entry) = item else {
@@ -152,7 +171,7 @@ async fn read(
             }
             channel = of;
         }
-        if request.timestamps && fresh[index] {
+        if timestamps && fresh[index] {
             gathered.extend_from_slice(rfc3339(entry.at).as_bytes());
             gathered.push(b' ');
         }

@@ -52,6 +52,7 @@ use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, RevisionId};
+use smol::channel::Receiver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
@@ -144,11 +145,13 @@ pub trait Machine: 'static {
         now: Moment,
     ) -> impl Future<Output = Result<Collected, String>>;
 
-    /// Reads a log into a stream until it ends.
+    /// Reads a log into a stream until it ends; one that is followed when the
+    /// other end of `over` is dropped.
     fn run_log(
         &self,
         place: LogPlace,
         request: LogsRequest,
+        over: Receiver<()>,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
     /// Runs a process wired to a stream until it ends.

@@ -5,8 +5,7 @@
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
 use crate::core::{
-    Configs, CreateContainer, DevicesSeen, ImageStatus, LogPlace, PodShape, Presence,
-    WatchedDevice,
+    Configs, CreateContainer, DevicesSeen, ImageStatus, LogPlace, PodShape, Presence, WatchedDevice,
 };
 use crate::doctor::Known;
 use crate::image::{Collected, Moment};
@@ -164,7 +163,7 @@ impl Machine for PretendedMachine {
         Ok(())
     }
 
-    async fn run_log(&self, _: LogPlace, _: LogsRequest, _: StreamEnd) -> End {
+    async fn run_log(&self, _: LogPlace, _: LogsRequest, _: Receiver<()>, _: StreamEnd) -> End {
         End::Done
     }
 

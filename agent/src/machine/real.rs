@@ -482,9 +482,15 @@ impl Machine for RealMachine {
         smol::unblock(work).await
     }
 
-    async fn run_log(&self, place: LogPlace, request: LogsRequest, stream: StreamEnd) -> End {
+    async fn run_log(
+        &self,
+        place: LogPlace,
+        request: LogsRequest,
+        over: Receiver<()>,
+        stream: StreamEnd,
+    ) -> End {
         match self.runtime() {
-            Ok(runtime) => logs::run(&runtime, place, &request, &stream).await,
+            Ok(runtime) => logs::run(&runtime, place, &request, &over, &stream).await,
             Err(reason) => End::Failed(reason),
         }
     }

@@ -59,7 +59,8 @@ pub use handle::{
     Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
 };
 pub use logs::{
-    Earlier, LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Section, StartMark, Stream,
+    Earlier, LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Section, StartMark,
+    Stream,
 };
 pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;

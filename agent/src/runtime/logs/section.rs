@@ -123,7 +123,13 @@ mod tests {
         for (of, text) in words {
             let stamp = stamp::format(super::super::Timestamp(1));
             writer
-                .add(&mut batch, &stamp, origin(of), false, [text.as_bytes(), b""])
+                .add(
+                    &mut batch,
+                    &stamp,
+                    origin(of),
+                    false,
+                    [text.as_bytes(), b""],
+                )
                 .and_then(|()| writer.flush(&mut batch))
                 .expect("written");
         }
@@ -170,7 +176,12 @@ mod tests {
     #[test]
     fn two_that_write_at_once_are_told_apart() {
         let dir = tempfile::tempdir().expect("a directory");
-        let words = [("a.1", "old"), ("b.1", "new"), ("a.1", "older"), ("b.1", "newer")];
+        let words = [
+            ("a.1", "old"),
+            ("b.1", "new"),
+            ("a.1", "older"),
+            ("b.1", "newer"),
+        ];
         log(dir.path(), 50, &words);
         let old = Some(vec!["old".into(), "older".into()]);
         assert_eq!(found(dir.path(), Earlier::Than(id("b.1"))), old);
