@@ -29,6 +29,8 @@ struct World {
     /// Images that were said to be needed, and those to be examined.
     needed: Vec<BTreeSet<Digest>>,
     examined: Vec<Digest>,
+    /// Whether nothing can be started.
+    unstartable: bool,
 }
 
 fn identity(hub: &KeyPair, device: &KeyPair) -> Identity {
@@ -59,6 +61,7 @@ impl World {
             created: 0,
             needed: vec![],
             examined: vec![],
+            unstartable: false,
         };
         world.start_again();
         world
@@ -129,7 +132,10 @@ impl World {
                     let ids: Vec<_> = known.map(|e| e.name().incarnation(e.incarnation)).collect();
                     assert!(ids.contains(&create.id), "started before it was committed");
                     self.created += 1;
-                    let result = Ok(7);
+                    let result = match self.unstartable {
+                        true => Err("no such program".to_string()),
+                        false => Ok(7),
+                    };
                     self.say(Event::Created {
                         id: create.id,
                         result,
@@ -225,6 +231,22 @@ fn running(core: &Core) -> usize {
     let containers = core.observed().containers.as_ref().unwrap();
     let runs = |s: &&Status| matches!(s, Status::Running { .. });
     containers.values().filter(runs).count()
+}
+
+#[test]
+fn only_what_has_started_is_said_to_have() {
+    let mut world = World::new();
+    world.unstartable = true;
+    world.say(Event::Listed(vec![]));
+    world.tell_desired(1, &[("a", "1")]);
+    assert!(world.reasons().contains(&"CreateFailed".into()));
+    assert!(!world.reasons().contains(&"Started".into()));
+    world.unstartable = false;
+    while running(&world.core) == 0 {
+        world.now_ms = world.core.wake_at().expect("it is tried again");
+        world.say(Event::Wake);
+    }
+    assert_eq!(world.reasons().last(), Some(&"Started".into()));
 }
 
 #[test]

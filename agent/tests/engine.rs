@@ -18,13 +18,13 @@ use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::*;
 use smol::channel::{Receiver, bounded, unbounded};
 use smol::{LocalExecutor, Timer, future};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Enough for a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Mosquitto {
     process: Child,
@@ -35,9 +35,7 @@ struct Mosquitto {
 impl Mosquitto {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = skerry_test_port::free_port();
         let config = dir.path().join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
         std::fs::write(&config, text).unwrap();
@@ -51,6 +49,7 @@ impl Mosquitto {
         let begun = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(begun.elapsed() < PATIENCE, "mosquitto does not listen");
+            std::thread::yield_now();
         }
         Self {
             process,

@@ -118,7 +118,7 @@ fn apps_start_with_a_full_disk_and_an_address_that_cannot_be_used() {
         engine.await.unwrap();
     };
     let late = async {
-        Timer::after(Duration::from_secs(30)).await;
+        Timer::after(Duration::from_secs(60)).await;
         panic!("no app started");
     };
     smol::block_on(executor.run(future::or(test, late)));

@@ -19,8 +19,10 @@ suite=trixie pids=() board=
 cleanup() { for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done; }
 trap cleanup EXIT
 
-# --- A Debian root. debootstrap's own second stage hangs under some versions of
-# --- QEMU's user mode; dpkg itself does not.
+# --- A Debian root. debootstrap fetches and checks the packages; this machine's
+# --- own dpkg unpacks them, for emulated that takes half an hour of a busy
+# --- machine, and debootstrap's second stage hangs under some versions of QEMU's
+# --- user mode. What is left to be emulated is the packages' scripts.
 make_root() {
     [ -z "$root" ] || return 0
     root=$work/root
@@ -31,23 +33,21 @@ make_root() {
         die "this machine does not run arm64 programs: apt-get install qemu-user-static binfmt-support"
     rm -rf "$root"
     debootstrap --arch=arm64 --foreign --variant=minbase \
-        --include=systemd,systemd-sysv,udev,dbus,kmod,iproute2,ca-certificates,openssh-server,nftables,e2fsprogs,systemd-resolved,systemd-timesyncd,tzdata,linux-image-arm64 \
+        --include=systemd,systemd-sysv,udev,dbus,kmod,iproute2,ca-certificates,openssh-server,nftables,e2fsprogs,systemd-resolved,systemd-timesyncd,tzdata,apparmor,linux-image-arm64 \
         "$suite" "$root" >debootstrap.log
-    cat >"$root/configure" <<'F'
-export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true PATH=/usr/sbin:/usr/bin:/sbin:/bin
-# The board gets another initramfs; Debian's takes an hour to be made like this.
-export INITRD=No
-printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-/bin/sh /debootstrap/debootstrap --second-stage </dev/null & stage=$!
-# It does the first, essential part; what it does not finish, dpkg does.
-n=0; while kill -0 $stage 2>/dev/null && [ $n -lt 300 ]; do sleep 2; n=$((n + 1)); done
-kill -9 $stage 2>/dev/null
-dpkg --unpack --force-depends --skip-same-version /var/cache/apt/archives/*.deb </dev/null
-dpkg --configure -a </dev/null
-F
-    unshare -m sh -c "mount -t proc proc '$root/proc' && chroot '$root' /bin/sh /configure" >configure.log 2>&1 ||
-        { tail -5 configure.log >&2; die "the root cannot be made ($work/configure.log)"; }
-    rm -rf "$root"/{configure,debootstrap,usr/sbin/policy-rc.d} "$root"/var/cache/apt/archives/*.deb
+    # Before the first package is configured somebody must be there to own files.
+    for file in passwd group; do cp "$root/usr/share/base-passwd/$file.master" "$root/etc/$file"; done
+    printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d"
+    # The board gets another initramfs; Debian's takes an hour to be made like this.
+    export INITRD=No DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
+    {
+        dpkg --root="$root" --force-architecture --force-depends --unpack "$root"/var/cache/apt/archives/*.deb </dev/null &&
+            unshare -m sh -c "mount -t proc proc '$root/proc' && chroot '$root' dpkg --configure -a </dev/null"
+    } >configure.log 2>&1 || { tail -5 configure.log >&2; die "the root cannot be made ($work/configure.log)"; }
+    rm -rf "$root"/{debootstrap,usr/sbin/policy-rc.d} "$root"/var/cache/apt/archives/*.deb
+    # Debian's own profiles, of programs that are not here, would be compiled for
+    # minutes at the first start of an emulated board.
+    find "$root/etc/apparmor.d" -maxdepth 1 -type f -delete
     touch "$root/.made"
 }
 

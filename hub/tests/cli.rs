@@ -8,7 +8,10 @@ use serde_json::Value;
 use skerry_hub::server::Server;
 use skerry_wire::finding::{Finding, Verdict};
 use skerry_wire::message::{CommandBody, ContainerUsage, ExecRequest, Reply};
-use skerry_wire::report::{AppStatus, ContainerState, ContainerStatus, ExitStatus, Report};
+use skerry_wire::report::{
+    AppStatus, ContainerState, ContainerStatus, ExitStatus, GoingRun, JobOutcome, JobRun,
+    JobStatus, Report,
+};
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
 use skerry_wire::topic::Lane;
 use skerry_wire::{ContainerName, Desired, Generation, StreamId, Timestamp, encode, seal::Purpose};
@@ -29,6 +32,22 @@ spec:
       hostNetwork: true
       containers:
       - { name: web, image: 'demo:1', env: [{ name: TEXT, value: one }] }
+";
+
+const CRON_JOB: &str = "
+apiVersion: skerry/v1
+kind: CronJob
+metadata: { name: nightly }
+spec:
+  placement: { selector: site=berlin }
+  schedule: '* * * * *'
+  jobTemplate:
+    spec:
+      template:
+        spec:
+          hostNetwork: true
+          restartPolicy: Never
+          containers: [{ name: web, image: 'demo:1' }]
 ";
 
 fn skerry(data: &Path, args: &[&str]) -> Command {
@@ -171,6 +190,26 @@ impl Fleet {
         say(self.data(), args).await
     }
 
+    /// What a call says as soon as it has this in it.
+    async fn wait_said(&self, args: &[&str], part: &str) -> String {
+        let deadline = std::time::Instant::now() + WITHIN;
+        loop {
+            let text = self.say(args).await.ok();
+            if text.contains(part) {
+                return text;
+            }
+            assert!(std::time::Instant::now() < deadline, "{part}\n{text}");
+        }
+    }
+
+    /// Reports the first app of `desired`, which is a job, so.
+    fn report_job(&mut self, desired: &Desired, job: JobStatus) {
+        let first = &desired.assignments[0];
+        let mut app = AppStatus::new(first.app.clone(), first.revision, Vec::new());
+        app.job = Some(job);
+        self.report_apps(desired, vec![app]);
+    }
+
     /// Reports the first app of `desired` in this state.
     fn report(&mut self, desired: &Desired, state: ContainerState, exit: Option<ExitStatus>) {
         let apps = desired.assignments.iter().map(|assignment| {
@@ -188,12 +227,16 @@ impl Fleet {
                 }],
             )
         });
+        self.report_apps(desired, apps.collect());
+    }
+
+    fn report_apps(&mut self, desired: &Desired, apps: Vec<AppStatus>) {
         let report = Report {
             generation: desired.generation,
             at: Timestamp(5),
             facts: facts(),
             conditions: Vec::new(),
-            apps: apps.collect(),
+            apps,
             events: Vec::new(),
             vitals: skerry_wire::report::Vitals::default(),
             updates: Vec::new(),
@@ -471,7 +514,7 @@ fn wait_succeeds_when_the_devices_do_and_fails_with_their_reasons() {
         let file = fleet.file("app.yaml", APP);
         let child = spawn(
             fleet.data(),
-            &["apply", "-f", &file, "--wait", "--timeout", "20s"],
+            &["apply", "-f", &file, "--wait", "--timeout", "120s"],
         );
         let desired = fleet.device.hear_desired().await;
         fleet.report(&desired, running(), None);
@@ -486,7 +529,7 @@ fn wait_succeeds_when_the_devices_do_and_fails_with_their_reasons() {
         let file = fleet.file("app.yaml", &APP.replace("value: one", "value: two"));
         let child = spawn(
             fleet.data(),
-            &["apply", "-f", &file, "--wait", "--timeout", "20s"],
+            &["apply", "-f", &file, "--wait", "--timeout", "120s"],
         );
         let desired = fleet.device.hear_desired().await;
         fleet.report(&desired, ContainerState::Ended, Some(ExitStatus::Code(3)));
@@ -553,6 +596,81 @@ fn logs_come_through_from_the_device() {
             .fails(1, "error: there is no log of it; start it first");
         fleet.server.stop().await.unwrap();
     });
+}
+
+#[test]
+fn the_runs_of_a_cron_job_are_shown_with_the_numbers_that_logs_takes() {
+    run(|executor| async move {
+        let mut fleet = Fleet::start(&executor).await;
+        let file = fleet.file("cron.yaml", CRON_JOB);
+        fleet.say(&["apply", "-f", &file]).await.ok();
+        let desired = fleet.device.hear_desired().await;
+        let run = |number, outcome| JobRun {
+            number,
+            due: Timestamp(60_000),
+            began: Timestamp(61_000),
+            ended: Timestamp(65_000),
+            outcome,
+        };
+        let failed = JobOutcome::Failed {
+            reason: "BackoffLimitExceeded".into(),
+        };
+        let job = JobStatus {
+            history: vec![run(7, failed), run(8, JobOutcome::Complete)],
+            going: vec![GoingRun {
+                number: 9,
+                due: Timestamp(180_000),
+                began: Timestamp(181_000),
+            }],
+            ..JobStatus::default()
+        };
+        fleet.report_job(&desired, job);
+        let command = fleet.device.hear_command().await;
+        assert!(matches!(command.body, CommandBody::Acknowledge { .. }));
+        let rows = [
+            "DEVICE RUN DUE BEGAN ENDED OUTCOME",
+            "kiosk-7 7 1970-01-01 00:01:00 1970-01-01 00:01:01 1970-01-01 00:01:05 Failed: BackoffLimitExceeded",
+            "kiosk-7 8 1970-01-01 00:01:00 1970-01-01 00:01:01 1970-01-01 00:01:05 Complete",
+            "kiosk-7 9 1970-01-01 00:03:00 1970-01-01 00:03:01 Running",
+        ];
+        let shown = fleet
+            .wait_said(&["describe", "cronjob", "nightly"], "BackoffLimitExceeded")
+            .await;
+        for row in rows {
+            assert!(has_row(&shown, row), "{row}\n{shown}");
+        }
+
+        let args = [
+            "logs",
+            "cronjob/nightly",
+            "--job-run",
+            "7",
+            "-p",
+            "--prefix",
+        ];
+        let child = spawn(fleet.data(), &args);
+        let CommandBody::Logs(request) = fleet.device.hear_command().await.body else {
+            panic!("logs are asked for");
+        };
+        assert_eq!((request.run, request.previous), (Some(7), true));
+        let stream = request.stream;
+        fleet
+            .device
+            .frame(&data(stream, 0, Channel::Output, "one\n"));
+        fleet.device.frame(&end(stream, 1, End::Done));
+        assert_eq!(finish(child, "").await.ok(), "kiosk-7 | one\n");
+        fleet
+            .say(&["logs", "nightly", "-p", "-f"])
+            .await
+            .fails(2, "cannot be used with");
+        fleet.server.stop().await.unwrap();
+    });
+}
+
+/// Whether a table has this row, however wide its columns are.
+fn has_row(text: &str, row: &str) -> bool {
+    let mut lines = text.lines();
+    lines.any(|line| line.split_whitespace().eq(row.split_whitespace()))
 }
 
 async fn hear_exec(device: &mut TestDevice) -> ExecRequest {
@@ -927,10 +1045,8 @@ fn call(args: &[&str]) -> Said {
 
 #[test]
 fn a_hub_that_is_not_there_or_not_a_hub_is_told_apart() {
-    // A port that was free a moment ago.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let port = skerry_test_port::free_port();
+    let url = format!("http://127.0.0.1:{port}");
     let said = call(&["--hub", &url, "--token", "t", "get", "devices"]);
     assert_eq!(said.code, 1);
     assert_eq!(

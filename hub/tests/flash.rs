@@ -485,6 +485,8 @@ fn a_generic_image_gets_a_service_in_its_ext4_without_root() {
     );
     let stat = bench.debugfs("card.img", 41, &format!("stat {dir}"));
     assert!(stat.contains("Mode:  0700"), "{stat}");
+    let profile = bench.debugfs("card.img", 41, &format!("cat {dir}/apparmor-profile"));
+    assert!(profile.contains("\nprofile skerry-default "), "{profile}");
     let copy = bench.text("agent-back");
     bench.debugfs("card.img", 41, &format!("dump {dir}/skerry-agent {copy}"));
     assert_eq!(

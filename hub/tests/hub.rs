@@ -300,7 +300,12 @@ fn a_device_reaches_only_its_own_topics() {
         let server = start(dir.path(), &executor, b"layer").await;
         let token = new_token(&server, json!({"uses": 5})).await;
         let victim = TestDevice::join(&executor, &token, "victim").await;
-        let thief = TestDevice::join(&executor, &token, "thief").await;
+        // It has no line of its own here, which would take each of these over.
+        let TestDevice {
+            name: thief,
+            password: stolen,
+            ..
+        } = TestDevice::join(&executor, &token, "thief").await;
         let login = |client: &str, user: &str, password: &str, filter: &str| {
             let mut config = LinkConfig::new(token.broker.parse().unwrap(), client);
             config.username = Some(user.into());
@@ -312,21 +317,16 @@ fn a_device_reaches_only_its_own_topics() {
         };
         let attempt = attempt();
         let (user, password) = (token.broker_username(), token.broker_password());
-        let thief_topic = Topic::Device(thief.name.clone(), Lane::Desired).in_fleet(&token.fleet);
+        let thief_topic = Topic::Device(thief.clone(), Lane::Desired).in_fleet(&token.fleet);
         let victims = |lane| Topic::Device(victim.name.clone(), lane).in_fleet(&token.fleet);
         let refused = [
-            (
-                "victim",
-                "thief",
-                thief.password.as_str(),
-                thief_topic.clone(),
-            ),
-            ("thief", "victim", &thief.password, victims(Lane::Desired)),
-            ("thief", "thief", &thief.password, victims(Lane::Desired)),
-            ("thief", "thief", &thief.password, "skerry/v1/#".into()),
-            ("thief", "thief", &thief.password, "#".into()),
+            ("victim", "thief", stolen.as_str(), thief_topic.clone()),
+            ("thief", "victim", &stolen, victims(Lane::Desired)),
+            ("thief", "thief", &stolen, victims(Lane::Desired)),
+            ("thief", "thief", &stolen, "skerry/v1/#".into()),
+            ("thief", "thief", &stolen, "#".into()),
             ("thief", "thief", "", thief_topic.clone()),
-            ("skerry.hub", "thief", &thief.password, "#".into()),
+            ("skerry.hub", "thief", &stolen, "#".into()),
             ("skerry.hub", "", "", "#".into()),
             ("thief", &user, &password, thief_topic.clone()),
             (
@@ -346,7 +346,7 @@ fn a_device_reaches_only_its_own_topics() {
             }
         }
         // Publishing where it may not is refused too.
-        let config = login("thief", "thief", &thief.password, &thief_topic);
+        let config = login("thief", "thief", &stolen, &thief_topic);
         let (link, events) = Link::start(&executor, config, None);
         soon("a refused publish", async {
             loop {
@@ -566,9 +566,7 @@ impl Drop for Running {
 fn mosquitto_will_do() {
     run(|executor| async move {
         let dir = tempfile::tempdir().unwrap();
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = skerry_test_port::free_port();
         let config = dir.path().join("mosquitto.conf");
         let text = format!("listener {port} 127.0.0.1\nallow_anonymous true\n");
         std::fs::write(&config, text).unwrap();

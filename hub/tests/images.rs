@@ -585,9 +585,7 @@ fn tls_only_to_whom_it_trusts() {
 
 #[test]
 fn a_registry_that_is_not_there() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = format!("127.0.0.1:{}", skerry_test_port::free_port());
     let text = said(pull(
         &Hub::new(),
         &mut client(|_| {}),

@@ -217,7 +217,7 @@ fn a_terminal_works_as_if_it_stood_at_the_device() {
         stage.output("bye\r\n");
         stage.frame(FrameBody::End(End::Exit(5)));
         assert_eq!(stage.ended().await, "5");
-        assert!(stage.terminal.screen().contains("bye"));
+        until("the last words", || stage.terminal.screen().contains("bye")).await;
     });
 }
 

@@ -390,6 +390,7 @@ impl Machine {
             | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
+            | Effect::KeepRunLogs { .. }
             | Effect::WriteBlob { .. }
             | Effect::FinishBlob { .. }
             | Effect::OpenLog { .. }

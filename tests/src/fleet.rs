@@ -6,12 +6,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use skerry_hub::demo::image;
 use std::fs::{self, File};
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 /// A directory of one test, removed with it; kept when the test fails.
 pub struct Scratch {
@@ -22,11 +21,17 @@ impl Scratch {
     /// A new one; `name` is for people who look.
     pub fn new(name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let unique = format!("skerry-test-{name}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(unique);
-        fs::create_dir(&path).expect("a new directory");
-        Self { path }
+        loop {
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let unique = format!("skerry-test-{name}-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(unique);
+            match fs::create_dir(&path) {
+                Ok(()) => return Self { path },
+                // Kept by one that failed, long ago, with this process id.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("cannot make {}: {error}", path.display()),
+            }
+        }
     }
 
     /// Where it is.
@@ -45,10 +50,10 @@ impl Drop for Scratch {
     }
 }
 
-/// An address of this machine that nobody listens on.
+/// An address of this machine that nobody listens on, and that no other test
+/// is given.
 pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
+    (Ipv4Addr::LOCALHOST, skerry_test_port::free_port()).into()
 }
 
 /// `skerry hub` as a process.
@@ -236,7 +241,8 @@ impl Hub {
     pub fn apply(&self, scratch: &Scratch, manifest: &str) {
         let path = scratch.path().join("apply.yaml");
         fs::write(&path, manifest).expect("written");
-        self.skerry(&["apply", "--wait", "-f", &path.display().to_string()]);
+        let path = path.display().to_string();
+        self.skerry(&["apply", "--wait", "--timeout", "300s", "-f", &path]);
     }
 
     /// Imports the image of the test app as `test/app:1`.
@@ -487,14 +493,19 @@ impl Agent {
             let _ = process.kill();
             let _ = process.wait();
         }
-        let ended = until(Duration::from_secs(20), || {
+        let ended = until(PATIENCE, || {
             let left = self.processes();
             for pid in &left {
                 let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }
             left.is_empty().then_some(())
         });
-        assert!(ended.is_some(), "processes of {} do not end", self.name);
+        // A test that has failed says why itself.
+        assert!(
+            ended.is_some() || std::thread::panicking(),
+            "processes of {} do not end",
+            self.name
+        );
         if let Some(mut holder) = self.holder.take() {
             let _ = holder.kill();
             let _ = holder.wait();
@@ -550,11 +561,12 @@ impl Agent {
         found
     }
 
-    /// Processes in containers of this device.
+    /// Processes in containers of this device, but for those of probes: they
+    /// come and go.
     pub fn container_processes(&self) -> Vec<i32> {
         let in_container = |pid: &i32| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.starts_with(b"/bin/app\0")
+            line.starts_with(b"/bin/app\0") && !line.starts_with(b"/bin/app\0exists\0")
         };
         self.processes().into_iter().filter(in_container).collect()
     }
@@ -571,9 +583,7 @@ impl Drop for Agent {
             eprintln!("--- log of {}\n{}", self.name, self.log());
         }
         self.end_everything();
-        until(Duration::from_secs(10), || {
-            self.remove_cgroups().then_some(())
-        });
+        until(PATIENCE, || self.remove_cgroups().then_some(()));
     }
 }
 

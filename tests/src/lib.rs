@@ -16,12 +16,13 @@ pub mod tap;
 pub use fleet::{Agent, Hub, Scratch};
 pub use skerry_hub::demo::world::{http_get, until};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// How long anything may take before a test says that it does not happen: far
 /// more than it needs on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A program that `./check` has built, or one of SKERRY_PROGRAMS, a directory
 /// of releases.
@@ -43,6 +44,14 @@ pub fn built(name: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Copies a program, by another program: a child that another test starts
+/// meanwhile has all open that we have, for a moment, and a file that somebody
+/// has open to write to cannot be executed ("Text file busy").
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args([from, to]).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp copies");
 }
 
 /// Ends the test with a loud failure where it cannot run, or counts it as

@@ -27,6 +27,8 @@ const OPEN_PORTS: std::ops::RangeInclusive<u16> = 20_000..=29_999;
 const NET_BIND_SERVICE: u64 = 1 << 10;
 const DAC_OVERRIDE: u64 = 1 << 1;
 const MIB: u64 = 1 << 20;
+/// As the kernel calls the profile of a process.
+const PROFILE: &str = "skerry-default (enforce)";
 /// One answer over TCP.
 const SHORT: Duration = Duration::from_secs(20);
 
@@ -44,6 +46,8 @@ pub trait Place {
     fn has_pressure(&self) -> bool;
     /// Whether the file system of its data limits what is in a directory.
     fn has_quotas(&self) -> bool;
+    /// Whether the kernel has our AppArmor profile.
+    fn has_app_armor(&self) -> bool;
     /// Listens outside, at an address that the device reaches as [`OUTSIDE`].
     fn listen(&self, port: u16) -> std::io::Result<TcpListener>;
     /// A file of `web`'s cgroup: as cgroup v1 calls it, and as v2 does.
@@ -214,11 +218,8 @@ pub fn runs_everything(place: &impl Place, scratch: &Scratch) {
         ends,
         &order,
     );
-    list.holds(
-        "the port is closed",
-        place.page().is_err(),
-        &Ok(String::new()),
-    );
+    let closed = until(place.patience(), || place.page().err());
+    list.holds("the port is closed", closed.is_some(), &Ok(String::new()));
     // Something in it was refused memory, and it lived on until it was stopped.
     let events = hub.skerry(&["events"]);
     let wrongly = events.lines().find(|line| line.contains("OOMKilled"));
@@ -326,6 +327,8 @@ say user id -u
 say groups id -G
 say status grep -E 'Cap(Bnd|Eff)|NoNewPrivs|Seccomp:' /proc/self/status
 say userns unshare -U true
+say profile cat /proc/self/attr/current
+say kcore cat /proc/kcore
 say root touch /made
 say www touch /www/made
 say config cat /etc/shop/shop.conf
@@ -380,6 +383,7 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.is("no new privileges", "1", &word("NoNewPrivs:"));
     list.is("a seccomp filter", "2", &word("Seccomp:"));
     list.has("seccomp refuses a call", "not permitted", &part("userns"));
+    confined(place, &told, list);
     list.has("a read-only root", "Read-only file system", &part("root"));
     list.has("a read-only volume", "Read-only file system", &part("www"));
     list.has("a config as a file", "currency = EUR", &part("config"));
@@ -402,9 +406,12 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.has("its size limit", "No space left", &part("fill"));
     let volume = told.get("volume");
     let limited = volume.contains("quota exceeded") || volume.contains("No space left");
-    let events = place.hub().skerry(&["events"]);
-    // The operator is told where it cannot be.
-    let told_so = events.contains("SizeNotLimited");
+    // The operator is told where it cannot be, soon.
+    let tells = || place.hub().skerry(&["events"]).contains("SizeNotLimited");
+    let told_so = match place.has_quotas() {
+        true => tells(),
+        false => until(place.patience(), || tells().then_some(())).is_some(),
+    };
     let what = match place.has_quotas() {
         true => "a volume's size limit",
         false => "a volume's size limit is no secret where it cannot be",
@@ -435,6 +442,16 @@ fn of_web(place: &impl Place, list: &mut List) {
     list.has("its log", "web runs", &logs(place, "sales", "web"));
 }
 
+/// What a mask makes an empty file, AppArmor refuses to open.
+fn confined(place: &impl Place, told: &Answers, list: &mut List) {
+    if !place.has_app_armor() {
+        return;
+    }
+    list.is("the AppArmor profile", PROFILE, &told.get("profile"));
+    let kcore = Ok(told.get("kcore"));
+    list.has("AppArmor refuses a read", "Permission denied", &kcore);
+}
+
 fn sorted(words: &str) -> String {
     let mut words: Vec<&str> = words.split_whitespace().collect();
     words.sort_unstable();
@@ -450,7 +467,7 @@ fn mask(bits: u64) -> String {
 const HUNGRY: &str = r#"
 say() { echo "@$1"; shift; "$@" 2>&1; }
 say memory sh -c 'dd if=/dev/zero of=/dev/null bs=96M count=1 2>/dev/null; echo "ended with $?"'
-say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 4 >/dev/null 2>&1 & i=$((i+1)); done'
+say fork sh -c 'i=0; while [ $i -lt 40 ]; do sleep 12 >/dev/null 2>&1 & i=$((i+1)); done'
 echo @end
 "#;
 
@@ -479,7 +496,7 @@ fn limits(place: &impl Place, list: &mut List) {
     );
     // Those that were not refused are still there.
     let quiet = until(place.patience(), || {
-        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 4$'");
+        let left = inside(place, "sales", "dice", "ps | grep -c '[s]leep 12$'");
         left.is_err().then_some(())
     });
     list.holds("they end", quiet.is_some(), &Ok(String::new()));
@@ -551,6 +568,9 @@ echo @end
 }
 
 fn networks(place: &impl Place, office: &Office, list: &mut List) {
+    // A service leads to those that are ready.
+    let ready = is_ready(place, "sales");
+    list.holds("sales is ready again", ready, &Ok(String::new()));
     let page = until(place.patience(), || place.page().ok());
     let page = page.ok_or_else(|| format!("{:?}", place.page()));
     let greeting = format!("moin from sales on {}", place.device());
@@ -600,6 +620,7 @@ say() { echo "@$1"; shift; "$@" 2>&1; }
 say user id -u
 say map cat /proc/self/uid_map
 say owner stat -c '%u %g' /data/till
+say profile cat /proc/self/attr/current
 say host touch /proc/sys/kernel/hostname
 echo @end
 "#;
@@ -613,6 +634,9 @@ echo @end
     let own = matches!(words[..], [0, first, 65_536] if first >= 524_288);
     list.holds("nobody outside", own, &Ok(map));
     list.is("its volume is its own", "0 0", &told.get("owner"));
+    if place.has_app_armor() {
+        list.is("its AppArmor profile", PROFILE, &told.get("profile"));
+    }
     list.is("probed from the host", "0", &restarts(place, "till"));
 }
 
@@ -635,11 +659,23 @@ fn work(place: &impl Place, list: &mut List) {
     });
     let printed = printed.ok_or_else(|| place.hub().skerry(&["describe", "cronjob", "receipts"]));
     list.has("the cron job's minute", "receipts of", &printed);
-    let device = place.hub().device(place.device());
     for name in ["sales", "till"] {
-        let containers = app(&device, name)["containers"].clone();
+        list.holds(
+            &format!("{name} is ready"),
+            is_ready(place, name),
+            &Ok(String::new()),
+        );
+    }
+}
+
+/// Whether an app is ready, also once it has recovered from all that it was
+/// made to do.
+fn is_ready(place: &impl Place, name: &str) -> bool {
+    let ready = until(place.patience(), || {
+        let containers = app(&place.hub().device(place.device()), name)["containers"].clone();
         let all = containers.as_array().cloned().unwrap_or_default();
         let ready = !all.is_empty() && all.iter().all(|c| c["ready"] == true);
-        list.holds(&format!("{name} is ready"), ready, &Ok(String::new()));
-    }
+        ready.then_some(())
+    });
+    ready.is_some()
 }

@@ -11,7 +11,6 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 struct Fleet {
     scratch: Scratch,
@@ -47,7 +46,7 @@ impl Fleet {
     fn apply_and_wait(&self, text: &str) -> Result<String, String> {
         let file = self.file(text);
         self.hub
-            .try_skerry(&["apply", "--wait", "--timeout", "120s", "-f", &file])
+            .try_skerry(&["apply", "--wait", "--timeout", "300s", "-f", &file])
     }
 
     /// The app on the device, as the hub shows it.
@@ -82,6 +81,14 @@ impl Fleet {
         let mut args = vec!["exec", "web", "--", "/bin/app", "api"];
         args.extend(words);
         self.hub.try_skerry(&args)
+    }
+
+    /// What `skerry ARGS` prints once these words are in it.
+    fn shows(&self, args: &[&str], words: &str) -> String {
+        let shown = until(PATIENCE, || {
+            Some(self.hub.skerry(args)).filter(|text| text.contains(words))
+        });
+        shown.unwrap_or_else(|| panic!("{args:?}: no {words}: {}", self.hub.skerry(args)))
     }
 
     fn data(&self) -> PathBuf {
@@ -123,8 +130,8 @@ spec:
 fn answers(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let talk = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
@@ -240,7 +247,7 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     let text = of(
         &[
             "strategy: { type: RollingUpdate }",
-            "progressDeadlineSeconds: 4",
+            "progressDeadlineSeconds: 10",
         ],
         &["sleep"],
         &[
@@ -250,7 +257,7 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     let error = fleet.apply_and_wait(&text).expect_err("it fails");
     println!("{error}");
     assert!(
-        error.contains("rolled back: not ready within 4 seconds: container web is not ready"),
+        error.contains("rolled back: not ready within 10 seconds: container web is not ready"),
         "{error}"
     );
     until(PATIENCE, || {
@@ -261,14 +268,12 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     assert_eq!(app["running_revision"], good);
     for (args, said) in [
         (&["rollout", "status", "app/web"][..], "rolled back"),
-        (&["describe", "app", "web"], "not ready within 4 seconds"),
+        (&["describe", "app", "web"], "not ready within 10 seconds"),
         (&["describe", "device", "one"], "rolled back"),
         (&["get", "apps"], "0, 1 rolled back"),
         (&["events"], "RolledBack"),
     ] {
-        let text = fleet.hub.skerry(args);
-        println!("{text}");
-        assert!(text.contains(said), "{args:?}: {text}");
+        println!("{}", fleet.shows(args, said));
     }
 
     // It ends again and again, in place of the old one.
@@ -311,8 +316,7 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
         ))
         .expect("applied");
     assert_ne!(fleet.wait_done()["running_revision"], good);
-    let events = fleet.hub.skerry(&["events"]);
-    assert!(events.contains("Updated"), "{events}");
+    fleet.shows(&["events"], "Updated");
 
     // Begun anew, the very same pod is another process, and the files that
     // declare it are still what is there.
@@ -322,7 +326,7 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
         "app/web",
         "--wait",
         "--timeout",
-        "120s",
+        "300s",
     ];
     proved(&fleet);
     let before = fleet.one.container_processes();
@@ -336,7 +340,8 @@ fn a_revision_that_fails_is_undone_and_the_reason_is_told() {
     // And it tries again what went back, once what was amiss is mended.
     proved(&fleet);
     let text = of(
-        &["progressDeadlineSeconds: 4"],
+        // Waited for in full once, and enough to become ready in.
+        &["progressDeadlineSeconds: 20"],
         &["sleep"],
         &[
             "startupProbe: { exec: { command: [/bin/app, exists, /data/ready] }, periodSeconds: 1, timeoutSeconds: 20 }",
@@ -503,8 +508,7 @@ fn a_lock_holds_an_update_until_its_limit() {
     // The limit is the newest one's.
     fleet.apply(&of("3", "3", &locks));
     fleet.wait_done();
-    let events = fleet.hub.skerry(&["events"]);
-    assert!(events.contains("UpdateForced"), "{events}");
+    fleet.shows(&["events"], "UpdateForced");
     // A lock goes with its process: nothing is left behind.
     fleet.wait("one lock", |_| fleet.one.container_processes().len() == 1);
     let after = fleet.one.container_processes();

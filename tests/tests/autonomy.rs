@@ -1,7 +1,7 @@
 //! The device is never worse off for being offline, nor for our own trouble.
 
 use skerry_tests::fleet::app_manifest;
-use skerry_tests::{Agent, Hub, PATIENCE, Scratch, built, need_root, until};
+use skerry_tests::{Agent, Hub, PATIENCE, Scratch, built, copy_program, need_root, until};
 use std::collections::BTreeSet;
 
 /// The offline start: everything up from the device's own store.
@@ -64,7 +64,10 @@ fn killing_the_agent_touches_no_container_and_loses_no_line() {
         before
     );
     for name in ["a", "b", "c"] {
-        let text = hub.skerry(&["logs", &format!("one/{name}")]);
+        // The hub may have to notice yet that it is connected anew.
+        let target = format!("one/{name}");
+        let text = until(PATIENCE, || hub.try_skerry(&["logs", &target]).ok());
+        let text = text.expect("its log");
         let numbers: Vec<u64> = text
             .lines()
             .map(|l| {
@@ -127,7 +130,7 @@ fn replacing_the_agent_keeps_every_container() {
     hub.apply(&scratch, &app_manifest("idle", &["sleep"], ""));
     let before = one.container_processes();
     let copy = scratch.path().join("skerry-agent-new");
-    std::fs::copy(built("skerry-agent"), &copy).expect("copied");
+    copy_program(&built("skerry-agent"), &copy);
     one.kill();
     one.replace_program(&copy);
     one.start_again();

@@ -4,6 +4,9 @@ use serde_json::Value;
 use skerry_tests::fleet::app_manifest;
 use skerry_tests::{Agent, Hub, PATIENCE, Scratch, need_root, until};
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The status of the device's only app with this name.
 fn app<'a>(device: &'a Value, name: &str) -> Option<&'a Value> {
@@ -217,10 +220,16 @@ fn nothing_acknowledged_is_lost_when_the_hub_is_killed() {
     hub.import_test_image(&scratch);
     let mut acknowledged = Vec::new();
     for round in 0..8 {
-        // The hub dies while applies run, at another moment each time.
+        // The hub dies while applies run, at another moment each time: after
+        // some of them, and in another part of the next one.
         let pid = hub.pid();
+        let done = Arc::new(AtomicU32::new(0));
+        let count = done.clone();
         let killer = std::thread::spawn(move || {
-            until(std::time::Duration::from_millis(40 + 37 * round), || {
+            until(PATIENCE, || {
+                (count.load(Ordering::Relaxed) >= round / 2).then_some(())
+            });
+            until(Duration::from_millis(u64::from(37 * round % 100)), || {
                 None::<()>
             });
             let pid = nix::unistd::Pid::from_raw(pid as i32);
@@ -231,7 +240,10 @@ fn nothing_acknowledged_is_lost_when_the_hub_is_killed() {
             let path = scratch.path().join("one.yaml");
             fs::write(&path, app_manifest(&name, &["sleep"], "")).unwrap();
             match hub.try_skerry(&["apply", "-f", &path.display().to_string()]) {
-                Ok(_) => acknowledged.push(name),
+                Ok(_) => {
+                    acknowledged.push(name);
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(_) => break,
             }
         }

@@ -33,6 +33,10 @@ fn status<'a>(device: &'a Value, name: &str) -> Option<&'a Value> {
 fn start_at(agent: &mut Agent, clock: u64) {
     agent.kill();
     agent.start_with(&[], &[("SKERRY_FAKE_CLOCK", &clock.to_string())]);
+    answers(agent);
+}
+
+fn answers(agent: &Agent) {
     let answers = || {
         agent
             .command("status")
@@ -132,6 +136,7 @@ spec:
         (one.container_processes().len() == 1).then_some(())
     })
     .expect("only the app runs");
+    answers(&one);
     let shown = one.agent("status", &[]);
     assert!(shown.contains("DeadlineExceeded"), "{shown}");
 }
@@ -140,7 +145,7 @@ spec:
 fn a_cron_job_goes_by_a_clock_that_can_be_believed() {
     need_root();
     let scratch = Scratch::new("cron");
-    let hub = Hub::start(&scratch);
+    let mut hub = Hub::start(&scratch);
     let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
     hub.wait_online("one");
     hub.import_test_image(&scratch);
@@ -158,7 +163,7 @@ spec:
         spec:
           restartPolicy: OnFailure
           containers:
-          - { name: main, image: test/app:1, args: [note, /dev/stdout, slept] }
+          - { name: main, image: test/app:1, args: [time] }
 ";
     hub.apply(&scratch, manifest);
     hub.wait_for_device("one", "it waits for the time", |d| {
@@ -178,21 +183,95 @@ spec:
     start_at(&mut one, before);
     start_at(&mut one, before + 3 * 86_400_000);
     hub.wait_for_device("one", "it made up for the newest", |d| {
-        let history = status(d, "nightly").map(|job| &job["history"]);
-        let history = history.and_then(Value::as_array);
-        history.is_some_and(|runs| runs.len() == 2)
+        let runs = status(d, "nightly").map(|job| &job["runs"]);
+        let runs = runs.and_then(Value::as_array);
+        runs.is_some_and(|runs| runs.len() == 2)
     });
-    let log = hub.skerry(&["logs", "nightly"]);
-    assert_eq!(
-        log.lines().filter(|line| line.contains("slept")).count(),
-        2,
-        "{log}"
+    // Each has its own log, which says something else, and who follows it is
+    // done when it is.
+    let runs = ["1", "2"].map(|run| hub.skerry(&["logs", "one/nightly", "--job-run", run]));
+    assert!(runs.iter().all(|log| log.lines().count() == 1), "{runs:?}");
+    assert_ne!(runs[0], runs[1]);
+    assert_eq!(hub.skerry(&["logs", "cronjob/nightly", "-f"]), runs[1]);
+    let none = hub.try_skerry(&["logs", "nightly", "--job-run", "3"]);
+    let none = none.expect_err("there were two");
+    assert!(
+        none.contains("run 3 of default/nightly is not kept on this device, only 1, 2"),
+        "{none}"
     );
+    let described = hub.skerry(&["describe", "cronjob", "nightly"]);
+    let mut rows = described.lines().map(str::split_whitespace);
+    let second = |mut row: std::str::SplitWhitespace<'_>| {
+        let start = [row.next(), row.next(), row.next()];
+        start == [Some("one"), Some("2"), Some("2027-03-30")]
+    };
+    assert!(rows.any(second), "{described}");
+    let log_dirs = || fs::read_dir(one.run_dir().join("logs")).map_or(0, |dir| dir.count());
+    assert_eq!(log_dirs(), 2);
     let shown = hub.skerry(&["get", "cronjobs"]);
     assert!(
         shown.contains("30 2 * * *") && shown.contains("Europe/Berlin"),
         "{shown}"
     );
+    // The device knows all that by itself.
+    hub.kill();
+    let here = ["1", "2"].map(|run| one.agent("logs", &["nightly", "--job-run", run]));
+    assert_eq!(here, runs);
+    assert_eq!(one.agent("logs", &["nightly", "-f"]), runs[1]);
+    let status = one.agent("status", &[]);
+    assert!(status.contains("CRONJOB  RUN  DUE"), "{status}");
+    hub.start_again();
+    hub.wait_online("one");
+    hub.skerry(&["delete", "cronjob", "nightly"]);
+    until(PATIENCE, || (log_dirs() == 0).then_some(())).expect("the logs are gone");
+}
+
+#[test]
+fn what_the_start_before_said_is_shown_by_itself() {
+    need_root();
+    let scratch = Scratch::new("previous");
+    let mut hub = Hub::start(&scratch);
+    let one = Agent::start(&scratch, "one", &hub.token(&[]));
+    hub.wait_online("one");
+    hub.import_test_image(&scratch);
+    let manifest = "apiVersion: skerry/v1
+kind: App
+metadata: { name: once }
+spec: { template: { spec: { containers: [{ name: main, image: test/app:1, args: [lines, '1000'] }] } } }
+---
+apiVersion: skerry/v1
+kind: App
+metadata: { name: crash }
+spec: { template: { spec: { containers: [{ name: main, image: test/app:1, args: [time] }] } } }
+";
+    hub.apply(&scratch, manifest);
+    until(PATIENCE, || {
+        let lines = hub.try_skerry(&["logs", "once", "--tail", "1"]);
+        lines.is_ok_and(|lines| !lines.is_empty()).then_some(())
+    })
+    .expect("it writes");
+    let none = hub.try_skerry(&["logs", "once", "--previous"]);
+    let none = none.expect_err("it was started once");
+    assert!(
+        none.contains("nothing is kept of an earlier start"),
+        "{none}"
+    );
+    // Each start says another time, and ends: while the next one is waited
+    // for, the newest is the one before.
+    let all = || hub.skerry(&["logs", "crash"]);
+    let (text, previous) = until(PATIENCE, || {
+        let before = all();
+        let previous = hub.try_skerry(&["logs", "crash", "-p"]).ok()?;
+        let same = before == all() && before.lines().count() > 1;
+        let last = before.lines().last() == Some(previous.trim_end());
+        (same && last).then_some((before, previous))
+    })
+    .expect("it ended twice");
+    assert_eq!(previous.lines().count(), 1, "of {text}");
+    hub.kill();
+    let here = one.agent("logs", &["crash", "--previous", "--tail", "5"]);
+    assert_eq!(here.lines().count(), 1, "{here}");
+    assert!(one.agent("logs", &["crash"]).contains(&here));
 }
 
 #[test]
@@ -231,7 +310,7 @@ spec:
     })
     .expect("another took its place");
     hub.wait_for_device("one", "the old one is remembered", |d| {
-        status(d, "tick").is_some_and(|job| job["history"][0]["reason"] == "Replaced")
+        status(d, "tick").is_some_and(|job| job["runs"][0]["reason"] == "Replaced")
     });
     hub.skerry(&["delete", "cronjob", "tick"]);
     until(PATIENCE, || {

@@ -34,7 +34,7 @@ fn a_hundred_devices_join_run_report_and_come_back() {
     let manifest = scratch.path().join("app.yaml");
     fs::write(&manifest, app_manifest("app", &[], "")).expect("written");
     let file = manifest.display().to_string();
-    let mut apply = hub.command(&["apply", "--wait", "-f", &file]);
+    let mut apply = hub.command(&["apply", "--wait", "--timeout", "300s", "-f", &file]);
     let output = crowd
         .live_while(move || apply.output())
         .expect("skerry runs");

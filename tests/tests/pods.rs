@@ -35,7 +35,7 @@ spec:
         image: test/app:1
         args: [sleep]
         volumeMounts: [{{ name: data, mountPath: /data }}]
-        startupProbe: {{ exec: {{ command: [/bin/app, exists, /data/up] }}, periodSeconds: 1, failureThreshold: 300 }}
+        startupProbe: {{ exec: {{ command: [/bin/app, exists, /data/up] }}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 300 }}
         livenessProbe: {{ exec: {{ command: [/bin/app, exists, /data/alive] }}, periodSeconds: 1, timeoutSeconds: 20, failureThreshold: 2 }}
         readinessProbe: {{ exec: {{ command: [/bin/app, exists, /data/ready] }}, periodSeconds: 1, timeoutSeconds: 20 }}
         lifecycle:
@@ -81,7 +81,10 @@ fn a_pod_comes_up_in_order_is_probed_and_goes_in_order() {
 
     // It runs, but has not come up.
     hub.wait_for_device("one", "main runs", |d| is(d, "main", true, false, false));
-    assert_eq!(order(), "setup\nproxy starts\nmain starts\n");
+    // What is to be done after its start may still be under way.
+    let wanted = "setup\nproxy starts\nmain starts\n";
+    let done = until(PATIENCE, || (order() == wanted).then_some(()));
+    assert!(done.is_some(), "{}", order());
     assert_eq!(one.container_processes().len(), 2);
     let device = hub.device("one");
     let role = |name: &str| container(&device, "web", name).expect("shown")["role"].clone();
@@ -94,6 +97,11 @@ fn a_pod_comes_up_in_order_is_probed_and_goes_in_order() {
 
     touch("up");
     hub.wait_for_device("one", "main is up", |d| is(d, "main", true, true, false));
+    let told = until(PATIENCE, || {
+        let words = "container main is not ready: its readiness probe failed";
+        hub.skerry(&["events"]).contains(words).then_some(())
+    });
+    assert!(told.is_some(), "{}", hub.skerry(&["events"]));
     touch("ready");
     hub.wait_for_device("one", "main is ready", |d| is(d, "main", true, true, true));
     fs::remove_file(dir.join("ready")).expect("removed");
@@ -118,9 +126,13 @@ fn a_pod_comes_up_in_order_is_probed_and_goes_in_order() {
     });
     let after = one.container_processes();
     assert_eq!(before.iter().filter(|pid| after.contains(pid)).count(), 1);
-    let events = hub.skerry(&["events"]);
-    assert!(events.contains("Unhealthy"), "{events}");
-    assert!(events.contains("liveness probe failed 2 times"), "{events}");
+    let told = until(PATIENCE, || {
+        let events = hub.skerry(&["events"]);
+        let both = ["Unhealthy", "liveness probe failed 2 times"];
+        let told = both.iter().all(|words| events.contains(words));
+        told.then_some(())
+    });
+    assert!(told.is_some(), "{}", hub.skerry(&["events"]));
 
     hub.skerry(&["delete", "app", "web"]);
     hub.wait_for_device("one", "empty", |d| {

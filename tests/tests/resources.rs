@@ -180,9 +180,10 @@ fn what_does_not_fit_waits_with_a_reason() {
     assert!(text.contains("Allocated:"), "{text}");
     fleet.apply(&["sleep"], "{requests: {memory: 16Mi, cpu: 100m}}");
     fleet.wait_running();
-    let device = fleet.hub.device("one");
-    assert_eq!(device["budget"]["requests"]["memory_bytes"], 16 << 20);
-    assert_eq!(device["budget"]["requests"]["cpu_millis"], 100);
+    fleet.hub.wait_for_device("one", "of this budget", |d| {
+        let requests = &d["budget"]["requests"];
+        requests["memory_bytes"] == 16 << 20 && requests["cpu_millis"] == 100
+    });
     let top = fleet.hub.skerry(&["top", "apps", "-o", "wide"]);
     assert!(top.contains("WAITS MEMORY"), "{top}");
 }

@@ -116,6 +116,11 @@ impl Place for Here {
         line.contains("prjquota")
     }
 
+    fn has_app_armor(&self) -> bool {
+        let list = fs::read_to_string("/sys/kernel/security/apparmor/profiles");
+        list.is_ok_and(|list| list.contains("skerry-default (enforce)"))
+    }
+
     fn listen(&self, port: u16) -> std::io::Result<TcpListener> {
         on(&self.outside, move || TcpListener::bind((OUTSIDE, port)))
     }

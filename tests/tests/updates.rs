@@ -205,10 +205,10 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
         "--max-unavailable",
         "2",
         "--confirm-within",
-        "60s",
+        "300s",
         "--wait",
         "--timeout",
-        "90s",
+        "600s",
     ]);
     for agent in &agents[..2] {
         let version = |d: &Value| d["facts"]["agent_version"] == "9.0.0";
@@ -238,10 +238,10 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
             "--max-unavailable",
             "1",
             "--confirm-within",
-            "30s",
+            "300s",
             "--wait",
             "--timeout",
-            "60s",
+            "600s",
         ])
         .expect_err("it does not run");
     assert!(
@@ -281,11 +281,12 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
             version,
             "-l",
             &selector,
+            // Long enough to be seen on trial, and to have looked for the hub.
             "--confirm-within",
-            "10s",
+            "30s",
         ]);
     };
-    let line = |broker: &str, unit: &str, more: &[&str]| {
+    let line = |broker: &str, unit: &str, within: &str, more: &[&str]| {
         let selector = format!("unit={unit}");
         let args = [
             "line",
@@ -294,20 +295,25 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
             "-l",
             &selector,
             "--confirm-within",
-            "10s",
+            within,
         ];
         hub.skerry(&[&args, more].concat());
     };
     let right = format!("mqtts://{}", hub.broker);
     rollout("9.2.0", "d05");
-    line("mqtts://127.0.0.1:9", "d07", &[]);
+    line("mqtts://127.0.0.1:9", "d07", "10s", &[]);
     wait_for(&hub, "d05", "agent", "9.2.0", "trying");
-    let hung = agents[4].command("status").output().expect("it runs");
-    let said = String::from_utf8_lossy(&hung.stderr).into_owned();
-    assert!(said.contains("agent 9.2.0 is on trial"), "{said}");
+    // The old one says so to the hub before it ends.
+    let mut said = String::new();
+    let told = until(PATIENCE, || {
+        let hung = agents[4].command("status").output().expect("it runs");
+        said = String::from_utf8_lossy(&hung.stderr).into_owned();
+        said.contains("agent 9.2.0 is on trial").then_some(())
+    });
+    assert!(told.is_some(), "{said}");
     rollout("9.3.0", "d06");
     wait_for(&hub, "d07", "line", "127.0.0.1:9", "rolled_back");
-    line(&right, "d08", &["--tls-pin", &"00".repeat(32)]);
+    line(&right, "d08", "20s", &["--tls-pin", &"00".repeat(32)]);
 
     let d07 = hub.device("d07");
     assert!(
@@ -327,7 +333,7 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
 
     // The right line by another name stays, also over a restart.
     let another = format!("mqtts://localhost:{}", hub.broker.port());
-    line(&another, "d09", &["--wait"]);
+    line(&another, "d09", "300s", &["--wait", "--timeout", "600s"]);
     wait_for(&hub, "d09", "line", &another, "confirmed");
 
     // At the device: what runs, what was ordered, what came of it and why.

@@ -174,6 +174,11 @@ pub struct LogsRequest {
     pub follow: bool,
     /// Put the time before each line.
     pub timestamps: bool,
+    /// Of a CronJob: which of its runs on this device; the newest when absent.
+    pub run: Option<u32>,
+    /// Only what the start before the one that runs now wrote; or, while it
+    /// waits to be started again, the newest one.
+    pub previous: bool,
     /// Bytes that may be sent before more credit comes.
     pub credit: u32,
 }

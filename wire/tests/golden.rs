@@ -469,6 +469,8 @@ fn messages() {
                 since_secs: Some(60),
                 follow: true,
                 timestamps: false,
+                run: Some(7),
+                previous: true,
                 credit: 1000,
             }),
         ),
@@ -652,9 +654,16 @@ fn report() {
                     last_due: Some(Timestamp(6)),
                     next_due: Some(Timestamp(7)),
                     history: vec![JobRun {
+                        number: 8,
                         due: Timestamp(1),
+                        began: Timestamp(3),
                         ended: Timestamp(2),
                         outcome: JobOutcome::Complete,
+                    }],
+                    going: vec![GoingRun {
+                        number: 9,
+                        due: Timestamp(10),
+                        began: Timestamp(11),
                     }],
                 }),
                 update: Some(AppUpdate {

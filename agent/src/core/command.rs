@@ -1,11 +1,14 @@
 //! What the hub asks of this run of the agent.
 
-use super::event::{Change, Effect, Now};
+use super::event::{Change, Effect, LogPlace, Now};
 use super::handle::Core;
-use super::name::{InstanceName, log_name};
+use super::ledger::Phase;
+use super::name::{InstanceName, log_name, run_log_name};
 use super::streams::{Steps, StreamKind, Streams};
-use crate::runtime::{ContainerId, Status};
+use super::work::RunPhase;
+use crate::runtime::{ContainerId, Earlier, Status};
 use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
+use skerry_wire::policy::Work;
 use skerry_wire::report::Severity;
 use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, Seq, StreamId};
 
@@ -107,30 +110,97 @@ impl Core {
 
     fn logs(&mut self, request: LogsRequest) {
         let stream = request.stream;
-        match self.find_log(&request.app, request.container.as_ref()) {
-            Ok((log_name, persist)) => {
+        match self.find_log(&request) {
+            Ok(place) => {
                 if self.open_stream(stream, StreamKind::Log) {
-                    self.effects.push(Effect::OpenLog {
-                        log_name,
-                        persist,
-                        request,
-                    });
+                    self.effects.push(Effect::OpenLog { place, request });
                 }
             }
             Err(reason) => self.refuse_stream(stream, reason),
         }
     }
 
-    /// The log of a container, and whether it is on the disk. The error says
-    /// why there is none.
-    pub fn find_log(
-        &self,
-        app: &AppRef,
-        container: Option<&ContainerName>,
-    ) -> Result<(String, bool), String> {
-        let (assignment, index) = self.find(app, container)?;
+    /// Where the log is that is asked for. The error says why there is none.
+    pub fn find_log(&self, request: &LogsRequest) -> Result<LogPlace, String> {
+        let app = &request.app;
+        let (assignment, index) = self.find(app, request.container.as_ref())?;
         let container = container_of(assignment, index);
-        Ok((log_name(app, &container.name), container.log_persist))
+        let run = match (&assignment.policy.work, request.run) {
+            (Work::CronJob(_), wanted) => Some(self.find_run(app, wanted)?),
+            (Work::Service | Work::Job(_), None) => None,
+            (Work::Service | Work::Job(_), Some(_)) => {
+                return Err(format!(
+                    "{app} is no CronJob and has no runs to choose from; leave --job-run out"
+                ));
+            }
+        };
+        let newest = self.works.record(app).and_then(|record| record.runs.last());
+        let earlier = if run.is_some() && run != newest.map(|run| run.number) {
+            // It has ended, or has its end before it while a newer one runs.
+            Earlier::ThanNewest
+        } else {
+            let name = InstanceName::new(app, assignment.revision, &container.name);
+            let waits = newest.is_some_and(|run| matches!(run.phase, RunPhase::BackOff { .. }));
+            match self.ledger.get(&name) {
+                Some(entry) if !waits => match entry.phase {
+                    Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended => {
+                        Earlier::Than(name.incarnation(entry.incarnation))
+                    }
+                    Phase::Ready | Phase::BackOff { .. } => Earlier::Newest,
+                },
+                Some(_) | None => Earlier::Newest,
+            }
+        };
+        Ok(LogPlace {
+            name: match run {
+                Some(run) => run_log_name(app, run, &container.name),
+                None => log_name(app, &container.name),
+            },
+            persist: container.log_persist,
+            earlier: request.previous.then_some(earlier),
+            run,
+        })
+    }
+
+    /// Whether nothing will be written any more for an app: it is gone, or it
+    /// is a job that has come out; of a CronJob, this run has.
+    pub fn has_written_all(&self, app: &AppRef, run: Option<u32>) -> bool {
+        let Some(assignment) = self.assignments().iter().find(|a| a.app == *app) else {
+            return !self.ledger.values().any(|entry| entry.app == *app);
+        };
+        let runs = self.works.record(app).map(|record| &record.runs);
+        let newest = runs.and_then(|runs| runs.last());
+        match (&assignment.policy.work, run) {
+            (Work::Service, _) => false,
+            (Work::Job(_) | Work::CronJob(_), None) => {
+                newest.is_some_and(|run| run.rests_after_all(assignment, &self.ledger))
+            }
+            (Work::Job(_) | Work::CronJob(_), Some(number)) => {
+                let found = runs.and_then(|runs| runs.iter().find(|run| run.number == number));
+                found.is_none_or(|run| run.rests_after_all(assignment, &self.ledger))
+            }
+        }
+    }
+
+    /// The number of a CronJob's run: the newest when none is named.
+    fn find_run(&self, app: &AppRef, wanted: Option<u32>) -> Result<u32, String> {
+        let record = self.works.record(app);
+        let kept = record.and_then(|record| record.kept_runs());
+        let kept = kept.unwrap_or_default();
+        match (wanted, kept.last()) {
+            (_, None) => Err(format!(
+                "no run of {app} is kept on this device: it has not started yet, or its runs are forgotten (ttlSecondsAfterFinished)"
+            )),
+            (None, Some(newest)) => Ok(*newest),
+            (Some(wanted), Some(_)) if kept.contains(&wanted) => Ok(wanted),
+            (Some(wanted), Some(_)) => {
+                let kept: Vec<String> = kept.iter().map(u32::to_string).collect();
+                Err(format!(
+                    "run {wanted} of {app} is not kept on this device, only {} (see successfulJobsHistoryLimit and failedJobsHistoryLimit)",
+                    kept.join(", ")
+                ))
+            }
+        }
     }
 
     fn exec(&mut self, request: ExecRequest) {

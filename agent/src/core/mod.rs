@@ -45,7 +45,7 @@ pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
     Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
-    MissingBlob, Now, Outgoing, OutgoingReport, Records,
+    LogPlace, MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;

@@ -2,6 +2,7 @@
 
 use super::{Finding, Verdict};
 use crate::facts::Host;
+use crate::init::app_armor;
 use crate::runtime::{DEFAULT_APP_ARMOR, app_armor_mode};
 
 const KIND: &str = "NotConfined";
@@ -11,6 +12,13 @@ const LOADED: &str = "sys/kernel/security/apparmor/profiles";
 /// Where our packages put the profile, and the distribution its loader.
 const PROFILE: &str = "etc/apparmor.d/skerry-default";
 const PARSERS: [&str; 2] = ["sbin/apparmor_parser", "usr/sbin/apparmor_parser"];
+/// Of our own image, which has it compiled and no loader.
+const BUILT_IN_REMEDY: &str = "restart the device; if it stays so, update its system: the console says why ('skerry: AppArmor ...')";
+
+/// Where our own image has it.
+fn built_in_policy() -> &'static str {
+    app_armor::POLICY.trim_start_matches('/')
+}
 
 /// Looks at what the kernel has loaded.
 pub fn find(host: &Host) -> Finding {
@@ -22,11 +30,13 @@ pub fn find(host: &Host) -> Finding {
         let text = format!("{text}: apps run, held by capabilities, seccomp and namespaces alone");
         Finding::new(KIND, Verdict::Poor, text, remedy)
     };
+    let built_in = host.has(built_in_policy());
     if !host.has(LOADED) {
-        return poor(
-            "what AppArmor has loaded cannot be seen",
-            "mount -t securityfs securityfs /sys/kernel/security",
-        );
+        let remedy = match built_in {
+            true => BUILT_IN_REMEDY,
+            false => "mount -t securityfs securityfs /sys/kernel/security",
+        };
+        return poor("what AppArmor has loaded cannot be seen", remedy);
     }
     let list = host.text(LOADED);
     match app_armor_mode(&list, DEFAULT_APP_ARMOR) {
@@ -41,6 +51,7 @@ pub fn find(host: &Host) -> Finding {
         None => {
             let has_parser = PARSERS.iter().any(|path| host.has(path));
             let remedy = match (host.has(PROFILE), has_parser) {
+                _ if built_in => BUILT_IN_REMEDY,
                 (true, true) => "apparmor_parser -r -W /etc/apparmor.d/skerry-default",
                 (true, false) => {
                     "apt install apparmor && apparmor_parser -r -W /etc/apparmor.d/skerry-default"
@@ -98,6 +109,12 @@ mod tests {
             "/usr/bin/man (enforce)\nskerry-default (complain)\n",
         );
         expect(Verdict::Poor, "apparmor_parser -r -W");
+        // Our own image has nothing of what these remedies want.
+        write(LOADED, "");
+        write(built_in_policy(), "");
+        if nix::unistd::geteuid().is_root() {
+            expect(Verdict::Poor, "restart the device");
+        }
         write(LOADED, "skerry-default (enforce)\n");
         expect(Verdict::Good, "");
     }

@@ -41,8 +41,9 @@ mod tests {
 
     #[test]
     fn a_port_that_nobody_has_is_told_from_one_that_answers() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("mqtt://user:secret@{}", listener.local_addr().unwrap());
+        let port = skerry_test_port::free_port();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let address = format!("mqtt://user:secret@127.0.0.1:{port}");
         assert_eq!(find(&address, None).0.verdict, Verdict::Good);
         drop(listener);
         let (found, _) = find(&address, None);

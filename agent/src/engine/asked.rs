@@ -2,6 +2,7 @@
 
 use super::run::{Ending, Engine};
 use crate::control::{Answer, Ask, Input, Request};
+use crate::core::LogPlace;
 use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
@@ -30,11 +31,12 @@ impl<M: Machine> Engine<M> {
                 since_secs,
                 follow,
                 timestamps,
+                run,
+                previous,
             } => {
                 let found = parse_app(&app).and_then(|app| {
                     let container = container.map(|c| c.parse()).transpose();
                     let container = container.map_err(|e: skerry_wire::IdError| e.to_string())?;
-                    let (log_name, persist) = self.core.find_log(&app, container.as_ref())?;
                     let request = LogsRequest {
                         stream: StreamId(0),
                         app,
@@ -43,14 +45,14 @@ impl<M: Machine> Engine<M> {
                         since_secs,
                         follow,
                         timestamps,
+                        run,
+                        previous,
                         credit: u32::MAX,
                     };
-                    Ok((log_name, persist, request))
+                    Ok((self.core.find_log(&request)?, request))
                 });
                 match found {
-                    Ok((log_name, persist, request)) => {
-                        self.show_log(ask, log_name, persist, request)
-                    }
+                    Ok((place, request)) => self.show_log(ask, place, request),
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
@@ -107,8 +109,9 @@ impl<M: Machine> Engine<M> {
     }
 
     /// A log for somebody at the machine: no credit, but a bounded channel.
-    pub(super) fn show_log(&self, ask: Ask, log_name: String, persist: bool, request: LogsRequest) {
+    pub(super) fn show_log(&mut self, ask: Ask, place: LogPlace, request: LogsRequest) {
         let machine = self.machine.clone();
+        let over = self.follow(&request.app, place.run);
         let (outputs_in, outputs) = bounded(1);
         let (handle, end) = stream(StreamId(0), u32::MAX, outputs_in);
         self.spawn(async move {
@@ -125,7 +128,7 @@ impl<M: Machine> Engine<M> {
                     }
                 }
             };
-            let run = machine.run_log(log_name, persist, request, end);
+            let run = machine.run_log(place, request, over, end);
             let ((), end) = future::zip(shown, run).await;
             let _ = match end {
                 End::Failed(reason) => ask.answers.send(Answer::Failed(reason)).await,
@@ -257,9 +260,12 @@ impl<M: Machine> Engine<M> {
                         };
                         json!({
                             "name": c.name.as_str(),
-                            "id": id.map(|id| id.to_string()),
+                            "id": id.as_ref().map(ToString::to_string),
                             "pid": pid,
                             "state": self.state_json(&c.state),
+                            "ready": c.ready,
+                            "started": c.started,
+                            "whyUnready": id.as_ref().and_then(|id| self.core.observed().health.why_unready(id)),
                             "restarts": c.restarts,
                             "lastExit": c.last_exit.map(|e| exit_text(&e)),
                         })
@@ -272,6 +278,7 @@ impl<M: Machine> Engine<M> {
                     "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
+                    "runsBeside": self.core.runs_beside(&app.app).map(|old| old.short()),
                     "proved": self.core.is_proved(&app.app),
                     "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,
@@ -355,10 +362,21 @@ fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value 
 }
 
 fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
-    let outcome = job.outcome.as_ref().map(|outcome| match outcome {
-        JobOutcome::Complete => "Complete",
-        JobOutcome::Failed { reason } => reason,
+    let word = |outcome: &JobOutcome| match outcome {
+        JobOutcome::Complete => "Complete".to_string(),
+        JobOutcome::Failed { reason } => reason.clone(),
+    };
+    let outcome = job.outcome.as_ref().map(word);
+    let past = job.history.iter().map(|run| {
+        json!({
+            "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0,
+            "endedMs": run.ended.0, "outcome": word(&run.outcome),
+        })
     });
+    let going = job
+        .going
+        .iter()
+        .map(|run| json!({ "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0 }));
     json!({
         "active": job.active,
         "succeeded": job.succeeded,
@@ -366,6 +384,7 @@ fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
         "outcome": outcome,
         "lastDueMs": job.last_due.map(|t| t.0),
         "nextDueMs": job.next_due.map(|t| t.0),
+        "runs": past.chain(going).collect::<Vec<_>>(),
     })
 }
 

@@ -58,7 +58,10 @@ mod tests {
     fn a_clock_that_is_set_is_noticed_each_time_and_one_that_is_not_is_not() {
         let watch = ClockWatch::new().expect("a timer");
         let quiet = || smol::block_on(future::poll_once(watch.set())).is_none();
-        assert!(quiet(), "nobody has set it");
+        // Another process may set it at any time, as this test in another
+        // checkout does, but not all the time.
+        let soon_quiet = || (0..1_000).any(|_| quiet());
+        assert!(soon_quiet(), "nobody has set it");
         for nanos in [1, -1] {
             if let Err(error) = shift_nanos(nanos) {
                 eprintln!("SKIPPED: this process may not set the clock: {error}");
@@ -74,8 +77,6 @@ mod tests {
             };
             assert!(smol::block_on(future::or(seen, late)), "{nanos}");
         }
-        // That it was seen is over; another process may set it meanwhile, but
-        // not for ever.
-        assert!((0..1_000).any(|_| quiet()));
+        assert!(soon_quiet(), "that it was seen is over");
     }
 }

@@ -139,6 +139,11 @@ impl<M: Machine> Engine<M> {
                     machine.remove_log(&log_name).await
                 });
             }
+            Effect::KeepRunLogs { group, runs } => {
+                self.try_to(format!("removing old logs of {group}"), async move {
+                    machine.keep_run_logs(&group, runs).await
+                });
+            }
             Effect::PrepareImage(image) => {
                 self.has_begun = true;
                 self.find_out(async move {
@@ -171,14 +176,11 @@ impl<M: Machine> Engine<M> {
                 let result = machine.finish_blob(digest).await;
                 Event::BlobFinished { digest, result }
             }),
-            Effect::OpenLog {
-                log_name,
-                persist,
-                request,
-            } => {
+            Effect::OpenLog { place, request } => {
                 let (id, credit) = (request.stream, request.credit);
+                let over = self.follow(&request.app, place.run);
                 self.open(id, credit, |end| async move {
-                    machine.run_log(log_name, persist, request, end).await
+                    machine.run_log(place, request, over, end).await
                 });
             }
             Effect::OpenExec { id, request } => {

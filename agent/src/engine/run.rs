@@ -22,7 +22,7 @@ use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
 use skerry_wire::stream::End;
 use skerry_wire::update::ReleaseKind;
-use skerry_wire::{SessionId, StreamId};
+use skerry_wire::{AppRef, SessionId, StreamId};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::{LocalExecutor, Timer, future};
 use std::collections::BTreeMap;
@@ -165,11 +165,21 @@ pub struct Engine<M: Machine> {
     pub(super) outputs: Receiver<StreamOutput>,
     pub(super) outputs_in: Sender<StreamOutput>,
     pub(super) streams: BTreeMap<StreamId, (StreamHandle, smol::Task<()>)>,
+    /// Logs that are being read.
+    followed: Vec<Followed>,
     pub(super) ready: bool,
     /// Whether an app was begun to be started.
     pub(super) has_begun: bool,
     /// What apps ask with.
     pub(super) api: Option<DeviceApi>,
+}
+
+/// A log that is being read: whose, of which run, and what is dropped when
+/// nothing more will be written.
+struct Followed {
+    app: AppRef,
+    run: Option<u32>,
+    over: Sender<()>,
 }
 
 impl<M: Machine> Engine<M> {
@@ -218,6 +228,7 @@ impl<M: Machine> Engine<M> {
             outputs,
             outputs_in,
             streams: BTreeMap::new(),
+            followed: Vec::new(),
             ready: false,
             has_begun: false,
             api,
@@ -442,6 +453,19 @@ impl<M: Machine> Engine<M> {
             tracing::debug!("decided in {micros} us, {} effects", effects.len());
         }
         self.carry_out(effects).await;
+        let core = &self.core;
+        self.followed
+            .retain(|log| !log.over.is_closed() && !core.has_written_all(&log.app, log.run));
+    }
+
+    /// A log is being read: what is dropped when nothing more will be written.
+    pub(super) fn follow(&mut self, app: &AppRef, run: Option<u32>) -> Receiver<()> {
+        let (over, receiver) = bounded(1);
+        if !self.core.has_written_all(app, run) {
+            let app = app.clone();
+            self.followed.push(Followed { app, run, over });
+        }
+        receiver
     }
 
     // --- events of the machine

@@ -20,6 +20,7 @@
 //! | `system` | second half: the only loop |
 //! | `child` | the agent as a child: backoff, its watchdog |
 //! | `disk` | the card: partitions, slots, growth, mounts |
+//! | `app_armor` | the profile of containers, for the kernel |
 //! | `modules` | kernel modules and who wants them |
 //! | `uevent` | what the kernel says of devices that come |
 //! | `net`, `dhcp`, `interface` | IPv4 addresses; IPv6 is the kernel's |
@@ -29,6 +30,7 @@
 //! | `say` | the console |
 //! | `sys` | system calls |
 
+pub(crate) mod app_armor;
 pub mod boot;
 pub mod child;
 pub mod dhcp;

@@ -6,7 +6,7 @@ use super::net::Net;
 use super::sys::{self, Down};
 use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
-use super::{DATA_DIR, KEPT_DIR, RUN_DIR, boot, mailbox, modules, say, slots};
+use super::{DATA_DIR, KEPT_DIR, RUN_DIR, app_armor, boot, mailbox, modules, say, slots};
 use crate::clock::Clock;
 use crate::notify;
 use nix::mount::MsFlags;
@@ -190,6 +190,7 @@ fn host_name(wanted: Option<String>) -> String {
 impl Init {
     fn start(card: &Card, slot: u32) -> io::Result<Self> {
         mount_system()?;
+        app_armor::load_policy();
         let clock = Clock::machine();
         // From here on they wait for the loop to read them.
         let wanted: SigSet = [

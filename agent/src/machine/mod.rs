@@ -39,7 +39,9 @@ pub use users::UserPool;
 pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, WatchedDevice};
+use crate::core::{
+    Configs, CreateContainer, DevicesSeen, ImageStatus, LogPlace, PodShape, WatchedDevice,
+};
 use crate::doctor::Known;
 use crate::image::{Collected, Moment};
 use crate::runtime::{ContainerId, Exit, Status};
@@ -50,6 +52,7 @@ use skerry_wire::probe::Hook;
 use skerry_wire::report::{Condition, Vitals};
 use skerry_wire::stream::End;
 use skerry_wire::{AppName, AppRef, Assignment, ContainerName, Digest, ImageRef, RevisionId};
+use smol::channel::Receiver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
@@ -96,6 +99,13 @@ pub trait Machine: 'static {
     fn forget_exit(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
     /// Removes a log.
     fn remove_log(&self, log_name: &str) -> impl Future<Output = Result<(), String>>;
+    /// Removes the logs of runs, but of these: see
+    /// [`Effect::KeepRunLogs`](crate::core::Effect::KeepRunLogs).
+    fn keep_run_logs(
+        &self,
+        group: &str,
+        runs: BTreeSet<u32>,
+    ) -> impl Future<Output = Result<(), String>>;
     /// Removes the empty-dir volumes of a revision.
     fn remove_scratch(
         &self,
@@ -135,12 +145,13 @@ pub trait Machine: 'static {
         now: Moment,
     ) -> impl Future<Output = Result<Collected, String>>;
 
-    /// Reads a log into a stream until it ends.
+    /// Reads a log into a stream until it ends; one that is followed when the
+    /// other end of `over` is dropped.
     fn run_log(
         &self,
-        log_name: String,
-        persist: bool,
+        place: LogPlace,
         request: LogsRequest,
+        over: Receiver<()>,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;
     /// Runs a process wired to a stream until it ends.

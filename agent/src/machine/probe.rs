@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn a_port_that_nobody_listens_on_is_bad() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = skerry_test_port::free_port();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         assert_eq!(smol::block_on(tcp(None, POD, port)), Outcome::Good);
         assert_eq!(
             smol::block_on(tcp(Some("127.0.0.1"), POD, port)),

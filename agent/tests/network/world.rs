@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What may take long on a loaded machine.
-pub const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(60);
 /// What is not answered at all is given up after this.
 pub const SHORT: Duration = Duration::from_secs(2);
 

@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 use skerry_agent::runtime::{ExitStatus, Runtime, RuntimeError, RuntimeEvent, Status};
 
 use crate::support::{
-    EXE, Machine, command, exit_of, id, log_lines, machine_is_fit, output_of, run, shell,
-    wait_for_line,
+    EXE, Machine, command, copy_program, exit_of, id, log_lines, machine_is_fit, output_of, run,
+    shell, wait_for_line,
 };
 
 /// Set for the child process that plays the agent: the machine's directory
@@ -306,7 +306,7 @@ fn the_agents_binary_may_be_replaced_under_a_running_keeper() {
     }
     let machine = Machine::new();
     let installed = machine.path().join("skerry-agent");
-    fs::copy(EXE, &installed).expect("copied");
+    copy_program(EXE, &installed);
     let mut config = machine.config();
     config.exe = installed.clone();
     run(async {

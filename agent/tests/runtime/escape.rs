@@ -7,7 +7,8 @@ use skerry_agent::runtime::{ExecSpec, Mount, Runtime};
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    EXE, Machine, command, id, layer, machine_is_fit, output_of, run, shell, wait_for_line,
+    EXE, Machine, command, copy_program, id, layer, machine_is_fit, output_of, run, shell,
+    wait_for_line,
 };
 
 #[test]
@@ -67,7 +68,7 @@ fn our_binary_cannot_be_written_from_inside() {
     let machine = Machine::new();
     // A copy of its own, which no other test's keeper executes.
     let installed = machine.path().join("skerry-agent");
-    fs::copy(EXE, &installed).expect("copied");
+    copy_program(EXE, &installed);
     let mut config = machine.config();
     config.exe = installed.clone();
     // The image brings the loader and libraries that our binary needs, as a

@@ -5,7 +5,9 @@ use std::fs;
 
 use skerry_agent::runtime::{ExitStatus, Mount};
 
-use crate::support::{Machine, command, layer, machine_is_fit, output_of, run, shell};
+use crate::support::{
+    Machine, command, copy_program, layer, machine_is_fit, output_of, run, shell,
+};
 
 #[test]
 fn environment_directory_user_and_arguments() {
@@ -216,7 +218,7 @@ fn images_with_next_to_nothing_and_with_dangling_links() {
     let machine = Machine::new();
     let bare = machine.path().join("bare");
     fs::create_dir(&bare).expect("made");
-    fs::copy(layer().join("bin/busybox"), bare.join("busybox")).expect("copied");
+    copy_program(layer().join("bin/busybox"), bare.join("busybox"));
     let linked = machine.path().join("linked");
     fs::create_dir_all(linked.join("etc")).expect("made");
     let dangling = "../run/systemd/resolve/stub-resolv.conf";

@@ -9,8 +9,8 @@ use skerry_agent::runtime::{ContainerSpec, Device, ExecSpec, ExitStatus, Mount, 
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    Machine, exit_of, id, is_emulated, log_lines, machine_is_fit, output_of, run, shell,
-    wait_for_line,
+    Machine, copy_program, exit_of, id, is_emulated, log_lines, machine_is_fit, output_of, run,
+    shell, wait_for_line,
 };
 
 fn has(lines: &[String], text: &str) -> bool {
@@ -145,8 +145,10 @@ fn programs_of_32_bits_run_under_the_same_rules() {
     let over = machine.path().join("over");
     fs::create_dir(&over).expect("made");
     let path = over.join("program");
-    fs::write(&path, program_of_32_bits()).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    let made = machine.path().join("made");
+    fs::write(&made, program_of_32_bits()).expect("written");
+    fs::set_permissions(&made, fs::Permissions::from_mode(0o755)).expect("set");
+    copy_program(&made, &path);
     // In its own process, because on the host the call succeeds.
     let outside = std::process::Command::new(&path).output();
     if outside.is_err() {
@@ -523,7 +525,7 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
     };
     run(async {
         let runtime = machine.connect().await;
-        let before = crate::support::mounts();
+        let before = machine.mounts();
         let script = "ls /part; cat /part/file; echo two >/part/file";
         let (_, lines) = output_of(&runtime, part("a", script, "conf")).await;
         assert_eq!(lines, ["file", "one"]);
@@ -560,7 +562,7 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
             assert!(!Path::new("/etc/skerry-made").exists(), "{exploit}");
         }
         assert!(volume.join("other").exists(), "nothing of it was removed");
-        assert_eq!(crate::support::mounts(), before, "no mount is left");
+        assert_eq!(machine.mounts(), before, "no mount is left");
         // While it is exchanged all the time, it shows the one or is refused.
         fs::remove_file(volume.join("conf")).expect("removed");
         let mut racer = shell(

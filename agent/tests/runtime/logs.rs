@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use skerry_agent::runtime::{ExitStatus, LogItem, LogPolicy, LogStart, Stream};
+use skerry_agent::runtime::{Earlier, ExitStatus, LogItem, LogPolicy, LogStart, Stream};
 
 use crate::support::{
     Machine, exit_of, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
@@ -169,6 +169,68 @@ fn a_log_goes_on_over_restarts_and_persists_when_asked() {
         assert!(!machine.path().join("run/logs/web").exists());
         runtime.remove_log("web").await.expect("removed");
         assert!(!machine.path().join("data/logs/web").exists());
+        runtime.shutdown().await.expect("ended");
+    });
+}
+
+#[test]
+fn what_each_start_wrote_is_told_apart_and_old_groups_go() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    run(async {
+        let runtime = machine.connect().await;
+        for number in 0..3 {
+            let mut spec = shell(&format!("web-{number}"), &format!("echo life {number}"));
+            spec.log_name = "web".into();
+            output_of(&runtime, spec).await;
+        }
+        let text = async |earlier| {
+            let found = runtime.find_section("web", false, earlier);
+            let section = found.await.expect("read").expect("it is kept");
+            let start = LogStart::Cursor(section.first);
+            let mut reader = runtime.log_reader("web", false, start).expect("opened");
+            match reader.try_next().expect("read") {
+                Some(LogItem::Entry(entry)) => String::from_utf8(entry.text).expect("text"),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(text(Earlier::Newest).await, "life 2");
+        assert_eq!(text(Earlier::Than(id("web-2"))).await, "life 1");
+        assert_eq!(text(Earlier::Than(id("web-1"))).await, "life 0");
+        let none = runtime.find_section("web", false, Earlier::Than(id("web-0")));
+        assert_eq!(none.await.expect("read"), None);
+
+        // Logs of runs: of a group those stay that are wanted or being written.
+        for (id, log, script) in [
+            ("a", "cron.1.main", "echo 1"),
+            ("b", "cron.2.main", "echo 2"),
+            ("c", "cron.12.main", "echo 12"),
+            ("d", "cronies.1.main", "echo other"),
+        ] {
+            let mut spec = shell(id, script);
+            spec.log_name = log.into();
+            spec.log.persist = id == "c";
+            output_of(&runtime, spec).await;
+        }
+        let mut writing = shell("e", "echo on; sleep 1000");
+        writing.log_name = "cron.3.main".into();
+        runtime.create(writing).await.expect("created");
+        wait_for_line(&runtime, "cron.3.main", "on").await;
+        runtime.keep_logs("cron", vec![2]).await.expect("done");
+        let there = |log: &str| {
+            let dirs = ["run", "data"].map(|base| machine.path().join(base).join("logs").join(log));
+            dirs.iter().any(|dir| dir.exists())
+        };
+        assert!(there("cron.2.main") && there("cron.3.main") && there("cronies.1.main"));
+        assert!(!there("cron.1.main") && !there("cron.12.main") && there("web"));
+        runtime.kill(&id("e")).await.expect("killed");
+        exit_of(&runtime, "e").await;
+        runtime.remove(&id("e")).await.expect("removed");
+        runtime.forget_exit(&id("e")).await.expect("forgotten");
+        runtime.keep_logs("cron", Vec::new()).await.expect("done");
+        assert!(!there("cron.2.main") && !there("cron.3.main") && there("cronies.1.main"));
         runtime.shutdown().await.expect("ended");
     });
 }

@@ -52,7 +52,7 @@ fn containers_share_network_and_ipc_over_restarts() {
     let machine = Machine::new();
     run(async {
         let runtime = machine.connect().await;
-        let before = crate::support::mounts();
+        let before = machine.mounts();
         let spec = inside(shell("early", "true"), Sharing::Own);
         let error = runtime.create(spec).await.expect_err("no sandbox yet");
         assert!(error.to_string().contains("make it first"), "{error}");
@@ -107,7 +107,7 @@ fn containers_share_network_and_ipc_over_restarts() {
         assert_eq!(text.trim(), a[0]);
         let busy = runtime.remove_sandbox(&id("pod")).await.expect_err("busy");
         assert!(busy.to_string().contains("1 containers"), "{busy}");
-        assert_eq!(crate::support::mounts(), before, "nothing is mounted");
+        assert_eq!(machine.mounts(), before, "nothing is mounted");
         runtime.kill(&id("b")).await.expect("killed");
         exit_of(&runtime, "b").await;
         end(runtime, &["b"]).await;

@@ -19,9 +19,9 @@ pub const EXE: &str = env!("CARGO_BIN_EXE_skerry-agent");
 /// Where Debian's busybox-static is.
 const BUSYBOX: &str = "/bin/busybox";
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// The same on an emulated machine, whose host may be busy too.
-const EMULATED_PATIENCE: Duration = Duration::from_secs(900);
+const EMULATED_PATIENCE: Duration = Duration::from_secs(1800);
 
 /// Whether this machine is an emulated one, where each container takes a
 /// second: SKERRY_EMULATED=1 says so.
@@ -128,6 +128,19 @@ impl Machine {
         found
     }
 
+    /// What of this machine stands in the host's mount table. What others mount
+    /// meanwhile, other tests in another directory too, is not looked at.
+    pub fn mounts(&self) -> BTreeSet<String> {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
+        let mark = self.path().display().to_string();
+        table
+            .lines()
+            // One test's volumes are on a ramfs, which it mounts itself.
+            .filter(|line| line.contains(&mark) && !line.contains(" - ramfs "))
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Every file of this machine, relative to its directory.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
@@ -189,6 +202,16 @@ fn collect_files(base: &Path, dir: &Path, found: &mut BTreeSet<PathBuf>) {
     }
 }
 
+/// Copies a program, by another program: a child that another test starts
+/// meanwhile has all open that we have, for a moment, and a file that somebody
+/// has open to write to cannot be executed ("Text file busy").
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = std::process::Command::new("cp")
+        .args([from.as_ref(), to.as_ref()])
+        .status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp copies");
+}
+
 /// An image layer with busybox and the usual files. Made once; the number is
 /// to be raised when its content changes.
 pub fn layer() -> PathBuf {
@@ -216,7 +239,7 @@ fn fill_layer(base: &Path) {
     }
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("set");
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("set");
-    fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copied");
+    copy_program(BUSYBOX, root.join("bin/busybox"));
     let applets = [
         "sh",
         "echo",
@@ -372,15 +395,4 @@ pub async fn wait_for_line(runtime: &Runtime, log: &str, line: &str) {
             return;
         }
     }
-}
-
-/// The host's mount table, without what other tests may be doing to it.
-pub fn mounts() -> BTreeSet<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
-    table
-        .lines()
-        // One test's volumes are on a ramfs, which it mounts itself.
-        .filter(|line| line.contains("skerry-") && !line.contains(" - ramfs "))
-        .map(str::to_owned)
-        .collect()
 }

@@ -10,7 +10,7 @@ use skerry_agent::runtime::{
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    Machine, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
+    Machine, copy_program, id, log_lines, machine_is_fit, output_of, run, shell, wait_for_line,
 };
 
 /// Where these tests' users begin: beyond what other tests or programs have.
@@ -81,13 +81,13 @@ fn root_inside_is_root_of_its_own_things_only() {
     fs::write(host.join("secret"), "of the host\n").expect("written");
     fs::set_permissions(host.join("secret"), fs::Permissions::from_mode(0o600)).expect("set");
     fs::write(host.join("open"), "for all\n").expect("written");
-    fs::copy("/bin/busybox", host.join("busybox")).expect("copied");
+    copy_program("/bin/busybox", host.join("busybox"));
     fs::set_permissions(host.join("busybox"), fs::Permissions::from_mode(0o4755)).expect("set");
     fs::create_dir(host.join("theirs")).expect("made");
     chown(host.join("theirs"), Some(FIRST), Some(FIRST)).expect("given");
     run(async {
         let runtime = machine.connect().await;
-        let before = crate::support::mounts();
+        let before = machine.mounts();
         runtime
             .make_sandbox(sandbox("pod", FIRST, false))
             .await
@@ -187,7 +187,7 @@ fn root_inside_is_root_of_its_own_things_only() {
         assert_eq!(lines[0], "65534");
         assert_eq!(lines.last().map(String::as_str), Some("refused"));
 
-        assert_eq!(crate::support::mounts(), before, "no mount is left");
+        assert_eq!(machine.mounts(), before, "no mount is left");
         end(runtime, &["pod", "other"]).await;
     });
     assert!(machine.cgroups().is_empty(), "{:?}", machine.cgroups());
@@ -325,7 +325,7 @@ fn devices_belong_to_whom_they_belong_on_the_host() {
     fs::set_permissions(&node, fs::Permissions::from_mode(0o660)).expect("set");
     run(async {
         let runtime = machine.connect().await;
-        let before = crate::support::mounts();
+        let before = machine.mounts();
         runtime
             .make_sandbox(sandbox("pod", FIRST + 4 * 65_536, false))
             .await
@@ -378,7 +378,7 @@ fn devices_belong_to_whom_they_belong_on_the_host() {
         spec.groups = vec![20];
         let (_, lines) = output_of(&runtime, spec).await;
         assert_eq!(lines[1], "2", "{lines:?}");
-        assert_eq!(crate::support::mounts(), before, "no mount is left");
+        assert_eq!(machine.mounts(), before, "no mount is left");
         end(runtime, &["pod"]).await;
     });
     let data = fs::metadata(&node).expect("there");

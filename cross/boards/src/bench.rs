@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// How long a board may take for anything: an emulated one on a busy machine
 /// is slow.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of the card: a power of two, as QEMU wants of an SD card.
 const CARD_BYTES: u64 = 256 << 20;
 

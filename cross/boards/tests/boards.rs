@@ -203,6 +203,11 @@ impl Place for OnBoard<'_> {
         true
     }
 
+    fn has_app_armor(&self) -> bool {
+        // Debian's kernel has it, and cross/image/build the policy.
+        true
+    }
+
     fn listen(&self, port: u16) -> std::io::Result<TcpListener> {
         // What the guest reaches as 10.0.2.2.
         TcpListener::bind((Ipv4Addr::LOCALHOST, port))

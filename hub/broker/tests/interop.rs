@@ -52,7 +52,7 @@ fn mosquitto_publishes_and_subscribes_in_both_versions_with_and_without_tls() {
         for tls in [false, true] {
             let broker = broker();
             let args = [
-                "-V", version, "-q", "1", "-t", "f/a/+", "-C", "3", "-W", "20", "-v",
+                "-V", version, "-q", "1", "-t", "f/a/+", "-C", "3", "-W", "60", "-v",
             ];
             let reader = spawn(client("mosquitto_sub", &broker, tls, "hub", &args));
             broker.wait("subscribed", |s| s.subscriptions == 1);
@@ -89,7 +89,7 @@ fn text_is_ok(output: &Output) -> bool {
 #[test]
 fn mosquitto_wills_and_retained_messages() {
     let broker = broker();
-    let args = ["-V", "mqttv5", "-t", "f/a/#", "-C", "1", "-W", "20", "-v"];
+    let args = ["-V", "mqttv5", "-t", "f/a/#", "-C", "1", "-W", "60", "-v"];
     let reader = spawn(client("mosquitto_sub", &broker, false, "hub", &args));
     broker.wait("subscribed", |s| s.subscriptions == 1);
     let args = [
@@ -117,7 +117,7 @@ fn mosquitto_wills_and_retained_messages() {
     );
     for version in ["mqttv5", "mqttv311"] {
         let args = [
-            "-V", version, "-t", "kept", "-C", "1", "-W", "20", "-F", "%r %p",
+            "-V", version, "-t", "kept", "-C", "1", "-W", "60", "-F", "%r %p",
         ];
         let got = run(client("mosquitto_sub", &broker, false, "retainer", &args));
         assert_eq!(text(&got), "1 hello");
@@ -133,7 +133,7 @@ fn mosquitto_is_told_why_it_may_not_come_in() {
         assert!(!got.status.success());
         assert!(text(&got).contains(words), "{}", text(&got));
     }
-    let args = ["-V", "mqttv5", "-t", "f/b/command", "-W", "20"];
+    let args = ["-V", "mqttv5", "-t", "f/b/command", "-W", "60"];
     let got = run(client("mosquitto_sub", &broker, false, "dev-a", &args));
     assert!(text(&got).contains("denied"), "{}", text(&got));
 }
@@ -167,7 +167,7 @@ fn mosquitto_sends_what_it_kept_for_a_session() {
         );
         let args = ["-q", "1", "-t", "f/a/command", "-m", "kept"];
         run(client("mosquitto_pub", &broker, false, "hub", &args));
-        let again = [&keep[..], &["-C", "1", "-W", "20"]].concat();
+        let again = [&keep[..], &["-C", "1", "-W", "60"]].concat();
         let got = run(client("mosquitto_sub", &broker, false, "dev-a", &again));
         assert_eq!(text(&got), "kept", "{version}");
     }
@@ -327,6 +327,7 @@ fn our_link_says_in_words_what_the_broker_says_by_code() {
 #[test]
 fn a_thousand_links_in_one_process() {
     const LINKS: usize = 1000;
+    allow_files(2 * LINKS as u64 + 500);
     let broker = broker();
     let executor = smol::Executor::new();
     smol::block_on(executor.run(async {

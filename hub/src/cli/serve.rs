@@ -7,6 +7,7 @@ use super::human;
 use super::output::Out;
 use crate::options::{HubOptions, check_advertise, release_key};
 use crate::{backup, server};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::filter::LevelFilter;
@@ -18,7 +19,19 @@ const MAX_SETTINGS_BYTES: u64 = 64 * 1024;
 pub(super) fn serve(args: HubArgs, data: Option<PathBuf>) -> Result<(), CliError> {
     log_to_stderr()?;
     let options = options(args, data)?;
+    allow_many_files();
     server::run(options).map_err(|error| CliError::Told(chain(&error)))
+}
+
+/// Each connected device is an open file, and the soft limit that shells give is
+/// 1024, for programs that know no better than select(2). We do.
+fn allow_many_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "cannot raise the limit of open files");
+    }
 }
 
 /// Makes a data directory from a backup.

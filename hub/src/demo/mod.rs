@@ -23,7 +23,7 @@ pub struct DemoOptions {
 
 /// How long any one thing may take before the demo gives up: far more than it
 /// needs on a slow board.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Where the app listens, in each device's own network namespace.
 const APP_PORT: u16 = 8080;
 const IMAGE: &str = "demo/hello:1";
@@ -75,7 +75,7 @@ fn tell(world: &mut World, story: &mut Story, options: &DemoOptions) -> Result<(
     let archive = world.write_image(&options.app, IMAGE)?;
     world.show(&["image", "import", &archive])?;
     let manifest = world.write_manifest("hello")?;
-    world.show(&["apply", "-f", &manifest, "--wait"])?;
+    world.show(&["apply", "-f", &manifest, "--wait", "--timeout", "3m"])?;
     for device in world.devices() {
         expect_answer(device, "hello")?;
     }
@@ -84,7 +84,7 @@ fn tell(world: &mut World, story: &mut Story, options: &DemoOptions) -> Result<(
     say("A new version of it.");
     let manifest = world.write_manifest("hello again")?;
     world.show(&["diff", "-f", &manifest])?;
-    world.show(&["apply", "-f", &manifest, "--wait"])?;
+    world.show(&["apply", "-f", &manifest, "--wait", "--timeout", "3m"])?;
     for device in world.devices() {
         expect_answer(device, "hello again")?;
     }

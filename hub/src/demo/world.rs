@@ -110,8 +110,8 @@ impl World {
         let world = World {
             skerry: std::env::current_exe().context("cannot find this program's file")?,
             agent: options.agent.canonicalize()?,
-            api: free_port(Ipv4Addr::LOCALHOST)?,
-            broker_port: free_port(Ipv4Addr::LOCALHOST)?.port(),
+            api: (Ipv4Addr::LOCALHOST, free_port(20_000)?).into(),
+            broker_port: free_port(26_000)?,
             directory,
             hub: None,
             devices: Vec::new(),
@@ -419,7 +419,7 @@ spec:
             let _ = hub.wait();
         }
         for device in &self.devices {
-            let gone = until(Duration::from_secs(10), || {
+            let gone = until(super::PATIENCE, || {
                 remove_cgroups(&device.cgroup()).then_some(())
             });
             if gone.is_none() {
@@ -440,7 +440,7 @@ spec:
 /// Kills every process in the device's network namespace: all of them were
 /// started by its agent.
 fn kill_all_in(device: &Device) -> Result<()> {
-    let emptied = until(Duration::from_secs(10), || {
+    let emptied = until(super::PATIENCE, || {
         let output = Command::new("ip")
             .args(["netns", "pids", &device.namespace()])
             .output()
@@ -505,8 +505,13 @@ fn remove_network(devices: u8) {
     let _ = ip(&format!("link del {BRIDGE}"));
 }
 
-fn free_port(address: Ipv4Addr) -> Result<SocketAddr> {
-    Ok(TcpListener::bind((address, 0))?.local_addr()?)
+/// A port of loopback, at or after this one, that nobody listens on. None that
+/// the kernel gives to clients by itself: while the hub is down, one of them
+/// could get it.
+fn free_port(first: u16) -> Result<u16> {
+    (first..first + 6_000)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .with_context(|| format!("no port after {first} is free"))
 }
 
 /// Asks again and again until there is an answer or patience ends.
@@ -529,7 +534,7 @@ pub fn until<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Optio
 
 /// The body of `GET /`.
 pub fn http_get(address: IpAddr, port: u16) -> Result<String> {
-    let deadline = Duration::from_secs(1);
+    let deadline = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&(address, port).into(), deadline)?;
     stream.set_read_timeout(Some(deadline))?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")?;

@@ -71,6 +71,17 @@ agent() {
         systemctl enable skerry-agent.service
 }
 
+# What confines apps, where the kernel has AppArmor. systemd gives it to the
+# kernel at each start from there, before the agent begins.
+app_armor() {
+    profile=/etc/apparmor.d/skerry-default
+    put apparmor-profile $profile 644 || return 1
+    if [ "$how" = service ] && command -v apparmor_parser >/dev/null &&
+        [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ]; then
+        apparmor_parser -r -W $profile
+    fi
+}
+
 host_name() {
     name=$(echo "$HOST" | sed "s/@SERIAL@/$(serial)/")
     old=$(cat /etc/hostname 2>/dev/null)
@@ -205,6 +216,7 @@ if [ "$failed" != 0 ] && [ "$tries" -lt 3 ] && [ "$how" = boot ]; then
     say "attempt $tries of 3 failed; again"
     exit 0
 fi
+try 'install the AppArmor profile' app_armor
 [ -z "$HOST" ] || try 'set the host name' host_name
 [ -z "$TIME_ZONE" ] || try 'set the time zone' time_zone
 [ ! -e "$here/wifi.wpa.conf" ] || try 'set up Wi-Fi' wifi

@@ -460,6 +460,11 @@ impl Settings {
                 bytes: include_bytes!("../../../configs/systemd/skerry.slice").to_vec(),
                 mode: 0o644,
             },
+            Extra {
+                name: "apparmor-profile",
+                bytes: include_bytes!("../../../configs/apparmor/skerry-default").to_vec(),
+                mode: 0o644,
+            },
             file("settings.sh", shell),
             file("agent.yaml", self.agent_yaml()),
         ];

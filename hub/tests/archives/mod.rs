@@ -447,7 +447,7 @@ fn serve(
     answer: &impl Fn(&Request, usize) -> Reply,
     log: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
-    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    connection.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut lines = BufReader::new(connection.try_clone()?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub const WITHIN: Duration = Duration::from_secs(20);
+pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// Fails loudly instead of hanging.
 pub async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {

@@ -160,7 +160,7 @@ fn connect(host: &str, port: &str) -> Result<TcpStream, String> {
     let all = all.map_err(|e| format!("{host}: {e}"))?;
     let mut why = format!("{host} has no address");
     for address in all {
-        match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+        match TcpStream::connect_timeout(&address, Duration::from_secs(20)) {
             Ok(connection) => return Ok(connection),
             Err(e) => why = format!("{address}: {e}"),
         }
@@ -246,7 +246,7 @@ fn serve(port: &str) -> Result<(), String> {
 }
 
 fn answer(mut connection: TcpStream, body: &str) -> std::io::Result<()> {
-    connection.set_read_timeout(Some(Duration::from_secs(2)))?;
+    connection.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut line = String::new();
     let mut reader = BufReader::new(connection.try_clone()?);
     while reader.read_line(&mut line)? > 2 {

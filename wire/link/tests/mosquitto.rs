@@ -360,9 +360,9 @@ fn a_broker_that_falls_silent_is_noticed_by_a_ping() {
     smol::block_on(executor.run(async {
         let mut config = config(url.parse().unwrap(), "x");
         config.keep_alive = Duration::from_secs(2);
+        let start = Instant::now();
         let (link, events) = Link::start(&executor, config, None);
         up(&events).await;
-        let start = Instant::now();
         let reason = match events.recv().await.unwrap() {
             LinkEvent::Down { reason } => reason,
             other => panic!("{other:?}"),

@@ -13,7 +13,7 @@ use skerry_broker::*;
 use smol::Executor;
 
 /// How long anything that must happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must happen to be believed.
 pub const QUIET: Duration = Duration::from_millis(300);
 
@@ -82,6 +82,19 @@ impl Authority for TestAuthority {
 /// announce, or where time itself is what is tested.
 pub fn pause(time: Duration) {
     smol::block_on(smol::Timer::after(time));
+}
+
+/// Lets this process open so many files: both ends of each connection are here.
+pub fn allow_files(wanted: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        hard >= wanted,
+        "this test opens {wanted} files and may have {hard}: raise the limit (ulimit -Hn)"
+    );
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    }
 }
 
 /// A broker on threads of its own.

@@ -245,6 +245,8 @@ fn a_device_reaches_no_other_devices_stream() {
             since_secs: None,
             follow: false,
             timestamps: false,
+            run: None,
+            previous: false,
         },
     });
     let Ok(Answer::Stream(stream)) = answer else {

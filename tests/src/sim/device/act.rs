@@ -211,6 +211,7 @@ impl World {
             | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
+            | Effect::KeepRunLogs { .. }
             | Effect::OpenExec { .. }
             | Effect::OpenVolume { .. }
             | Effect::StreamCredit { .. }

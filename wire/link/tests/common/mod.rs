@@ -2,17 +2,18 @@
 #![allow(dead_code)]
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use skerry_link::{BrokerUrl, CertificateDer, LinkConfig, LinkEvent};
+pub use skerry_test_port::free_port;
 use smol::future::FutureExt;
 
 /// How long anything that must happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A Mosquitto that ends with this value.
 pub struct Mosquitto {
@@ -78,11 +79,6 @@ impl Drop for Mosquitto {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A config with short waits.
