@@ -56,6 +56,10 @@ pub enum Request {
         follow: bool,
         /// The time before each line.
         timestamps: bool,
+        /// Of a CronJob: which run; the newest when absent.
+        run: Option<u32>,
+        /// Only what the start before wrote.
+        previous: bool,
     },
     /// Run a process in a container, and be its terminal.
     Exec {

@@ -33,6 +33,8 @@ usage: skerry-agent COMMAND [OPTIONS]
       --since 10m         only what is newer (s, m, h, d)
       -c, --container C   which container
       --timestamps        the time before each line
+      -p, --previous      only what the start before the last one wrote
+      --job-run N         which run of a CronJob ('status' shows them)
   exec APP -- CMD     run a command in a container, with its exit code
       -i, --stdin         give it this standard input
       -t, --tty           give it a terminal
@@ -96,6 +98,8 @@ struct Options {
     words: Vec<String>,
     follow: bool,
     timestamps: bool,
+    previous: bool,
+    run: Option<u32>,
     stdin: bool,
     tty: bool,
     tail: Option<u32>,
@@ -127,6 +131,8 @@ fn parse(verb: OsString) -> anyhow::Result<(String, Options)> {
             Long("fake-clock") => options.fake_clock = Some(parser.value()?.parse()?),
             Short('f') | Long("follow") => options.follow = true,
             Long("timestamps") => options.timestamps = true,
+            Short('p') | Long("previous") if verb == "logs" => options.previous = true,
+            Long("job-run") if verb == "logs" => options.run = Some(parser.value()?.parse()?),
             Long("tail") => options.tail = Some(parser.value()?.parse()?),
             Long("since") => options.since_secs = Some(seconds(&parser.value()?.string()?)?),
             Short('c') | Long("container") => options.container = Some(parser.value()?.string()?),
@@ -394,8 +400,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
     let [app] = options.words.as_slice() else {
-        bail!("usage: skerry-agent logs APP [-f] [--tail N] [--since 10m]");
+        bail!("usage: skerry-agent logs APP [-f] [-p] [--job-run N] [--tail N] [--since 10m]");
     };
+    if options.previous && options.follow {
+        bail!("what --previous shows has ended: there is nothing to follow; leave -f out");
+    }
     let request = Request::Logs {
         app: app.clone(),
         container: options.container,
@@ -403,6 +412,8 @@ fn logs(config: &Config, options: Options) -> anyhow::Result<ExitCode> {
         since_secs: options.since_secs,
         follow: options.follow,
         timestamps: options.timestamps,
+        run: options.run,
+        previous: options.previous,
     };
     let mut code = ExitCode::SUCCESS;
     let (mut stdout, mut stderr) = (std::io::stdout().lock(), std::io::stderr().lock());

@@ -7,10 +7,12 @@ use rand_chacha::rand_core::SeedableRng;
 use skerry_agent::core::update::UpdateStart;
 use skerry_agent::core::work::RunPhase;
 use skerry_agent::core::{
-    Change, Core, DesiredRecord, Effect, Event, Identity, ImageStatus, Now, Records, Start,
+    Change, Core, DesiredRecord, Effect, Event, Identity, ImageStatus, LogPlace, Now, Records,
+    Start,
 };
-use skerry_agent::runtime::{ContainerId, Exit, ExitStatus, Status};
+use skerry_agent::runtime::{ContainerId, Earlier, Exit, ExitStatus, Status};
 use skerry_wire::cron::Schedule;
+use skerry_wire::message::LogsRequest;
 use skerry_wire::policy::{Concurrency, CronJob, Job, TimeZone, Work};
 use skerry_wire::report::{ContainerState, Facts, JobOutcome, JobStatus};
 use skerry_wire::seal::KeyPair;
@@ -44,6 +46,8 @@ struct Machine {
     made: Vec<u64>,
     most_at_once: usize,
     logs_removed: BTreeSet<String>,
+    /// Logs of runs that are there.
+    run_logs: BTreeSet<String>,
     /// Times that were started, and of which run.
     started: BTreeMap<u64, u32>,
     commits: usize,
@@ -67,6 +71,7 @@ impl Machine {
             made: Vec::new(),
             most_at_once: 0,
             logs_removed: BTreeSet::new(),
+            run_logs: BTreeSet::new(),
             started: BTreeMap::new(),
             commits: 0,
         }
@@ -149,6 +154,9 @@ impl Machine {
                         code: code.map_or(0, |code| code.parse().unwrap()),
                     };
                     self.processes.insert(create.id.clone(), process);
+                    if create.log_name.contains('.') {
+                        self.run_logs.insert(create.log_name.clone());
+                    }
                     self.made.push(self.true_ms);
                     self.most_at_once = self.most_at_once.max(self.processes.len());
                     let result = Ok(7);
@@ -171,6 +179,14 @@ impl Machine {
                 }
                 Effect::RemoveLog { log_name } => {
                     self.logs_removed.insert(log_name);
+                }
+                Effect::KeepRunLogs { group, runs } => {
+                    self.run_logs.retain(|name| {
+                        let mut parts = name.split('.');
+                        let of_it = parts.next() == Some(group.as_str());
+                        let run = parts.next().and_then(|run| run.parse().ok());
+                        !of_it || run.is_some_and(|run| runs.contains(&run))
+                    });
                 }
                 _ => {}
             }
@@ -235,6 +251,30 @@ impl Machine {
         }
         self.wall_ms += (end - self.true_ms) as i64;
         self.true_ms = end;
+    }
+
+    /// The log that this asks for.
+    fn log(&self, run: Option<u32>, previous: bool) -> Result<LogPlace, String> {
+        self.core.find_log(&LogsRequest {
+            stream: StreamId(0),
+            app: app("job"),
+            container: None,
+            tail: None,
+            since_secs: None,
+            follow: false,
+            timestamps: false,
+            run,
+            previous,
+            credit: 0,
+        })
+    }
+
+    /// Numbers of the runs whose logs are there.
+    fn runs_with_logs(&self) -> Vec<u32> {
+        let number = |name: &String| name.split('.').nth(1)?.parse().ok();
+        let mut runs: Vec<u32> = self.run_logs.iter().filter_map(number).collect();
+        runs.sort_unstable();
+        runs
     }
 
     fn status(&self) -> JobStatus {
@@ -364,6 +404,101 @@ fn a_job_has_its_completions_one_after_the_other_and_then_rests() {
     machine.desire(vec![wanted]);
     machine.pass(60 * SECOND);
     assert_eq!(machine.made.len(), 9);
+}
+
+#[test]
+fn each_run_of_a_cron_job_has_a_log_as_long_as_it_is_remembered() {
+    let every_minute = |args: &str, succeeded: u8| CronJob {
+        successful_history: succeeded,
+        failed_history: 1,
+        ..cron(args)
+    };
+    let mut machine = Machine::new(NEW_YEAR);
+    machine.desire(vec![cron_job("5000 0", every_minute("* * * * *", 2))]);
+    let none = machine.log(None, false).unwrap_err();
+    assert!(none.contains("has not started yet"), "{none}");
+    machine.pass(60 * SECOND + 1);
+    let first = machine.log(None, false).unwrap().name;
+    assert_eq!(machine.status().going[0].number, 1);
+    machine.pass(3 * 60 * SECOND);
+    assert_eq!(machine.runs_with_logs(), [2, 3, 4], "two past, one goes on");
+    assert_ne!(machine.log(None, false).unwrap().name, first);
+    let shown = |status: JobStatus| -> Vec<u32> {
+        let past = status.history.iter().map(|run| run.number);
+        past.chain(status.going.iter().map(|run| run.number)).collect()
+    };
+    assert_eq!(shown(machine.status()), [2, 3, 4]);
+    for run in [2, 3, 4] {
+        let name = machine.log(Some(run), false).unwrap().name;
+        assert!(machine.run_logs.contains(&name), "{name}");
+    }
+    let gone = machine.log(Some(1), false).unwrap_err();
+    assert!(gone.contains("only 2, 3, 4 (see successful"), "{gone}");
+
+    // Another pod stops what goes on; what is past is still there to be read.
+    machine.desire(vec![cron_job("4000 0", every_minute("* * * * *", 2))]);
+    assert_eq!(machine.runs_with_logs(), [2, 3]);
+    // The agent died between the commit and what was to follow it.
+    machine.run_logs.insert(first);
+    machine.start_agent();
+    assert_eq!(machine.runs_with_logs(), [2, 3]);
+    // Nothing is left of one that is removed, whatever it became before.
+    machine.pass(60 * SECOND);
+    machine.desire(vec![job("1000", RestartPolicy::Never, Work::Service)]);
+    assert_eq!(machine.runs_with_logs(), [0; 0]);
+    let app = machine.log(Some(1), false).unwrap_err();
+    assert!(app.contains("leave --job-run out"), "{app}");
+}
+
+#[test]
+fn a_run_that_is_forgotten_takes_its_log_along() {
+    let hourly = CronJob {
+        job: Job {
+            ttl_after_finished_secs: Some(100),
+            ..Job::default()
+        },
+        ..cron("0 * * * *")
+    };
+    let mut machine = Machine::new(NEW_YEAR);
+    machine.desire(vec![cron_job("5000 0", hourly)]);
+    machine.pass(HOUR + 90 * SECOND);
+    assert_eq!(machine.runs_with_logs(), [1]);
+    machine.pass(20 * SECOND);
+    assert_eq!(machine.runs_with_logs(), [0; 0]);
+    assert!(machine.status().history.is_empty());
+    assert_eq!(machine.outcome().as_deref(), Some("Complete"));
+    machine.pass(HOUR);
+    assert_eq!(machine.runs_with_logs(), [0; 0]);
+}
+
+#[test]
+fn the_log_before_is_that_of_the_start_or_the_try_before() {
+    let mut machine = Machine::new(NEW_YEAR);
+    let tries = Work::Job(Job::default());
+    machine.desire(vec![job("0 1", RestartPolicy::Never, tries)]);
+    machine.pass(5 * SECOND);
+    // It waits for its second try: the newest is the one that failed.
+    let earlier = |machine: &Machine| machine.log(None, true).unwrap().earlier;
+    assert_eq!(earlier(&machine), Some(Earlier::Newest));
+    assert_eq!(machine.log(None, false).unwrap().earlier, None);
+    machine.pass(2 * HOUR);
+    assert!(matches!(earlier(&machine), Some(Earlier::Than(_))));
+
+    let mut machine = Machine::new(NEW_YEAR);
+    machine.desire(vec![job("1000 1", RestartPolicy::Always, Work::Service)]);
+    let first = machine.processes.keys().next().unwrap().clone();
+    assert_eq!(earlier(&machine), Some(Earlier::Than(first)));
+    machine.pass(1_500);
+    assert_eq!(earlier(&machine), Some(Earlier::Newest), "it backs off");
+    machine.pass(SECOND);
+    let second = machine.processes.keys().next().unwrap().clone();
+    assert_eq!(earlier(&machine), Some(Earlier::Than(second)));
+
+    let mut machine = Machine::new(NEW_YEAR);
+    machine.desire(vec![cron_job("5000 0", cron("* * * * *"))]);
+    machine.pass(2 * 60 * SECOND + 1);
+    let place = machine.log(Some(1), true).unwrap();
+    assert_eq!(place.earlier, Some(Earlier::ThanNewest));
 }
 
 #[test]

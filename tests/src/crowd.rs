@@ -390,6 +390,7 @@ impl Machine {
             | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
+            | Effect::KeepRunLogs { .. }
             | Effect::WriteBlob { .. }
             | Effect::FinishBlob { .. }
             | Effect::OpenLog { .. }
@@ -405,7 +406,8 @@ impl Machine {
             | Effect::AskHold { .. }
             | Effect::ReleaseHold { .. }
             | Effect::ServeApps(_)
-            | Effect::StopCalling => None,
+            | Effect::StopCalling
+            | Effect::CallAnew { .. } => None,
         }
     }
 }

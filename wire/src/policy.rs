@@ -106,6 +106,13 @@ impl CronJob {
     /// Kubernetes' default of `failedJobsHistoryLimit`.
     pub const FAILED_HISTORY: u8 = 1;
 
+    /// Runs at one time that are kept on a device, those that go on counted as
+    /// one: their logs share the container's bound.
+    pub fn kept_runs(&self) -> u32 {
+        let past = self.successful_history.saturating_add(self.failed_history);
+        u32::from(past.clamp(1, 2 * Self::MAX_HISTORY)) + 1
+    }
+
     /// A job at these times, with Kubernetes' defaults.
     pub fn new(schedule: String, job: Job) -> Self {
         Self {

@@ -203,13 +203,30 @@ pub struct JobStatus {
     /// Runs of a CronJob that have ended, oldest first, as many as its limits
     /// say.
     pub history: Vec<JobRun>,
+    /// Runs of a CronJob that go on, oldest first.
+    pub going: Vec<GoingRun>,
+}
+
+/// A run of a CronJob that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoingRun {
+    /// As in [`JobRun`].
+    pub number: u32,
+    /// When it was due, by the device's clock.
+    pub due: Timestamp,
+    /// When it began.
+    pub began: Timestamp,
 }
 
 /// A run of a CronJob that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRun {
+    /// From 1, rises for the life of the app on this device.
+    pub number: u32,
     /// When it was due, by the device's clock.
     pub due: Timestamp,
+    /// When it began.
+    pub began: Timestamp,
     /// When it ended.
     pub ended: Timestamp,
     /// How it came out.

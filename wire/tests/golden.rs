@@ -469,6 +469,8 @@ fn messages() {
                 since_secs: Some(60),
                 follow: true,
                 timestamps: false,
+                run: Some(7),
+                previous: true,
                 credit: 1000,
             }),
         ),
@@ -486,6 +488,7 @@ fn messages() {
         ),
         ("command-usage", CommandBody::Usage { request: 4 }),
         ("command-revoked", CommandBody::Revoked),
+        ("command-count-on", CommandBody::CountOn { starts: 7 }),
         (
             "command-doctor",
             CommandBody::Doctor {
@@ -651,9 +654,16 @@ fn report() {
                     last_due: Some(Timestamp(6)),
                     next_due: Some(Timestamp(7)),
                     history: vec![JobRun {
+                        number: 8,
                         due: Timestamp(1),
+                        began: Timestamp(3),
                         ended: Timestamp(2),
                         outcome: JobOutcome::Complete,
+                    }],
+                    going: vec![GoingRun {
+                        number: 9,
+                        due: Timestamp(10),
+                        began: Timestamp(11),
                     }],
                 }),
                 update: Some(AppUpdate {

@@ -1,13 +1,16 @@
 //! What the hub asks of this run of the agent.
 
-use super::event::{Effect, Now};
+use super::event::{Change, Effect, LogPlace, Now};
 use super::handle::Core;
-use super::name::{InstanceName, log_name};
+use super::ledger::Phase;
+use super::name::{InstanceName, log_name, run_log_name};
 use super::streams::{Steps, StreamKind, Streams};
-use crate::runtime::{ContainerId, Status};
+use super::work::RunPhase;
+use crate::runtime::{ContainerId, Earlier, Status};
 use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
+use skerry_wire::policy::Work;
 use skerry_wire::report::Severity;
-use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, StreamId};
+use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, Seq, StreamId};
 
 /// Examinations of the machine at once: each may wait for the network.
 const MAX_DIAGNOSES: usize = 4;
@@ -15,6 +18,10 @@ const MAX_DIAGNOSES: usize = 4;
 impl Core {
     pub(super) fn command(&mut self, now: Now, command: Command) {
         if command.session != self.session() {
+            // Anybody can bring this one about, with a presence of long ago.
+            if matches!(command.body, CommandBody::CountOn { .. }) {
+                return;
+            }
             // The hub thinks of an earlier run.
             self.refusal(
                 now,
@@ -58,12 +65,33 @@ impl Core {
                     });
                 }
             }
+            CommandBody::CountOn { starts } => self.count_on(now, starts),
             CommandBody::Revoked => {
                 let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";
                 self.note(now, Severity::Warning, "Revoked", None, text);
                 self.revoke(now);
             }
         }
+    }
+
+    /// The hub has heard of later starts than the store knows of: goes on above
+    /// them, with everything that was not acknowledged, on a line whose will
+    /// has such a number, too.
+    fn count_on(&mut self, now: Now, heard: u32) {
+        let before = self.starts;
+        let Some(starts) = heard.checked_add(1).filter(|starts| *starts > before) else {
+            return;
+        };
+        self.starts = starts;
+        self.last_seq = Seq::first_of_start(starts);
+        self.journal.count_on(starts);
+        self.changes.push(Change::Starts(starts));
+        self.commit();
+        let text = format!(
+            "the hub knows of start {heard} of this agent, its disk of {before}: the disk forgets what is written, or is a copy of an earlier day; look at 'skerry-agent doctor' and replace a card that is worn out"
+        );
+        self.note(now, Severity::Warning, "StartsForgotten", None, &text);
+        self.effects.push(Effect::CallAnew { starts });
     }
 
     /// Containers that run and that the ledger knows.
@@ -82,30 +110,76 @@ impl Core {
 
     fn logs(&mut self, request: LogsRequest) {
         let stream = request.stream;
-        match self.find_log(&request.app, request.container.as_ref()) {
-            Ok((log_name, persist)) => {
+        match self.find_log(&request) {
+            Ok(place) => {
                 if self.open_stream(stream, StreamKind::Log) {
-                    self.effects.push(Effect::OpenLog {
-                        log_name,
-                        persist,
-                        request,
-                    });
+                    self.effects.push(Effect::OpenLog { place, request });
                 }
             }
             Err(reason) => self.refuse_stream(stream, reason),
         }
     }
 
-    /// The log of a container, and whether it is on the disk. The error says
-    /// why there is none.
-    pub fn find_log(
-        &self,
-        app: &AppRef,
-        container: Option<&ContainerName>,
-    ) -> Result<(String, bool), String> {
-        let (assignment, index) = self.find(app, container)?;
+    /// Where the log is that is asked for. The error says why there is none.
+    pub fn find_log(&self, request: &LogsRequest) -> Result<LogPlace, String> {
+        let app = &request.app;
+        let (assignment, index) = self.find(app, request.container.as_ref())?;
         let container = container_of(assignment, index);
-        Ok((log_name(app, &container.name), container.log_persist))
+        let run = match (&assignment.policy.work, request.run) {
+            (Work::CronJob(_), wanted) => Some(self.find_run(app, wanted)?),
+            (Work::Service | Work::Job(_), None) => None,
+            (Work::Service | Work::Job(_), Some(_)) => {
+                return Err(format!(
+                    "{app} is no CronJob and has no runs to choose from; leave --job-run out"
+                ));
+            }
+        };
+        let newest = self.works.record(app).and_then(|record| record.runs.last());
+        let earlier = if run.is_some() && run != newest.map(|run| run.number) {
+            // It has ended, or has its end before it while a newer one runs.
+            Earlier::ThanNewest
+        } else {
+            let name = InstanceName::new(app, assignment.revision, &container.name);
+            let waits = newest.is_some_and(|run| matches!(run.phase, RunPhase::BackOff { .. }));
+            match self.ledger.get(&name) {
+                Some(entry) if !waits => match entry.phase {
+                    Phase::Running { .. } | Phase::Stopping { .. } | Phase::Ended => {
+                        Earlier::Than(name.incarnation(entry.incarnation))
+                    }
+                    Phase::Ready | Phase::BackOff { .. } => Earlier::Newest,
+                },
+                Some(_) | None => Earlier::Newest,
+            }
+        };
+        Ok(LogPlace {
+            name: match run {
+                Some(run) => run_log_name(app, run, &container.name),
+                None => log_name(app, &container.name),
+            },
+            persist: container.log_persist,
+            earlier: request.previous.then_some(earlier),
+        })
+    }
+
+    /// The number of a CronJob's run: the newest when none is named.
+    fn find_run(&self, app: &AppRef, wanted: Option<u32>) -> Result<u32, String> {
+        let record = self.works.record(app);
+        let kept = record.and_then(|record| record.kept_runs());
+        let kept = kept.unwrap_or_default();
+        match (wanted, kept.last()) {
+            (_, None) => Err(format!(
+                "no run of {app} is kept on this device: it has not started yet, or its runs are forgotten (ttlSecondsAfterFinished)"
+            )),
+            (None, Some(newest)) => Ok(*newest),
+            (Some(wanted), Some(_)) if kept.contains(&wanted) => Ok(wanted),
+            (Some(wanted), Some(_)) => {
+                let kept: Vec<String> = kept.iter().map(u32::to_string).collect();
+                Err(format!(
+                    "run {wanted} of {app} is not kept on this device, only {} (see successfulJobsHistoryLimit and failedJobsHistoryLimit)",
+                    kept.join(", ")
+                ))
+            }
+        }
     }
 
     fn exec(&mut self, request: ExecRequest) {

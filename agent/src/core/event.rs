@@ -9,7 +9,7 @@ use super::replace::Replacement;
 use super::resize::Carried;
 use super::update::{Subject, UpdateEffect, UpdateEvent, UpdateRecord};
 use super::work::WorkRecord;
-use crate::runtime::{ContainerId, Exit, Status};
+use crate::runtime::{ContainerId, Earlier, Exit, Status};
 use skerry_wire::finding::Finding;
 use skerry_wire::message::{ContainerUsage, ExecRequest, LogsRequest, VolumeRef, VolumeRequest};
 use skerry_wire::pod::Resources;
@@ -325,6 +325,15 @@ pub enum Effect {
         /// The log's name.
         log_name: String,
     },
+    /// Of the logs of runs whose names begin so (see
+    /// [`runs_log_group`](super::name::runs_log_group)), only these runs' are
+    /// still wanted.
+    KeepRunLogs {
+        /// What their names begin with.
+        group: String,
+        /// Numbers of the runs.
+        runs: BTreeSet<u32>,
+    },
     /// See how the image stands, unpacking it if all blobs are there, then say
     /// [`Event::Image`].
     PrepareImage(ImageRef),
@@ -352,10 +361,8 @@ pub enum Effect {
     },
     /// Read a log into a stream.
     OpenLog {
-        /// The log's name.
-        log_name: String,
-        /// Whether it is on the disk.
-        persist: bool,
+        /// Which, and what of it.
+        place: LogPlace,
         /// How much of it, and the first credit.
         request: LogsRequest,
     },
@@ -453,6 +460,11 @@ pub enum Effect {
     ServeApps(BTreeMap<AppRef, Vec<Grant>>),
     /// The device was shut out: close the line and stay away.
     StopCalling,
+    /// Hang up and call again: from here on, numbers are those of this start.
+    CallAnew {
+        /// How often the agent was started, as far as the hub knows.
+        starts: u32,
+    },
 }
 
 /// A message to be sealed and published.
@@ -498,8 +510,11 @@ impl OutgoingReport {
 pub struct CreateContainer {
     /// This incarnation.
     pub id: ContainerId,
-    /// The log that its output goes to, the same over restarts and revisions.
+    /// The log that its output goes to, the same over restarts; and over
+    /// revisions, but for a CronJob's runs.
     pub log_name: String,
+    /// Logs that share what the container may fill, this one included.
+    pub log_shares: u32,
     /// The app that it belongs to, whole.
     pub assignment: Assignment,
     /// Which container of its pod: an index of
@@ -508,6 +523,17 @@ pub struct CreateContainer {
     pub container: usize,
     /// Configs and secrets that the app names, as far as they are there.
     pub configs: Configs,
+}
+
+/// Which log, and whose lines of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlace {
+    /// The log's name.
+    pub name: String,
+    /// Whether it is on the disk.
+    pub persist: bool,
+    /// Only what this start wrote; all starts' lines when absent.
+    pub earlier: Option<Earlier>,
 }
 
 /// Configs and secrets as they are in one desired state.

@@ -43,7 +43,7 @@ mod view;
 
 pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
-pub use event::{
+pub use event::{LogPlace, 
     Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
     MissingBlob, Now, Outgoing, OutgoingReport, Records,
 };

@@ -81,6 +81,18 @@ pub fn log_name(app: &AppRef, container: &ContainerName) -> String {
     format!("{}-{}", shown(app, container), digest(&parts))
 }
 
+/// What the names of the logs of all runs of a CronJob begin with.
+pub fn runs_log_group(app: &AppRef) -> String {
+    let parts = [app.namespace.as_str(), app.name.as_str()];
+    let shown: String = app.name.as_str().chars().take(SHOWN_CHARS).collect();
+    format!("{shown}-{}", digest(&parts))
+}
+
+/// The log of a container of one run of a CronJob, the same over its tries.
+pub fn run_log_name(app: &AppRef, run: u32, container: &ContainerName) -> String {
+    format!("{}.{run}.{container}", runs_log_group(app))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +108,8 @@ mod tests {
         let name = InstanceName::new(&app(&long, &long), revision, &long.parse().unwrap());
         let id = name.incarnation(u32::MAX);
         assert_eq!(InstanceName::of(&id), Some((name, u32::MAX)));
+        let log = run_log_name(&app(&long, &long), u32::MAX, &long.parse().unwrap());
+        assert!(log.len() <= crate::runtime::MAX_NAME, "{log}");
         let short = InstanceName::new(&app("default", "web"), revision, &"nginx".parse().unwrap());
         assert!(short.to_string().starts_with("web-nginx-"));
         let other = InstanceName::new(&app("other", "web"), revision, &"nginx".parse().unwrap());

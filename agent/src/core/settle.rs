@@ -4,11 +4,13 @@
 use super::event::{Change, CreateContainer, Effect, HookKind, Now, OutgoingReport};
 use super::handle::Core;
 use super::ledger::StopCause;
-use super::name::{InstanceName, log_name};
+use super::name::{InstanceName, log_name, run_log_name, runs_log_group};
 use super::plan::{self, Action, Wanted, plan};
 use super::report::{self, Urgency};
+use super::work::WorkRecord;
 use crate::runtime::ContainerId;
 use skerry_wire::AppRef;
+use skerry_wire::policy::Work;
 use skerry_wire::report::{Report, Severity};
 
 impl Core {
@@ -64,6 +66,11 @@ impl Core {
                 self.effects.push(Effect::RemoveLog { log_name });
             }
         }
+        for (app, runs) in stepped.kept_runs {
+            let group = runs_log_group(&app);
+            self.commit();
+            self.effects.push(Effect::KeepRunLogs { group, runs });
+        }
         stepped.wake_at_ms
     }
 
@@ -88,15 +95,18 @@ impl Core {
                 assignment,
                 container,
             } => {
-                let text = format!(
-                    "container {} of revision {} is started",
-                    entry.container, entry.revision
-                );
-                self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
                 let configs = self.configs_of(&assignment);
+                let run = self.works.run_of(&entry.app, entry.revision);
                 acts.push(Effect::Create(Box::new(CreateContainer {
                     id: entry.name().incarnation(entry.incarnation),
-                    log_name: log_name(&entry.app, &entry.container),
+                    log_name: match run {
+                        Some(run) => run_log_name(&entry.app, run, &entry.container),
+                        None => log_name(&entry.app, &entry.container),
+                    },
+                    log_shares: match &assignment.policy.work {
+                        Work::CronJob(cron) => cron.kept_runs(),
+                        Work::Service | Work::Job(_) => 1,
+                    },
                     assignment: *assignment,
                     container,
                     configs,
@@ -143,6 +153,12 @@ impl Core {
                     acts.push(Effect::RemoveLog { log_name });
                 }
                 if let Some((app, revision)) = with_scratch {
+                    // Its run's log was perhaps being written when it was
+                    // not wanted any more.
+                    let group = runs_log_group(&app);
+                    let kept = self.works.record(&app).and_then(WorkRecord::kept_runs);
+                    let runs = kept.unwrap_or_default();
+                    acts.push(Effect::KeepRunLogs { group, runs });
                     let revision = revision.short();
                     acts.push(Effect::RemoveScratch { app, revision });
                 }

@@ -21,7 +21,7 @@ use super::plan::Ledger;
 use super::work_cron::{Clockwork, CronRecord};
 use serde::{Deserialize, Serialize};
 use skerry_wire::policy::{CronJob, Job, Work};
-use skerry_wire::report::{JobOutcome, JobStatus, Severity};
+use skerry_wire::report::{GoingRun, JobOutcome, JobStatus, Severity};
 use skerry_wire::{AppRef, Assignment, ContainerName, Digest, RestartPolicy, RevisionId, Role};
 use skerry_wire::{PodSpec, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -150,8 +150,10 @@ pub struct Stepped {
     pub changed: Vec<AppRef>,
     /// What to tell of which app.
     pub notes: Vec<(AppRef, Note)>,
-    /// Logs of what is forgotten.
+    /// Logs of jobs that are forgotten.
     pub logs: Vec<(AppRef, ContainerName)>,
+    /// CronJobs, and of which of their runs the logs are still wanted.
+    pub kept_runs: Vec<(AppRef, BTreeSet<u32>)>,
     /// When to step again, in milliseconds since boot.
     pub wake_at_ms: Option<u64>,
 }
@@ -241,6 +243,13 @@ impl Works {
         pods.find(|assignment| assignment.app == *app)
     }
 
+    /// Which run of a CronJob this pod's revision is of.
+    pub fn run_of(&self, app: &AppRef, revision: RevisionId) -> Option<u32> {
+        let record = self.records.get(app).filter(|r| r.cron.is_some())?;
+        let is = |run: &&Run| pod_revision(record.revision, run.number, run.pod) == revision;
+        record.runs.iter().rev().find(is).map(|run| run.number)
+    }
+
     /// The machine was started anew: times of its last boot mean nothing.
     /// Those whose record changed.
     pub fn rebooted(&mut self, assignments: &[Assignment]) -> Vec<AppRef> {
@@ -291,7 +300,15 @@ impl Works {
                     moment.step_cron(old, cron, clockwork, &mut told)
                 }
             };
-            if told.forgotten {
+            let before = old.and_then(WorkRecord::kept_runs);
+            let kept = record.kept_runs();
+            let is_cron = kept.is_some();
+            // After a start of the agent too: it may have died in between.
+            if kept != before || (is_cron && self.stale) {
+                let kept = kept.unwrap_or_default();
+                stepped.kept_runs.push((app.clone(), kept));
+            }
+            if told.forgotten && !is_cron {
                 let containers = assignment.pod.all_containers();
                 let logs = containers.map(|c| (app.clone(), c.name.clone()));
                 stepped.logs.extend(logs);
@@ -315,8 +332,15 @@ impl Works {
     fn forget_others(&mut self, assignments: &[Assignment], stepped: &mut Stepped) {
         let works = |a: &&Assignment| a.policy.work != Work::Service;
         let apps: BTreeSet<&AppRef> = assignments.iter().filter(works).map(|a| &a.app).collect();
-        let gone = self.records.keys().filter(|app| !apps.contains(app));
-        stepped.changed.extend(gone.cloned());
+        for (app, record) in &self.records {
+            if apps.contains(app) {
+                continue;
+            }
+            stepped.changed.push(app.clone());
+            if record.cron.is_some() {
+                stepped.kept_runs.push((app.clone(), BTreeSet::new()));
+            }
+        }
         self.records.retain(|app, _| apps.contains(app));
         self.clockworks.retain(|app, _| apps.contains(app));
     }
@@ -388,6 +412,7 @@ impl Works {
                 Work::Service | Work::Job(_) | Work::CronJob(_) => None,
             },
             history: cron.map_or(Vec::new(), |cron| cron.history.clone()),
+            going: record.runs.iter().filter_map(going).collect(),
         })
     }
 }
@@ -400,6 +425,22 @@ impl WorkRecord {
             runs: Vec::new(),
             cron,
         }
+    }
+
+    /// Of a CronJob: the numbers of the runs that go on or are remembered.
+    pub fn kept_runs(&self) -> Option<BTreeSet<u32>> {
+        let past = self.cron.as_ref()?.history.iter().map(|run| run.number);
+        let forgotten = |run: &&Run| {
+            matches!(
+                run.phase,
+                RunPhase::Ended {
+                    forgotten: true,
+                    ..
+                }
+            )
+        };
+        let now = self.runs.iter().filter(|run| !forgotten(run));
+        Some(past.chain(now.map(|run| run.number)).collect())
     }
 
     /// How the newest run that ended came out.
@@ -445,6 +486,16 @@ impl Run {
         self.spent_ms
             .saturating_add(now_ms.saturating_sub(self.since_ms))
     }
+}
+
+/// A run of a CronJob that has not come out.
+fn going(run: &Run) -> Option<GoingRun> {
+    let due = run.due.filter(|_| !run.is_over())?;
+    Some(GoingRun {
+        number: run.number,
+        due,
+        began: run.began,
+    })
 }
 
 /// How a pod of a job stands.
@@ -744,8 +795,21 @@ impl Moment<'_> {
         for run in &mut record.runs {
             let before = run.is_over();
             self.step_run(run, &cron.job, told);
-            if !before && let Some(history) = &mut record.cron {
-                history.remember(run, cron);
+            let Some(history) = &mut record.cron else {
+                continue;
+            };
+            match &run.phase {
+                // What came out before it is no younger.
+                RunPhase::Ended {
+                    at,
+                    forgotten: true,
+                    ..
+                } => history.history.retain(|past| past.ended > *at),
+                RunPhase::Ended { .. } if !before => history.remember(run, cron),
+                RunPhase::Pod
+                | RunPhase::BackOff { .. }
+                | RunPhase::Suspended
+                | RunPhase::Ended { .. } => {}
             }
         }
         self.start_when_due(&mut record, cron, clockwork, told);

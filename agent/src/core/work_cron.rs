@@ -129,7 +129,9 @@ impl CronRecord {
             return;
         };
         self.history.push(JobRun {
+            number: run.number,
             due,
+            began: run.began,
             ended: *at,
             outcome: outcome.clone(),
         });

@@ -2,9 +2,11 @@
 
 use super::run::{Ending, Engine};
 use crate::control::{Answer, Ask, Input, Request};
+use crate::core::LogPlace;
 use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
+use crate::volatile;
 use serde_json::json;
 use skerry_wire::message::{ExecRequest, LogsRequest};
 use skerry_wire::report::{ContainerState, JobOutcome};
@@ -29,11 +31,12 @@ impl<M: Machine> Engine<M> {
                 since_secs,
                 follow,
                 timestamps,
+                run,
+                previous,
             } => {
                 let found = parse_app(&app).and_then(|app| {
                     let container = container.map(|c| c.parse()).transpose();
                     let container = container.map_err(|e: skerry_wire::IdError| e.to_string())?;
-                    let (log_name, persist) = self.core.find_log(&app, container.as_ref())?;
                     let request = LogsRequest {
                         stream: StreamId(0),
                         app,
@@ -42,14 +45,14 @@ impl<M: Machine> Engine<M> {
                         since_secs,
                         follow,
                         timestamps,
+                        run,
+                        previous,
                         credit: u32::MAX,
                     };
-                    Ok((log_name, persist, request))
+                    Ok((self.core.find_log(&request)?, request))
                 });
                 match found {
-                    Ok((log_name, persist, request)) => {
-                        self.show_log(ask, log_name, persist, request)
-                    }
+                    Ok((place, request)) => self.show_log(ask, place, request),
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
@@ -80,6 +83,10 @@ impl<M: Machine> Engine<M> {
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
+            Request::Join { .. } | Request::Reset if self.why_not_for_good().is_some() => {
+                let reason = self.why_not_for_good().unwrap_or_default();
+                ask.finish(Answer::Failed(reason));
+            }
             Request::Join { .. } if self.core.is_revoked() => return Some(Ending::Rejoin(ask)),
             Request::Join { .. } => {
                 let identity = &self.setup.identity;
@@ -96,8 +103,13 @@ impl<M: Machine> Engine<M> {
         None
     }
 
+    fn why_not_for_good(&self) -> Option<String> {
+        let store = self.store.as_ref()?;
+        volatile::why_not_for_good(store.dir())
+    }
+
     /// A log for somebody at the machine: no credit, but a bounded channel.
-    pub(super) fn show_log(&self, ask: Ask, log_name: String, persist: bool, request: LogsRequest) {
+    pub(super) fn show_log(&self, ask: Ask, place: LogPlace, request: LogsRequest) {
         let machine = self.machine.clone();
         let (outputs_in, outputs) = bounded(1);
         let (handle, end) = stream(StreamId(0), u32::MAX, outputs_in);
@@ -115,7 +127,7 @@ impl<M: Machine> Engine<M> {
                     }
                 }
             };
-            let run = machine.run_log(log_name, persist, request, end);
+            let run = machine.run_log(place, request, end);
             let ((), end) = future::zip(shown, run).await;
             let _ = match end {
                 End::Failed(reason) => ask.answers.send(Answer::Failed(reason)).await,
@@ -247,9 +259,12 @@ impl<M: Machine> Engine<M> {
                         };
                         json!({
                             "name": c.name.as_str(),
-                            "id": id.map(|id| id.to_string()),
+                            "id": id.as_ref().map(ToString::to_string),
                             "pid": pid,
                             "state": self.state_json(&c.state),
+                            "ready": c.ready,
+                            "started": c.started,
+                            "whyUnready": id.as_ref().and_then(|id| self.core.observed().health.why_unready(id)),
                             "restarts": c.restarts,
                             "lastExit": c.last_exit.map(|e| exit_text(&e)),
                         })
@@ -262,6 +277,7 @@ impl<M: Machine> Engine<M> {
                     "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
+                    "runsBeside": self.core.runs_beside(&app.app).map(|old| old.short()),
                     "proved": self.core.is_proved(&app.app),
                     "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,
@@ -345,9 +361,19 @@ fn state_json(state: &skerry_wire::report::ContainerState) -> serde_json::Value 
 }
 
 fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
-    let outcome = job.outcome.as_ref().map(|outcome| match outcome {
-        JobOutcome::Complete => "Complete",
-        JobOutcome::Failed { reason } => reason,
+    let word = |outcome: &JobOutcome| match outcome {
+        JobOutcome::Complete => "Complete".to_string(),
+        JobOutcome::Failed { reason } => reason.clone(),
+    };
+    let outcome = job.outcome.as_ref().map(word);
+    let past = job.history.iter().map(|run| {
+        json!({
+            "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0,
+            "endedMs": run.ended.0, "outcome": word(&run.outcome),
+        })
+    });
+    let going = job.going.iter().map(|run| {
+        json!({ "number": run.number, "dueMs": run.due.0, "beganMs": run.began.0 })
     });
     json!({
         "active": job.active,
@@ -356,6 +382,7 @@ fn job_json(job: &skerry_wire::report::JobStatus) -> serde_json::Value {
         "outcome": outcome,
         "lastDueMs": job.last_due.map(|t| t.0),
         "nextDueMs": job.next_due.map(|t| t.0),
+        "runs": past.chain(going).collect::<Vec<_>>(),
     })
 }
 

@@ -139,6 +139,11 @@ impl<M: Machine> Engine<M> {
                     machine.remove_log(&log_name).await
                 });
             }
+            Effect::KeepRunLogs { group, runs } => {
+                self.try_to(format!("removing old logs of {group}"), async move {
+                    machine.keep_run_logs(&group, runs).await
+                });
+            }
             Effect::PrepareImage(image) => {
                 self.has_begun = true;
                 self.find_out(async move {
@@ -171,14 +176,10 @@ impl<M: Machine> Engine<M> {
                 let result = machine.finish_blob(digest).await;
                 Event::BlobFinished { digest, result }
             }),
-            Effect::OpenLog {
-                log_name,
-                persist,
-                request,
-            } => {
+            Effect::OpenLog { place, request } => {
                 let (id, credit) = (request.stream, request.credit);
                 self.open(id, credit, |end| async move {
-                    machine.run_log(log_name, persist, request, end).await
+                    machine.run_log(place, request, end).await
                 });
             }
             Effect::OpenExec { id, request } => {
@@ -251,6 +252,11 @@ impl<M: Machine> Engine<M> {
             Effect::ServeApps(grants) => self.serve_apps(grants),
             Effect::AskHold { app } => self.ask_hold(app),
             Effect::ReleaseHold { app } => self.release_hold(&app),
+            Effect::CallAnew { starts } => {
+                self.setup.starts = starts;
+                self.call_anew("numbers go on above those that the hub knows")
+                    .await;
+            }
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// Files that a log is kept in.
 const LOG_FILES: u32 = 4;
+/// With one alone nothing would be left whenever the next is begun.
+const MIN_LOG_FILES: u32 = 2;
 /// Least bytes of one of them; the runtime's own bound.
 const MIN_LOG_FILE_BYTES: u64 = 64 * 1024;
 
@@ -322,6 +324,38 @@ pub fn sandbox(create: &CreateContainer, places: &Places) -> Result<Option<Sandb
     }))
 }
 
+/// Where programs share memory by name (shm_open(3)).
+const SHM: &str = "/dev/shm";
+
+/// `/dev/shm` of a pod whose containers share their IPC, as in Kubernetes;
+/// `None` where a container has its own, or a volume there. Blocks.
+fn shared_memory(create: &CreateContainer, places: &Places) -> Result<Option<Mount>, String> {
+    let assignment = &create.assignment;
+    let pod = &assignment.pod;
+    let several = pod.all_containers().nth(1).is_some();
+    let mut volumes = create.spec().volume_mounts.iter();
+    if volumes.any(|volume| Path::new(&volume.mount_path) == Path::new(SHM)) {
+        return Ok(None);
+    }
+    let source = match (pod.host_ipc, several) {
+        (true, _) => PathBuf::from(SHM),
+        (false, false) => return Ok(None),
+        (false, true) => {
+            let dir = places.scratch(&assignment.app, &assignment.revision.short());
+            // No volume's name begins with a dot.
+            let dir = dir.join(".shm");
+            mounts::shared_memory(&dir)?;
+            dir
+        }
+    };
+    Ok(Some(Mount {
+        source,
+        target: SHM.into(),
+        read_only: false,
+        sub_path: None,
+    }))
+}
+
 /// Whom the container runs as: the image's user, unless the app names one.
 fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
     let container = create.spec();
@@ -463,6 +497,7 @@ pub fn compose(
             sub_path: mount.sub_path.clone(),
         });
     }
+    mounts.extend(shared_memory(create, places)?);
     mounts.extend(place.files.iter().cloned());
     let config = &image.config;
     let given = places.devices.give(create, |path| places.may_mount(path))?;
@@ -488,6 +523,13 @@ pub fn compose(
     let log_bytes = match container.log_max_bytes {
         0 => places.log_max_bytes,
         bytes => bytes,
+    };
+    let log_bytes = log_bytes / u64::from(create.log_shares.max(1));
+    // A small share has fewer files, or their least size would make it large.
+    let log_files = u32::try_from(log_bytes / MIN_LOG_FILE_BYTES).unwrap_or(LOG_FILES);
+    let log_files = match create.log_shares {
+        0 | 1 => LOG_FILES,
+        _ => log_files.clamp(MIN_LOG_FILES, LOG_FILES),
     };
     let sandbox = sandbox(create, places)?;
     let in_sandbox = |yes: bool| match yes {
@@ -534,8 +576,8 @@ pub fn compose(
         sandbox: sandbox.map(|one| one.id),
         log: LogPolicy {
             persist: container.log_persist,
-            max_file_bytes: (log_bytes / u64::from(LOG_FILES)).max(MIN_LOG_FILE_BYTES),
-            max_files: LOG_FILES,
+            max_file_bytes: (log_bytes / u64::from(log_files)).max(MIN_LOG_FILE_BYTES),
+            max_files: log_files,
         },
     })
 }

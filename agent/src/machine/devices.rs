@@ -388,6 +388,7 @@ mod tests {
         CreateContainer {
             id: ContainerId::new(id).unwrap(),
             log_name: "log".into(),
+            log_shares: 1,
             assignment: Assignment::new(app, RevisionId(Digest::of(b"1")), pod),
             container: 0,
             configs: Default::default(),

@@ -1,7 +1,8 @@
 //! A log as a stream.
 
 use super::StreamEnd;
-use crate::runtime::{LogItem, LogReader, LogStart, Runtime, Stream, Timestamp};
+use crate::core::LogPlace;
+use crate::runtime::{LogItem, LogReader, LogStart, Runtime, Section, Stream, Timestamp};
 use skerry_wire::message::LogsRequest;
 use skerry_wire::stream::{Channel, End};
 use std::time::Duration;
@@ -25,18 +26,30 @@ fn begin(request: &LogsRequest) -> LogStart {
 /// Reads until the end, or for ever when following.
 pub async fn run(
     runtime: &Runtime,
-    log_name: &str,
-    persist: bool,
+    place: LogPlace,
     request: &LogsRequest,
     stream: &StreamEnd,
 ) -> End {
-    let mut reader = match runtime.log_reader(log_name, persist, begin(request)) {
+    let (name, persist) = (&place.name, place.persist);
+    let mut start = begin(request);
+    let mut part = None;
+    if let Some(earlier) = place.earlier {
+        match runtime.find_section(name, persist, earlier).await {
+            Ok(Some(section)) => {
+                start = LogStart::Cursor(section.first);
+                part = Some(Part::of(section, request.tail));
+            }
+            Ok(None) => return End::Failed(nothing_earlier(persist)),
+            Err(error) => return End::Failed(format!("log {name} cannot be read: {error}")),
+        }
+    }
+    let mut reader = match runtime.log_reader(name, persist, start) {
         Ok(reader) => reader,
         Err(error) => return End::Failed(error.to_string()),
     };
     // Both limits: the tail is cut by time while reading.
-    let since = match (request.tail, request.since_secs) {
-        (Some(_), Some(_)) => match begin(&LogsRequest {
+    let since = match (request.tail.is_some() || part.is_some(), request.since_secs) {
+        (true, Some(_)) => match begin(&LogsRequest {
             tail: None,
             ..request.clone()
         }) {
@@ -45,11 +58,37 @@ pub async fn run(
         },
         _ => None,
     };
-    let reads = read(&mut reader, request, since, stream);
+    let reads = read(&mut reader, request, since, part, stream);
     match smol::future::or(reads, gone(stream)).await {
         Ok(end) => end,
         Err(text) => End::Failed(text),
     }
+}
+
+/// The output of one start, of those in a log.
+struct Part {
+    section: Section,
+    /// Full lines that are left out at its beginning.
+    skip: u64,
+}
+
+impl Part {
+    fn of(section: Section, tail: Option<u32>) -> Self {
+        let skip = tail.map_or(0, |tail| section.lines.saturating_sub(tail.into()));
+        Self { section, skip }
+    }
+}
+
+fn nothing_earlier(persist: bool) -> String {
+    let lost = match persist {
+        true => "",
+        false => {
+            ", or the device was restarted (a log outlives that with 'logging: { persist: true }')"
+        }
+    };
+    format!(
+        "nothing is kept of an earlier start: it was started once, or newer lines took the room (logging.maxBytes){lost}"
+    )
 }
 
 /// Ends when nobody wants the stream any more.
@@ -62,6 +101,7 @@ async fn read(
     reader: &mut LogReader,
     request: &LogsRequest,
     since: Option<Timestamp>,
+    mut part: Option<Part>,
     stream: &StreamEnd,
 ) -> Result<End, String> {
     let mut gathered: Vec<u8> = Vec::new();
@@ -69,13 +109,18 @@ async fn read(
     // Whether the line before was whole, so that a time belongs in front.
     let mut fresh = [true, true];
     loop {
-        let item = match reader.try_next().map_err(|e| e.to_string())? {
+        let over = part.as_ref().is_some_and(|p| reader.cursor() >= p.section.end);
+        let item = match over {
+            true => None,
+            false => reader.try_next().map_err(|e| e.to_string())?,
+        };
+        let item = match item {
             Some(item) => item,
             None => {
                 if !stream.say(channel, &std::mem::take(&mut gathered)).await {
                     return Ok(End::Cancelled);
                 }
-                if !request.follow {
+                if over || !request.follow {
                     return Ok(End::Done);
                 }
                 reader.next().await.map_err(|e| e.to_string())?
@@ -85,6 +130,15 @@ async fn read(
             // Rotated away: what is left goes on.
             continue;
         };
+        if let Some(part) = &mut part {
+            if entry.start != part.section.start {
+                continue;
+            }
+            if part.skip > 0 {
+                part.skip -= u64::from(!entry.partial);
+                continue;
+            }
+        }
         if since.is_some_and(|since| entry.at < since) {
             continue;
         }

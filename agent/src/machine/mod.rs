@@ -29,6 +29,7 @@ mod volumes;
 pub use compose::Places;
 pub use config_files::ConfigFiles;
 pub use devices::{MachineDevices, Supply};
+pub(crate) use mounts::unescape;
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use quota::{limit as size_limit, set as set_size_limit};
@@ -38,7 +39,9 @@ pub use users::UserPool;
 pub use volumes::Volumes;
 
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, WatchedDevice};
+use crate::core::{
+    Configs, CreateContainer, DevicesSeen, ImageStatus, LogPlace, PodShape, WatchedDevice,
+};
 use crate::doctor::Known;
 use crate::image::{Collected, Moment};
 use crate::runtime::{ContainerId, Exit, Status};
@@ -95,6 +98,13 @@ pub trait Machine: 'static {
     fn forget_exit(&self, id: &ContainerId) -> impl Future<Output = Result<(), String>>;
     /// Removes a log.
     fn remove_log(&self, log_name: &str) -> impl Future<Output = Result<(), String>>;
+    /// Removes the logs of runs, but of these: see
+    /// [`Effect::KeepRunLogs`](crate::core::Effect::KeepRunLogs).
+    fn keep_run_logs(
+        &self,
+        group: &str,
+        runs: BTreeSet<u32>,
+    ) -> impl Future<Output = Result<(), String>>;
     /// Removes the empty-dir volumes of a revision.
     fn remove_scratch(
         &self,
@@ -137,8 +147,7 @@ pub trait Machine: 'static {
     /// Reads a log into a stream until it ends.
     fn run_log(
         &self,
-        log_name: String,
-        persist: bool,
+        place: LogPlace,
         request: LogsRequest,
         stream: StreamEnd,
     ) -> impl Future<Output = End>;

@@ -5,7 +5,8 @@
 use super::{Machine, MachineEvent, StreamEnd};
 use crate::core::health::{Answer, Question};
 use crate::core::{
-    Configs, CreateContainer, DevicesSeen, ImageStatus, PodShape, Presence, WatchedDevice,
+    Configs, CreateContainer, DevicesSeen, ImageStatus, LogPlace, PodShape, Presence,
+    WatchedDevice,
 };
 use crate::doctor::Known;
 use crate::image::{Collected, Moment};
@@ -159,7 +160,11 @@ impl Machine for PretendedMachine {
         Ok(Collected::default())
     }
 
-    async fn run_log(&self, _: String, _: bool, _: LogsRequest, _: StreamEnd) -> End {
+    async fn keep_run_logs(&self, _: &str, _: BTreeSet<u32>) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn run_log(&self, _: LogPlace, _: LogsRequest, _: StreamEnd) -> End {
         End::Done
     }
 

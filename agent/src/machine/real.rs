@@ -9,7 +9,9 @@ use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
 use crate::core::health::{Answer, Question};
-use crate::core::{Configs, CreateContainer, ImageStatus, MissingBlob, PodShape, WatchedDevice};
+use crate::core::{
+    Configs, CreateContainer, ImageStatus, LogPlace, MissingBlob, PodShape, WatchedDevice,
+};
 use crate::doctor::Known;
 use crate::facts;
 use crate::image::{
@@ -352,6 +354,13 @@ impl Machine for RealMachine {
             .map_err(|e| chain(&e))
     }
 
+    async fn keep_run_logs(&self, group: &str, runs: BTreeSet<u32>) -> Result<(), String> {
+        self.runtime()?
+            .keep_logs(group, runs.into_iter().collect())
+            .await
+            .map_err(|e| chain(&e))
+    }
+
     async fn remove_scratch(&self, app: &AppRef, revision: &str) -> Result<(), String> {
         // First, so that it is off its network before its namespace goes.
         let detached = self.network.detach(app, revision).await;
@@ -473,15 +482,9 @@ impl Machine for RealMachine {
         smol::unblock(work).await
     }
 
-    async fn run_log(
-        &self,
-        log_name: String,
-        persist: bool,
-        request: LogsRequest,
-        stream: StreamEnd,
-    ) -> End {
+    async fn run_log(&self, place: LogPlace, request: LogsRequest, stream: StreamEnd) -> End {
         match self.runtime() {
-            Ok(runtime) => logs::run(&runtime, &log_name, persist, &request, &stream).await,
+            Ok(runtime) => logs::run(&runtime, place, &request, &stream).await,
             Err(reason) => End::Failed(reason),
         }
     }

@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::cgroup::{CgroupError, Hierarchies};
 use super::keeper::ALREADY_RUNS;
 use super::link::{Link, Lost};
-use super::logs::{LogError, LogReader, LogStart};
+use super::logs::{Earlier, LogError, LogReader, LogStart, Section, find_section};
 use super::paths::Layout;
 use super::proto::{FailureKind, PROTOCOL, ProtoError, Request, Response};
 use super::seqpacket;
@@ -301,6 +301,16 @@ impl Runtime {
         .await
     }
 
+    /// Of the logs `<group>.<number>.<anything>`, removes those of other numbers
+    /// than these; one that is being written stays.
+    pub async fn keep_logs(&self, group: &str, numbers: Vec<u32>) -> Result<(), RuntimeError> {
+        self.done(&Request::KeepLogs {
+            group: group.to_owned(),
+            numbers,
+        })
+        .await
+    }
+
     /// Runs a further process in a container that runs.
     pub async fn exec(
         &self,
@@ -413,6 +423,18 @@ impl Runtime {
         start: LogStart,
     ) -> Result<LogReader, LogError> {
         LogReader::open(&self.layout.log(log_name, persist), start)
+    }
+
+    /// Where the output of an earlier start stands in a log; `None` when
+    /// nothing of it is kept. Reads the log back to there.
+    pub async fn find_section(
+        &self,
+        log_name: &str,
+        persist: bool,
+        earlier: Earlier,
+    ) -> io::Result<Option<Section>> {
+        let dir = self.layout.log(log_name, persist);
+        smol::unblock(move || find_section(&dir, &earlier)).await
     }
 
     /// Ends the keeper, which must own no container any more, and removes its

@@ -58,7 +58,9 @@ pub use guard::apps_memory;
 pub use handle::{
     Events, Runtime, RuntimeConfig, RuntimeError, RuntimeEvent, Sandbox, Started, launch_ahead,
 };
-pub use logs::{LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Stream};
+pub use logs::{
+    Earlier, LogCursor, LogEntry, LogError, LogItem, LogReader, LogStart, Section, StartMark, Stream,
+};
 pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;
 pub use session::{ExecInput, ExecOutput, ExecSession};

@@ -72,14 +72,19 @@ impl Layout {
         self.data_dir.join("exits")
     }
 
-    /// The directory of one log.
-    pub fn log(&self, log_name: &str, persist: bool) -> PathBuf {
+    /// All logs that are on the disk, or all that are in memory.
+    pub fn logs(&self, persist: bool) -> PathBuf {
         let base: &Path = if persist {
             &self.data_dir
         } else {
             &self.run_dir
         };
-        base.join("logs").join(log_name)
+        base.join("logs")
+    }
+
+    /// The directory of one log.
+    pub fn log(&self, log_name: &str, persist: bool) -> PathBuf {
+        self.logs(persist).join(log_name)
     }
 
     /// The parent of the containers' cgroups: what it may use, all of them

@@ -112,6 +112,14 @@ pub enum Request {
         /// Which sandbox.
         id: ContainerId,
     },
+    /// Of the logs `<group>.<number>.<anything>`, remove those of other numbers
+    /// than these, but none that is being written. Answered by `Done`.
+    KeepLogs {
+        /// What their names begin with.
+        group: String,
+        /// The numbers of those that stay.
+        numbers: Vec<u32>,
+    },
 }
 
 /// What the keeper answers or tells.
@@ -379,6 +387,13 @@ mod tests {
                 &[14, 1, b'a', 0, 0, 1, 9, 0, 0, 0, 0, 0, 0],
             ),
             (Request::FindSandbox { id: id.clone() }, &[15, 1, b'a']),
+            (
+                Request::KeepLogs {
+                    group: "g".into(),
+                    numbers: vec![3, 4],
+                },
+                &[16, 1, b'g', 2, 3, 4],
+            ),
         ];
         for (request, golden) in requests {
             let bytes = encode(7, request).expect("short");

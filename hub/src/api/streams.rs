@@ -78,6 +78,9 @@ pub struct LogsQuery {
     follow: bool,
     #[serde(default)]
     timestamps: bool,
+    run: Option<u32>,
+    #[serde(default)]
+    previous: bool,
 }
 
 fn container(name: Option<&str>) -> Result<Option<ContainerName>, Failure> {
@@ -99,6 +102,8 @@ pub async fn logs(
         since_secs: query.since_secs,
         follow: query.follow,
         timestamps: query.timestamps,
+        run: query.run,
+        previous: query.previous,
     };
     let event = move |request| Event::OpenStream {
         request,

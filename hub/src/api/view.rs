@@ -314,6 +314,8 @@ fn count_job(counts: &mut types::AppCounts, job: &report::JobStatus) -> Option<u
 
 fn job(status: &report::JobStatus) -> types::JobStatus {
     let (outcome, reason) = status.outcome.as_ref().map(outcome).unzip();
+    let past = status.history.iter().map(past_run);
+    let going = status.going.iter().map(going_run);
     types::JobStatus {
         active: status.active,
         succeeded: status.succeeded,
@@ -324,17 +326,30 @@ fn job(status: &report::JobStatus) -> types::JobStatus {
         ended_ms: status.ended.map(|t| t.0),
         last_due_ms: status.last_due.map(|t| t.0),
         next_due_ms: status.next_due.map(|t| t.0),
-        history: status.history.iter().map(job_run).collect(),
+        runs: past.chain(going).collect(),
     }
 }
 
-fn job_run(run: &report::JobRun) -> types::JobRun {
+fn past_run(run: &report::JobRun) -> types::JobRun {
     let (outcome, reason) = outcome(&run.outcome);
     types::JobRun {
+        number: run.number,
         due_ms: run.due.0,
-        ended_ms: run.ended.0,
-        outcome,
+        began_ms: run.began.0,
+        ended_ms: Some(run.ended.0),
+        outcome: Some(outcome),
         reason,
+    }
+}
+
+fn going_run(run: &report::GoingRun) -> types::JobRun {
+    types::JobRun {
+        number: run.number,
+        due_ms: run.due.0,
+        began_ms: run.began.0,
+        ended_ms: None,
+        outcome: None,
+        reason: None,
     }
 }
 

@@ -412,7 +412,7 @@ fn jobs_text(devices: &[Device], colour: bool) -> String {
         "ENDED",
         "NEXT",
     ]);
-    let mut runs = Table::new(&["DEVICE", "DUE", "ENDED", "OUTCOME"]);
+    let mut runs = Table::new(&["DEVICE", "RUN", "DUE", "BEGAN", "ENDED", "OUTCOME"]);
     let apps = devices.iter();
     for (device, app) in apps.flat_map(|d| d.apps.iter().map(move |a| (d, a))) {
         let Some(job) = &app.job else {
@@ -428,12 +428,18 @@ fn jobs_text(devices: &[Device], colour: bool) -> String {
             time(job.ended_ms).into(),
             time(job.next_due_ms).into(),
         ]);
-        for run in &job.history {
+        for run in &job.runs {
+            let outcome = match &run.outcome {
+                Some(outcome) => state(Some(outcome), run.reason.as_deref()),
+                None => Cell::new("Running", Style::Busy),
+            };
             runs.row(vec![
                 device.name.as_str().into(),
+                run.number.to_string().into(),
                 human::moment(run.due_ms).into(),
-                human::moment(run.ended_ms).into(),
-                state(Some(&run.outcome), run.reason.as_deref()),
+                human::moment(run.began_ms).into(),
+                time(run.ended_ms).into(),
+                outcome,
             ]);
         }
     }

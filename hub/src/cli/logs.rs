@@ -41,8 +41,9 @@ pub(super) fn logs(out: &mut Out, client: Client, args: &LogsArgs) -> Result<(),
     };
     let sources = sources(args, &app, &devices, device.is_some())?;
     let several = sources.len() > 1;
+    let lines = several || args.prefix;
     let width = sources.iter().map(|s| s.name().len()).max().unwrap_or(0);
-    let prefix = |index: usize, colour: bool| match several {
+    let prefix = |index: usize, colour: bool| match lines {
         true => {
             let name = format!("{:<width$} | ", sources[index].name());
             Style::Source(index as u8).paint(&name, colour)
@@ -54,7 +55,7 @@ pub(super) fn logs(out: &mut Out, client: Client, args: &LogsArgs) -> Result<(),
         let path = log_path(args, &app, source);
         let (client, sender) = (client.clone(), sender.clone());
         std::thread::spawn(move || {
-            let problem = follow(&client, &path, index, several, &sender).err();
+            let problem = follow(&client, &path, index, lines, &sender).err();
             let _ = sender.send(Piece::End(index, problem));
         });
     }
@@ -62,7 +63,7 @@ pub(super) fn logs(out: &mut Out, client: Client, args: &LogsArgs) -> Result<(),
     let (mut failed, mut first_problem) = (0, None);
     for piece in receiver {
         match piece {
-            Piece::Bytes(_, bytes) if !several => out.print_bytes(&bytes)?,
+            Piece::Bytes(_, bytes) if !lines => out.print_bytes(&bytes)?,
             Piece::Bytes(index, line) => {
                 let mut text = prefix(index, out.colour).into_bytes();
                 text.extend_from_slice(&line);
@@ -91,7 +92,10 @@ pub(super) fn logs(out: &mut Out, client: Client, args: &LogsArgs) -> Result<(),
 
 /// `DEVICE/APP`, or `APP` and perhaps `--device`.
 fn target(args: &LogsArgs) -> Result<(Option<String>, String), CliError> {
-    let text = args.target.strip_prefix("app/").unwrap_or(&args.target);
+    // As kubectl's users write it: by kind and name.
+    let mut kinds = ["app/", "job/", "cronjob/"].iter();
+    let name = kinds.find_map(|kind| args.target.strip_prefix(kind));
+    let text = name.unwrap_or(&args.target);
     match (text.split_once('/'), &args.device) {
         (Some((device, app)), None) if !device.is_empty() && !app.is_empty() => {
             Ok((Some(device.into()), app.into()))
@@ -187,6 +191,8 @@ fn log_path(args: &LogsArgs, app: &str, source: &Source) -> String {
             ("since_secs", args.since.map(|d| d.as_secs().to_string())),
             ("follow", args.follow.then(|| "true".into())),
             ("timestamps", args.timestamps.then(|| "true".into())),
+            ("run", args.job_run.map(|n| n.to_string())),
+            ("previous", args.previous.then(|| "true".into())),
         ],
     )
 }

@@ -251,6 +251,10 @@ pub enum Open {
         follow: bool,
         /// See [`LogsRequest::timestamps`].
         timestamps: bool,
+        /// See [`LogsRequest::run`].
+        run: Option<u32>,
+        /// See [`LogsRequest::previous`].
+        previous: bool,
     },
     /// A process.
     Exec {
@@ -285,6 +289,8 @@ impl Open {
                 since_secs,
                 follow,
                 timestamps,
+                run,
+                previous,
             } => CommandBody::Logs(LogsRequest {
                 stream,
                 app,
@@ -293,6 +299,8 @@ impl Open {
                 since_secs,
                 follow,
                 timestamps,
+                run,
+                previous,
                 credit,
             }),
             Open::Exec {

@@ -201,6 +201,8 @@ impl World {
                     since_secs: None,
                     follow: false,
                     timestamps: false,
+                run: None,
+                previous: false,
                 };
                 self.ask(Ask::Stream, |request| Event::OpenStream {
                     request,

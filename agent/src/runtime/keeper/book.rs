@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::logs::{LineSplitter, LogWriter, Stream, stamp_now};
+use super::super::logs::{LineSplitter, LogWriter, Origin, stamp_now};
 use super::super::spec::LogPolicy;
 use super::complain;
 
@@ -68,7 +68,7 @@ impl LogBook {
     pub fn write(
         &mut self,
         dir: &Path,
-        stream: Stream,
+        origin: Origin,
         splitter: &mut LineSplitter,
         bytes: Option<&[u8]>,
     ) {
@@ -79,7 +79,7 @@ impl LogBook {
         let stamp = stamp_now();
         let mut result = Ok(());
         let mut add = |partial: bool, text: [&[u8]; 2]| {
-            let mut added = writer.add(batch, &stamp, stream, partial, text);
+            let mut added = writer.add(batch, &stamp, origin, partial, text);
             if batch.len() >= BATCH {
                 added = added.and(writer.flush(batch));
             }

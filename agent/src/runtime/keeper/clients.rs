@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
+use super::super::exits;
 use super::super::proto::{self, FailureKind, PROTOCOL, Request, RequestId, Response};
 use super::super::seqpacket;
 use super::super::spec::{ContainerId, ContainerState, check_name};
@@ -143,6 +144,7 @@ impl Keeper {
             Request::ListSandboxes => self.list_sandboxes(asker),
             Request::FindSandbox { id } => self.find_sandbox(asker, &id),
             Request::Resize { id, resources } => self.resize(asker, &id, &resources),
+            Request::KeepLogs { group, numbers } => self.keep_logs(asker, &group, &numbers),
         }
     }
 
@@ -162,6 +164,38 @@ impl Keeper {
             }
         }
         self.answer(asker, &Response::Done);
+    }
+
+    fn keep_logs(&mut self, asker: Asker, group: &str, numbers: &[u32]) {
+        if let Err(error) = check_name("log group", group) {
+            return self.fail(asker, FailureKind::Invalid, error.to_string());
+        }
+        let mut failed = Vec::new();
+        for persist in [false, true] {
+            let logs = self.layout.logs(persist);
+            let all = match exits::names(&logs) {
+                Ok(all) => all,
+                Err(error) => {
+                    failed.push(error.to_string());
+                    continue;
+                }
+            };
+            for name in all {
+                let rest = name.strip_prefix(group).and_then(|n| n.strip_prefix('.'));
+                let number = rest.and_then(|rest| rest.split_once('.')?.0.parse().ok());
+                let dir = self.layout.log(&name, persist);
+                if number.is_none_or(|n| numbers.contains(&n)) || self.logs.is_open(&dir) {
+                    continue;
+                }
+                if let Err(error) = super::super::rootfs::remove_all(&dir) {
+                    failed.push(format!("{}: {error}", dir.display()));
+                }
+            }
+        }
+        match failed.is_empty() {
+            true => self.answer(asker, &Response::Done),
+            false => self.fail(asker, FailureKind::Failed, failed.join("; ")),
+        }
     }
 
     fn shut_down(&mut self, asker: Asker) {

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, pipe2, read};
 
 use super::super::exits;
 use super::super::limits;
-use super::super::logs::{LineSplitter, Stream};
+use super::super::logs::{LineSplitter, Origin, StartMark, Stream};
 use super::super::proto::{FailureKind, Operation, Response};
 use super::super::spec::{
     ContainerId, ContainerSpec, ContainerState, Exit, ExitStatus, Resources, Sharing, Status,
@@ -42,6 +42,8 @@ const MAX_LEFT: usize = 1 << 20;
 pub struct Container {
     id: ContainerId,
     log: PathBuf,
+    /// Tells what it writes there from what others do.
+    start: StartMark,
     stage: Stage,
     stdout: Option<Output>,
     stderr: Option<Output>,
@@ -142,6 +144,7 @@ impl Keeper {
             }
         };
         let one = Container {
+            start: StartMark::of(&id),
             id,
             log,
             stage: Stage::Making { doomed: false },
@@ -325,17 +328,19 @@ impl Keeper {
             _ => (&mut one.stderr, Stream::Stderr),
         };
         let Some(output) = slot else { return };
+        let start = one.start;
+        let origin = Origin { stream, start };
         match read(output.fd.as_raw_fd(), &mut self.block[..READ_AT_ONCE]) {
             Ok(count) if count > 0 => {
                 let bytes = &self.block[..count];
                 self.logs
-                    .write(&one.log, stream, &mut output.splitter, Some(bytes));
+                    .write(&one.log, origin, &mut output.splitter, Some(bytes));
             }
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
             // Every writer has closed it, long before its end perhaps.
             Ok(_) | Err(_) => {
                 self.logs
-                    .write(&one.log, stream, &mut output.splitter, None);
+                    .write(&one.log, origin, &mut output.splitter, None);
                 let _ = self.epoll.delete(&output.fd);
                 *slot = None;
             }
@@ -350,13 +355,15 @@ impl Keeper {
         ];
         for (output, stream) in outputs {
             let Some(mut output) = output else { continue };
+            let start = one.start;
+            let origin = Origin { stream, start };
             let mut left = MAX_LEFT;
             while left > 0 {
                 match read(output.fd.as_raw_fd(), &mut self.block[..READ_AT_ONCE]) {
                     Ok(count) if count > 0 => {
                         let bytes = &self.block[..count];
                         self.logs
-                            .write(&one.log, stream, &mut output.splitter, Some(bytes));
+                            .write(&one.log, origin, &mut output.splitter, Some(bytes));
                         left = left.saturating_sub(count);
                     }
                     Err(nix::Error::EINTR) => {}
@@ -364,7 +371,7 @@ impl Keeper {
                 }
             }
             self.logs
-                .write(&one.log, stream, &mut output.splitter, None);
+                .write(&one.log, origin, &mut output.splitter, None);
             let _ = self.epoll.delete(output.fd.as_fd());
         }
         self.logs.close(&one.log);

@@ -1,7 +1,10 @@
 //! Lines of output: from bytes as they come to entries, and back.
 
-use super::super::spec::Timestamp;
+use super::super::spec::{ContainerId, Timestamp};
 use super::stamp;
+use skerry_wire::Digest;
+use std::fmt;
+use std::io::Write;
 
 /// Longest text of one entry; a longer line becomes several. CRI's figure.
 pub const MAX_TEXT: usize = 16 * 1024;
@@ -28,6 +31,44 @@ impl Stream {
     }
 }
 
+/// Tells what one start of a container wrote from what others wrote into the
+/// same log: the first 32 bits of the digest of the container's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartMark(u32);
+
+impl StartMark {
+    /// Hexadecimal digits that it is written with.
+    const DIGITS: usize = 8;
+
+    /// The mark of this container.
+    pub fn of(id: &ContainerId) -> Self {
+        let hex = Digest::of(id.as_str().as_bytes()).hex();
+        Self(u32::from_str_radix(&hex[..Self::DIGITS], 16).expect("a digest is hexadecimal"))
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let text = Some(text).filter(|t| t.len() == Self::DIGITS && t.iter().all(digit))?;
+        let number = u32::from_str_radix(std::str::from_utf8(text).ok()?, 16);
+        number.ok().map(Self)
+    }
+}
+
+impl fmt::Display for StartMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// Whose output it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Which of its outputs.
+    pub stream: Stream,
+    /// Which start of which container.
+    pub start: StartMark,
+}
+
 /// One entry of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
@@ -35,6 +76,8 @@ pub struct LogEntry {
     pub at: Timestamp,
     /// Where it was written.
     pub stream: Stream,
+    /// Which start of a container wrote it.
+    pub start: StartMark,
     /// Whether the line goes on in the next entry of the same stream.
     pub partial: bool,
     /// The text without its newline: any bytes but a newline.
@@ -43,11 +86,12 @@ pub struct LogEntry {
 
 /// Appends the entry's line to `out`. `text` comes in two pieces to spare a
 /// copy.
-pub fn format(out: &mut Vec<u8>, stamp: &str, stream: Stream, partial: bool, text: [&[u8]; 2]) {
+pub fn format(out: &mut Vec<u8>, stamp: &str, origin: Origin, partial: bool, text: [&[u8]; 2]) {
     out.extend_from_slice(stamp.as_bytes());
     out.push(b' ');
-    out.extend_from_slice(stream.word().as_bytes());
-    out.extend_from_slice(if partial { b" P " } else { b" F " });
+    out.extend_from_slice(origin.stream.word().as_bytes());
+    out.extend_from_slice(if partial { b" P:" } else { b" F:" });
+    let _ = write!(out, "{} ", origin.start);
     out.extend_from_slice(text[0]);
     out.extend_from_slice(text[1]);
     out.push(b'\n');
@@ -62,14 +106,17 @@ pub fn parse(line: &[u8]) -> Option<LogEntry> {
     } else {
         (Stream::Stderr, rest.strip_prefix(b" stderr ")?)
     };
-    let (partial, text) = match rest {
-        [b'P', b' ', text @ ..] => (true, text),
-        [b'F', b' ', text @ ..] => (false, text),
+    let (partial, rest) = match rest {
+        [b'P', b':', rest @ ..] => (true, rest),
+        [b'F', b':', rest @ ..] => (false, rest),
         _ => return None,
     };
+    let (mark, rest) = rest.split_at_checked(StartMark::DIGITS)?;
+    let text = rest.strip_prefix(b" ")?;
     Some(LogEntry {
         at,
         stream,
+        start: StartMark::parse(mark)?,
         partial,
         text: text.to_vec(),
     })
@@ -167,11 +214,14 @@ mod tests {
         let at = Timestamp(1_795_226_584_000_000_001);
         for (stream, partial) in [(Stream::Stdout, false), (Stream::Stderr, true)] {
             let mut out = Vec::new();
-            format(&mut out, &stamp::format(at), stream, partial, [b"a ", b"b"]);
+            let start = StartMark::of(&ContainerId::new("web.1").expect("a name"));
+            let origin = Origin { stream, start };
+            format(&mut out, &stamp::format(at), origin, partial, [b"a ", b"b"]);
             let line = out.strip_suffix(b"\n").expect("ends its line");
             let entry = LogEntry {
                 at,
                 stream,
+                start,
                 partial,
                 text: b"a b".to_vec(),
             };

@@ -11,22 +11,28 @@
 //! CRI uses:
 //!
 //! ```text
-//! 2026-11-21T02:03:04.123456789Z stdout F the text
+//! 2026-11-21T02:03:04.123456789Z stdout F:1f0c9a2e the text
 //! ```
 //!
 //! `F` is a full line, or the last piece of one; `P` a piece that goes on in
-//! the next entry of the same stream.
+//! the next entry of the same stream. Behind it, where CRI has room for tags,
+//! stands which start of a container wrote it ([`StartMark`]): the log is one
+//! over restarts, and whoever wants to know what the one before said gets only
+//! that ([`Earlier`]).
 
 mod inotify;
 mod line;
 mod reader;
+mod section;
 mod stamp;
 mod writer;
 
-pub use line::{LogEntry, Stream};
+pub use line::{LogEntry, StartMark, Stream};
 pub use reader::{LogCursor, LogError, LogItem, LogReader, LogStart};
+pub use section::{Earlier, Section};
 
-pub(super) use line::LineSplitter;
+pub(super) use line::{LineSplitter, Origin};
+pub(super) use section::find as find_section;
 pub(super) use writer::LogWriter;
 
 use std::io;
@@ -54,4 +60,13 @@ fn number(name: &str) -> Option<u64> {
 
 fn file(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:020}.log"))
+}
+
+/// What this container writes to its standard output.
+#[cfg(test)]
+fn origin(id: &str) -> Origin {
+    Origin {
+        stream: Stream::Stdout,
+        start: StartMark::of(&super::spec::ContainerId::new(id).expect("a name")),
+    }
 }

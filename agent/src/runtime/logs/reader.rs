@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::super::spec::Timestamp;
@@ -317,8 +318,25 @@ fn tail(dir: &Path, lines: u64) -> io::Result<LogCursor> {
 /// Calls `each` for each full line until it says that it has seen enough; the
 /// offset behind the last one.
 fn full_lines(path: &Path, mut each: impl FnMut() -> bool) -> io::Result<u64> {
+    let mut last = 0;
+    each_line(path, |span, text| {
+        if line::parse(text).is_some_and(|entry| entry.partial) {
+            return true;
+        }
+        last = span.end;
+        each()
+    })?;
+    Ok(last)
+}
+
+/// Calls `each` for each line that is ended, with where it stands and without
+/// its newline, until it says that it has seen enough.
+pub(super) fn each_line(
+    path: &Path,
+    mut each: impl FnMut(Range<u64>, &[u8]) -> bool,
+) -> io::Result<()> {
     let mut file = BufReader::with_capacity(BLOCK, File::open(path)?);
-    let (mut line, mut offset, mut last) = (Vec::new(), 0, 0);
+    let (mut line, mut offset) = (Vec::new(), 0);
     loop {
         line.clear();
         // A damaged file may hold anything, so the length is bounded.
@@ -327,17 +345,14 @@ fn full_lines(path: &Path, mut each: impl FnMut() -> bool) -> io::Result<u64> {
             .take(BLOCK as u64)
             .read_until(b'\n', &mut line)?;
         if count == 0 {
-            return Ok(last);
+            return Ok(());
         }
+        let begin = offset;
         offset += count as u64;
-        let Some(text) = line.strip_suffix(b"\n") else {
-            continue;
-        };
-        if line::parse(text).is_none_or(|entry| !entry.partial) {
-            last = offset;
-            if !each() {
-                return Ok(last);
-            }
+        if let Some(text) = line.strip_suffix(b"\n")
+            && !each(begin..offset, text)
+        {
+            return Ok(());
         }
     }
 }
@@ -345,8 +360,7 @@ fn full_lines(path: &Path, mut each: impl FnMut() -> bool) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::super::spec::LogPolicy;
-    use super::super::stamp;
-    use super::super::{LogWriter, Stream};
+    use super::super::{LogWriter, origin, stamp};
     use super::*;
 
     struct Fixture {
@@ -379,7 +393,7 @@ mod tests {
                 .add(
                     &mut batch,
                     &stamp,
-                    Stream::Stdout,
+                    origin("a.1"),
                     partial,
                     [text.as_bytes(), b""],
                 )

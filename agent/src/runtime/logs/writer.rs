@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::super::spec::{LogPolicy, Timestamp};
-use super::line::{self, Stream};
+use super::line::{self, Origin};
 
 /// Appends entries to a log's newest file and begins new files. Holds no
 /// buffer of its own: the caller lends one.
@@ -54,12 +54,12 @@ impl LogWriter {
         &mut self,
         batch: &mut Vec<u8>,
         stamp: &str,
-        stream: Stream,
+        origin: Origin,
         partial: bool,
         text: [&[u8]; 2],
     ) -> io::Result<()> {
         let before = batch.len();
-        line::format(batch, stamp, stream, partial, text);
+        line::format(batch, stamp, origin, partial, text);
         let size = self.file.as_ref().map_or(0, |current| current.size);
         let full = size + batch.len() as u64 > self.policy.max_file_bytes;
         if full && size + before as u64 > 0 {
@@ -145,7 +145,7 @@ fn append_to(dir: &Path, number: u64) -> io::Result<Option<Current>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stamp;
+    use super::super::{origin, stamp};
     use super::*;
 
     fn write_line(writer: &mut LogWriter, text: &str) {
@@ -155,7 +155,7 @@ mod tests {
             .add(
                 &mut batch,
                 &stamp,
-                Stream::Stdout,
+                origin("a.1"),
                 false,
                 [text.as_bytes(), b""],
             )

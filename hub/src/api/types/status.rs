@@ -87,19 +87,24 @@ pub struct JobStatus {
     /// When the next one is; absent when suspended, and while the device does
     /// not know the time.
     pub next_due_ms: Option<u64>,
-    /// Runs of a CronJob that have ended, oldest first.
-    pub history: Vec<JobRun>,
+    /// Runs of a CronJob that are remembered, oldest first, and behind them
+    /// those that go on.
+    pub runs: Vec<JobRun>,
 }
 
-/// A run of a CronJob that has ended.
+/// A run of a CronJob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobRun {
+    /// Which on its device: from 1, rising.
+    pub number: u32,
     /// When it was due.
     pub due_ms: u64,
-    /// When it ended.
-    pub ended_ms: u64,
-    /// `Complete` or `Failed`.
-    pub outcome: String,
+    /// When it began.
+    pub began_ms: u64,
+    /// When it ended; absent while it goes on.
+    pub ended_ms: Option<u64>,
+    /// `Complete` or `Failed`; absent while it goes on.
+    pub outcome: Option<String>,
     /// Why it failed.
     pub reason: Option<String>,
 }

@@ -94,6 +94,16 @@ pub struct LogsArgs {
     /// Put the time before each line
     #[arg(long)]
     pub timestamps: bool,
+    /// Put device and container before each line, also with one log
+    #[arg(long)]
+    pub prefix: bool,
+    /// Only what the start before the last one wrote: why it crashed
+    #[arg(short, long, conflicts_with = "follow")]
+    pub previous: bool,
+    /// Which run of a CronJob, by its number in `skerry describe cronjob`;
+    /// without it the newest
+    #[arg(long, value_name = "NUMBER")]
+    pub job_run: Option<u32>,
     /// Only from this device
     #[arg(long, short = 'd', value_name = "NAME")]
     pub device: Option<String>,

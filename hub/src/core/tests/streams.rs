@@ -241,6 +241,8 @@ fn streams_of_one_device_are_bounded() {
             since_secs: None,
             follow: false,
             timestamps: false,
+        run: None,
+        previous: false,
         },
     });
     assert_eq!(answer.unwrap_err().kind, RefusedKind::TooMany);

@@ -211,6 +211,7 @@ impl World {
             | Effect::NeedImages(_)
             | Effect::Resize { .. }
             | Effect::RemoveLog { .. }
+            | Effect::KeepRunLogs { .. }
             | Effect::OpenExec { .. }
             | Effect::OpenVolume { .. }
             | Effect::StreamCredit { .. }
@@ -278,6 +279,11 @@ impl World {
                 let delay_ms = self.chance.between(1, 50);
                 let news = Box::new(Event::Hold { app, held });
                 self.later(delay_ms, Happening::AgentNews(device, run, news));
+                Ok(())
+            }
+            Effect::CallAnew { .. } => {
+                self.count("counted on", || device.to_string());
+                self.agent_cut(device, true);
                 Ok(())
             }
             Effect::StopCalling => {
