@@ -631,7 +631,7 @@ fn the_runs_of_a_cron_job_are_shown_with_the_numbers_that_logs_takes() {
             "DEVICE RUN DUE BEGAN ENDED OUTCOME",
             "kiosk-7 7 1970-01-01 00:01:00 1970-01-01 00:01:01 1970-01-01 00:01:05 Failed: BackoffLimitExceeded",
             "kiosk-7 8 1970-01-01 00:01:00 1970-01-01 00:01:01 1970-01-01 00:01:05 Complete",
-            "kiosk-7 9 1970-01-01 00:03:00 1970-01-01 00:03:01 Running",
+            "kiosk-7 9 1970-01-01 00:03:00 1970-01-01 00:03:01 - Running",
         ];
         let shown = fleet
             .wait_said(&["describe", "cronjob", "nightly"], "BackoffLimitExceeded")
