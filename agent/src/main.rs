@@ -8,7 +8,7 @@ use skerry_agent::agent::{self, Next};
 use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
-use skerry_agent::runtime::{helper, keeper};
+use skerry_agent::runtime::{helper, hooks, keeper};
 use skerry_agent::store;
 use skerry_agent::update::binary::{BinarySlots, Launch};
 use skerry_agent::update::guard;
@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         // The two processes of the container runtime, started by ourselves.
         Some("keeper") => return keeper::main(words),
         Some("helper") => return helper::main(),
+        Some("hook") => return hooks::main(words),
         Some("probe-store") => {
             let path = words.into_iter().next().unwrap_or_default();
             return ExitCode::from(agent::probe(Path::new(&path)));

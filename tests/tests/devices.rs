@@ -5,8 +5,9 @@
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::Value;
 use skerry_tests::fleet::app_manifest;
-use skerry_tests::{Agent, Hub, PATIENCE, Scratch, need_root, until};
+use skerry_tests::{Agent, Hub, PATIENCE, Scratch, copy_program, need_root, until};
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -192,8 +193,27 @@ fn a_cdi_file_says_what_a_device_is() {
         plug(&scratch.path().join("gpu0"), NULL);
         let dir = scratch.path().join("cdi");
         fs::create_dir(&dir).expect("made");
+        // What a vendor's tool does: from the state by the configuration to the
+        // container's root, where it makes a link.
+        let hook = "#!/bin/sh\nbundle=$(sed -n 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/p')\n\
+             root=$(sed -n 's/.*\"root\":{\"path\":\"\\([^\"]*\\)\".*/\\1/p' \"$bundle/config.json\")\n\
+             [ \"$1\" != fail ] || { echo the driver is not loaded >&2; exit 3; }\n\
+             mkdir -p \"$root/usr/lib\" && ln -sf /vendor/vendor.json \"$root/usr/lib/$1\"\n";
+        let program = scratch.path().join("gpu-hook");
+        // By another program: what a test that forks just now has open for
+        // writing cannot be run.
+        let text = scratch.path().join("gpu-hook.text");
+        fs::write(&text, hook).expect("written");
+        copy_program(&text, &program);
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
         let text = format!(
-            r#"{{"cdiVersion": "0.6.0", "kind": "vendor.com/gpu", "devices": [{{"name": "0",
+            r#"{{"cdiVersion": "0.6.0", "kind": "vendor.com/gpu", "containerEdits": {{"hooks": [
+                    {{"hookName": "createContainer", "path": "{0}/gpu-hook",
+                      "args": ["gpu-hook", "libgpu.so.1"], "env": ["PATH=/usr/bin:/bin"]}}]}},
+                "devices": [{{"name": "broken", "containerEdits": {{"hooks": [
+                    {{"hookName": "createContainer", "path": "{0}/gpu-hook",
+                      "args": ["gpu-hook", "fail"], "env": ["PATH=/usr/bin:/bin"]}}]}}}},
+                {{"name": "0",
                 "containerEdits": {{
                     "env": ["VENDOR=yes"],
                     "deviceNodes": [{{"path": "/dev/gpu", "hostPath": "{0}/gpu0"}}],
@@ -213,6 +233,16 @@ fn a_cdi_file_says_what_a_device_is() {
     fleet.wait_running("by-name");
     look("by-name", &["exists", "/dev/gpu"]);
     look("by-name", &["exists", "/vendor/vendor.json"]);
+    // The hook's link, seen by the app.
+    look("by-name", &["exists", "/usr/lib/libgpu.so.1"]);
+    fleet.apply("failing", "          devices: [vendor.com/gpu=broken]\n");
+    let text = fleet.wait_reason("failing", "CreateFailed");
+    assert!(
+        text.contains("failed with code 3: the driver is not loaded"),
+        "{text}"
+    );
+    assert!(text.contains("vendor.json written anew"), "{text}");
+    fleet.hub.skerry(&["delete", "app", "failing"]);
     assert!(look("by-name", &["env"]).contains("VENDOR=yes"));
     // Its kind can be asked for by number.
     fleet.hub.skerry(&["delete", "app", "by-name"]);
@@ -223,4 +253,79 @@ fn a_cdi_file_says_what_a_device_is() {
     fleet.apply("other", "          devices: [vendor.com/gpu=7]\n");
     let text = fleet.wait_reason("other", "WaitingForDevice");
     assert!(text.contains("names vendor.com/gpu=7"), "{text}");
+}
+
+/// What the device's own configuration allows, and neither a manifest nor an app
+/// can make more of.
+#[test]
+fn what_a_device_allows_is_not_widened() {
+    let fleet = Fleet::new("allows", |scratch| {
+        let (allowed, secret) = (
+            scratch.path().join("allowed"),
+            scratch.path().join("secret"),
+        );
+        for dir in [&allowed, &secret] {
+            fs::create_dir(dir).expect("made");
+        }
+        // As an app would, to which this directory was given.
+        symlink(&secret, allowed.join("link")).expect("linked");
+        plug(&allowed.join("disk"), ZERO);
+        symlink("/dev/zero", allowed.join("to-disk")).expect("linked");
+        format!("hostPaths: [{}, /dev/null]\n", allowed.display())
+    });
+    let allowed = fleet.node("allowed");
+    let allowed = allowed.display();
+    let refused = |name: &str, more: &str, expected: &str| {
+        fleet.apply(name, more);
+        let text = fleet.wait_reason(name, "CreateFailed");
+        assert!(text.contains(expected), "{text}");
+        fleet.hub.skerry(&["delete", "app", name]);
+    };
+    let volume = |path: &str, kind: &str| {
+        format!(
+            "          volumeMounts: [{{name: v, mountPath: /v}}]\n      volumes: [{{name: v, hostPath: {{path: \"{path}\"{kind}}}}}]\n"
+        )
+    };
+    let make = ", type: DirectoryOrCreate";
+    refused("elsewhere", &volume("/etc", ""), "add it to hostPaths");
+    refused(
+        "link",
+        &volume(&format!("{allowed}/link"), ""),
+        "leads out of",
+    );
+    refused(
+        "below",
+        &volume(&format!("{allowed}/link/new"), make),
+        "leads out of",
+    );
+    let device = |path: &str| format!("          devices: [\"{path}\"]\n");
+    let not_allowed = "is not allowed on this device: add it to hostPaths";
+    refused(
+        "disk",
+        &device(&format!("{allowed}/disk:/dev/disk")),
+        not_allowed,
+    );
+    refused(
+        "to-disk",
+        &device(&format!("{allowed}/to-disk:/dev/disk")),
+        not_allowed,
+    );
+    refused("zero", &device("/dev/zero:/dev/disk"), not_allowed);
+    let privileged = "          securityContext: {privileged: true}\n";
+    refused(
+        "mighty",
+        privileged,
+        "'privileged: true' is not allowed on this device: leave it out, or set 'allowPrivileged: true' in the agent's configuration",
+    );
+    let left = fs::read_dir(fleet.node("secret")).expect("read").count();
+    assert_eq!(left, 0, "made outside");
+    // What is allowed goes on as ever.
+    fleet.apply("good", &volume(&format!("{allowed}/new/dir"), make));
+    fleet.wait_running("good");
+    fleet
+        .hub
+        .skerry(&["exec", "good", "--", "/bin/app", "note", "/v/x", "y"]);
+    assert!(fleet.node("allowed/new/dir/x").exists());
+    fleet.apply("mine", &device("/dev/null:/dev/mine"));
+    fleet.wait_running("mine");
 }

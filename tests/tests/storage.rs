@@ -521,3 +521,58 @@ fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found.sort();
     found
 }
+
+/// One manifest for a fleet: each device's app has its own place, by the
+/// device's name and labels.
+#[test]
+fn devices_tell_their_name_and_labels_to_apps_and_paths() {
+    let site = site("labels");
+    site.hub.skerry(&["label", "device", "one", "site=berlin"]);
+    let manifest = |expr: &str| {
+        format!(
+            "apiVersion: skerry/v1
+kind: App
+metadata: {{ name: web }}
+spec:
+  template:
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+      - name: web
+        image: test/app:1
+        args: [note, /data/$(WHERE), \"$(SITE) $$(SITE) $(OTHER)\", \"sleep\"]
+        env:
+        - {{ name: DEVICE, valueFrom: {{ fieldRef: {{ fieldPath: spec.nodeName }} }} }}
+        - {{ name: SITE, valueFrom: {{ fieldRef: {{ fieldPath: \"device.labels['site']\" }} }} }}
+        - {{ name: NONE, valueFrom: {{ fieldRef: {{ fieldPath: \"device.labels['none']\" }} }} }}
+        - {{ name: WHERE, value: note }}
+        volumeMounts:
+        - {{ name: data, mountPath: /data, subPathExpr: \"{expr}\" }}
+      volumes:
+      - {{ name: data, persistentVolumeClaim: {{ claimName: data }} }}
+"
+        )
+    };
+    site.apply(&manifest("$(SITE)/./$(DEVICE)"));
+    let place = site.one.data().join("volumes/default/data/berlin/one/note");
+    let noted = || {
+        fs::read_to_string(&place)
+            .ok()
+            .filter(|text| !text.is_empty())
+    };
+    let noted = until(PATIENCE, noted).unwrap_or_else(|| panic!("{}", site.one.log()));
+    assert!(noted.contains("berlin $(SITE) $(OTHER)"), "{noted}");
+    for (expr, expected) in [
+        ("$(SITE)/$(OTHER)", "refers to a variable OTHER"),
+        ("$(NONE)", "is empty with its variables put in"),
+    ] {
+        site.apply(&manifest(expr));
+        let device = site.hub.wait_for_device("one", expected, |device| {
+            device["apps"].to_string().contains(expected)
+        });
+        assert!(
+            device["apps"].to_string().contains("subPathExpr"),
+            "{device}"
+        );
+    }
+}

@@ -394,6 +394,14 @@ impl EnvValue {
     }
 }
 
+impl PodSpec {
+    /// Whether a container of it is told a label of its device.
+    pub fn reads_labels(&self) -> bool {
+        let mut values = self.all_containers().flat_map(|one| &one.env);
+        values.any(|one| matches!(one.value, EnvValue::Field(Field::DeviceLabel(_))))
+    }
+}
+
 impl<T: Into<String>> From<T> for EnvValue {
     fn from(text: T) -> Self {
         EnvValue::Text(text.into())
@@ -401,7 +409,7 @@ impl<T: Into<String>> From<T> for EnvValue {
 }
 
 /// What a container may be told of itself: Kubernetes' `fieldRef`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Field {
     /// `metadata.name`: the app's name.
     AppName,
@@ -413,6 +421,11 @@ pub enum Field {
     PodIp,
     /// `status.hostIP`.
     HostIp,
+    /// `status.podIPs`: all of them, with commas.
+    PodIps,
+    /// `device.labels['KEY']`, ours: a label of the device; empty if it has none
+    /// of this key.
+    DeviceLabel(String),
 }
 
 /// A port that a container listens on.
@@ -636,5 +649,15 @@ pub struct VolumeMount {
     pub read_only: bool,
     /// A file or directory in the volume that appears instead of all of it:
     /// relative, without `..`. A directory is made when nothing is there.
-    pub sub_path: Option<String>,
+    pub sub_path: Option<SubPath>,
+}
+
+/// A path in a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubPath {
+    /// This one.
+    Plain(String),
+    /// With `$(NAME)` for variables of the container that are to be put in:
+    /// Kubernetes' `subPathExpr`.
+    Expr(String),
 }

@@ -176,7 +176,7 @@ fn full_container() -> ContainerSpec {
         volume: "data".into(),
         mount_path: "/data".into(),
         read_only: true,
-        sub_path: Some("web/data".into()),
+        sub_path: Some(SubPath::Plain("web/data".into())),
     };
     let port = |protocol| Port {
         name: Some("http".into()),
@@ -218,6 +218,10 @@ fn full_container() -> ContainerSpec {
             EnvVar {
                 name: "C".into(),
                 value: EnvValue::Field(Field::PodIp),
+            },
+            EnvVar {
+                name: "D".into(),
+                value: EnvValue::Field(Field::DeviceLabel("site".into())),
             },
         ],
         working_dir: Some("/srv".into()),

@@ -37,6 +37,10 @@ impl Core {
                 .keys()
                 .filter_map(|n| self.config(n).cloned())
                 .collect(),
+            labels: match assignment.pod.reads_labels() {
+                true => self.labels(),
+                false => Default::default(),
+            },
         }
     }
 

@@ -21,7 +21,7 @@ use skerry_wire::stream::{Channel, End};
 use skerry_wire::topic::Lane;
 use skerry_wire::{
     AppName, AppRef, Assignment, Config, ContainerName, ContainerSpec, Digest, Generation,
-    ImageRef, RevisionId, Seq, StreamId, Timestamp, encode,
+    ImageRef, Labels, RevisionId, Seq, StreamId, Timestamp, encode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -538,13 +538,15 @@ pub struct LogPlace {
     pub run: Option<u32>,
 }
 
-/// Configs and secrets as they are in one desired state.
+/// Configs, secrets and the device's labels as they are in one desired state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Configs {
     /// Of which they are: files of a newer one are never written over.
     pub generation: Generation,
     /// Each once.
     pub all: Vec<Config>,
+    /// The labels, as far as the hub has told them.
+    pub labels: Labels,
 }
 
 impl CreateContainer {

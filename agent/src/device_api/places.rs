@@ -90,6 +90,8 @@ pub fn mount(create: &CreateContainer, run_dir: &Path) -> Result<Option<Mount>, 
         target: TARGET.to_owned(),
         read_only: true,
         sub_path: None,
+        no_exec: false,
+        beneath: None,
     }))
 }
 

@@ -4,17 +4,19 @@
 use super::{DATA_DIR, RUN_DIR, say};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Where the agent says that it lives: an abstract socket.
-const NOTIFY: &str = "skerry-init";
+/// Where the agent says that it lives. No abstract socket: every app on the
+/// device's own network could say so in its place, and that a new system is
+/// well.
+const NOTIFY: &str = "/run/skerry-init/notify";
 /// The agent says so twice in this time, or it is killed.
 pub const WATCHDOG_MS: u64 = 60_000;
 /// First wait before it is started again; it doubles.
@@ -85,10 +87,8 @@ impl Child {
     /// One that is to be started at once. `config` is its file, if that can be
     /// used.
     pub fn new(config: Option<String>, now_ms: u64) -> io::Result<Self> {
-        let notify = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(NOTIFY)?)?;
-        notify.set_nonblocking(true)?;
         Ok(Self {
-            notify,
+            notify: listen(Path::new(NOTIFY))?,
             config,
             state: State::Waiting { until_ms: now_ms },
             backoff: Backoff::default(),
@@ -197,7 +197,7 @@ impl Child {
             .env("PATH", "/bin:/sbin")
             .env("HOME", "/")
             .env("BLOCKING_MAX_THREADS", "4")
-            .env("NOTIFY_SOCKET", format!("@{NOTIFY}"))
+            .env("NOTIFY_SOCKET", NOTIFY)
             .env("WATCHDOG_USEC", (WATCHDOG_MS * 1000).to_string())
             .stdin(Stdio::null())
             .stdout(output())
@@ -222,6 +222,18 @@ impl AsFd for Child {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.notify.as_fd()
     }
+}
+
+/// A socket that root alone can say something to.
+fn listen(path: &Path) -> io::Result<UnixDatagram> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixDatagram::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn parse(text: &str) -> Option<Notice> {
@@ -272,6 +284,26 @@ mod tests {
         assert_eq!(backoff.deaths(), 12);
         assert_eq!(backoff.died(WELL_MS), FIRST_WAIT_MS);
         assert_eq!(backoff.deaths(), 1);
+    }
+
+    #[test]
+    fn its_socket_has_a_place_that_containers_do_not_share() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notify");
+        let first = listen(&path).expect("bound");
+        drop(first);
+        // As after a crash: the name is still there.
+        let socket = listen(&path).expect("bound again");
+        let mode = fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let sender = UnixDatagram::unbound().expect("made");
+        sender.send_to(b"READY=1", &path).expect("sent");
+        let mut bytes = [0; 16];
+        assert_eq!(socket.recv(&mut bytes).expect("heard"), 7);
+        // An abstract one is seen by all in the same network namespace.
+        let table = fs::read_to_string("/proc/net/unix").expect("read");
+        assert!(!table.contains("@skerry"), "{table}");
+        assert!(Path::new(NOTIFY).is_absolute());
     }
 
     #[test]

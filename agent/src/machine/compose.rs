@@ -6,16 +6,17 @@ use super::env::{self, Environment};
 use super::fs_group;
 use super::mounts;
 use super::network::Place;
+use super::security;
 use super::users::UserPool;
 use super::volumes::Volumes;
 use crate::core::{Configs, CreateContainer};
 use crate::device_api;
 use crate::image::UnpackedImage;
+use crate::runtime::host_path::{self, Made};
 use crate::runtime::{
-    ContainerId, ContainerSpec, LogPolicy, Mount, NO_APP_ARMOR, Network, Resources, SandboxSpec,
-    Security, Sharing, USERS, app_armor_confines,
+    ContainerId, ContainerSpec, LogPolicy, Mount, Network, Resources, SandboxSpec, Sharing, USERS,
 };
-use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork, Profile};
+use skerry_wire::pod::{self, HostPathKind, Network as PodNetwork};
 use skerry_wire::{AppRef, Assignment, Digest, VolumeSource};
 use std::fs;
 use std::io;
@@ -73,10 +74,27 @@ impl Places {
         own.unwrap_or(&self.device)
     }
 
-    fn may_mount(&self, path: &Path) -> bool {
-        match &self.host_paths {
-            None => true,
-            Some(allowed) => allowed.iter().any(|dir| path.starts_with(dir)),
+    /// The allowed directory that a path is in: `Some(None)` where any path is
+    /// allowed, `None` where this one is not.
+    fn allowed(&self, path: &Path) -> Option<Option<&Path>> {
+        let Some(allowed) = &self.host_paths else {
+            return Some(None);
+        };
+        let dir = allowed.iter().find(|dir| path.starts_with(dir));
+        dir.map(|dir| Some(dir.as_path()))
+    }
+
+    /// Whether apps may be given the device at a path. What is below `/dev` is
+    /// where the kernel and udev have put it; elsewhere apps may have made a
+    /// link to a disk, or its node.
+    fn may_use_device(&self, path: &Path) -> bool {
+        match self.allowed(path) {
+            None => false,
+            Some(None) => true,
+            Some(Some(_)) if path.starts_with("/dev") => true,
+            Some(Some(_)) => fs::canonicalize(path).is_ok_and(|real| {
+                real.starts_with("/dev") && matches!(self.allowed(&real), Some(Some(_)))
+            }),
         }
     }
 
@@ -99,13 +117,13 @@ impl Places {
                         path.display()
                     ));
                 }
-                if !self.may_mount(&path) {
-                    return Err(format!(
+                match self.allowed(&path) {
+                    None => Err(format!(
                         "host path {} is not allowed on this device: add it to hostPaths in the agent's configuration",
                         path.display()
-                    ));
+                    )),
+                    Some(beneath) => host_path(path, beneath, *kind),
                 }
-                host_path(path, *kind)
             }
             VolumeSource::Named {
                 claim,
@@ -144,6 +162,19 @@ impl Places {
                 self.volumes.limit(&dir, &what, *size_limit_bytes);
                 self.give_to_group(assignment, dir)
             }
+        }
+    }
+
+    /// What no link on the way to a volume may leave.
+    fn beneath(&self, create: &CreateContainer, name: &str) -> Option<PathBuf> {
+        let mut volumes = create.assignment.pod.volumes.iter();
+        match &volumes.find(|volume| volume.name == name)?.source {
+            VolumeSource::HostPath { path, .. } => {
+                self.allowed(Path::new(path)).flatten().map(Path::to_owned)
+            }
+            VolumeSource::Named { .. }
+            | VolumeSource::Config { .. }
+            | VolumeSource::EmptyDir { .. } => None,
         }
     }
 
@@ -229,19 +260,41 @@ pub fn rewrite_configs(
     first.map_err(|why| format!("{} keeps the files that it has: {why}", assignment.app))
 }
 
-/// The host path, made or checked as its kind says.
-fn host_path(path: PathBuf, kind: HostPathKind) -> Result<PathBuf, String> {
+/// The host path, made or checked as its kind says, never out of the directory
+/// that it must be in.
+fn host_path(path: PathBuf, beneath: Option<&Path>, kind: HostPathKind) -> Result<PathBuf, String> {
     use std::os::unix::fs::FileTypeExt;
-    let made = match kind {
-        HostPathKind::DirectoryOrCreate => make_dir(&path),
+    let made = match (beneath, kind) {
+        (Some(dir), HostPathKind::DirectoryOrCreate) => {
+            host_path::make(dir, &path, Made::Dir).map_err(|error| error.to_string())
+        }
+        (None, HostPathKind::DirectoryOrCreate) => {
+            make_dir(&path).map_err(|error| error.to_string())
+        }
         // Empty, and its directory has to be there: as in Kubernetes.
-        HostPathKind::FileOrCreate if !path.exists() => fs::File::create_new(&path).map(drop),
+        (Some(dir), HostPathKind::FileOrCreate)
+            if host_path::open(dir, &path).is_err_and(|error| error.is_missing()) =>
+        {
+            host_path::make(dir, &path, Made::File).map_err(|error| error.to_string())
+        }
+        (None, HostPathKind::FileOrCreate) if !path.exists() => {
+            let made = fs::File::create_new(&path).map(drop);
+            made.map_err(|error| error.to_string())
+        }
         _ => Ok(()),
     };
-    if let Err(error) = made {
-        return Err(format!("{} cannot be made: {error}", path.display()));
+    if let Err(why) = made {
+        return Err(format!("{} cannot be made: {why}", path.display()));
     }
-    let Ok(metadata) = fs::metadata(&path) else {
+    let metadata = match beneath {
+        None => fs::metadata(&path).ok(),
+        Some(dir) => match host_path::open(dir, &path) {
+            Ok(open) => open.metadata().ok(),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    let Some(metadata) = metadata else {
         return Err(format!(
             "host path {} does not exist on this device: make it there, or use 'type: DirectoryOrCreate'",
             path.display()
@@ -352,107 +405,10 @@ fn shared_memory(create: &CreateContainer, places: &Places) -> Result<Option<Mou
         source,
         target: SHM.into(),
         read_only: false,
+        beneath: None,
         sub_path: None,
+        no_exec: false,
     }))
-}
-
-/// Whom the container runs as: the image's user, unless the app names one.
-fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
-    let container = create.spec();
-    let user = container.user.as_deref().unwrap_or(of_image);
-    if container.security.run_as_non_root {
-        let name = user.split(':').next().unwrap_or_default();
-        let why = match name.parse::<u32>() {
-            Ok(0) => "it would run as root",
-            Ok(_) => return Ok(user.to_owned()),
-            Err(_) if name.is_empty() || name == "root" => "it would run as root",
-            Err(_) => "only a number is known not to be root",
-        };
-        return Err(format!(
-            "'runAsNonRoot: true' does not hold for the user '{user}': {why}; write runAsUser with a number above 0"
-        ));
-    }
-    Ok(user.to_owned())
-}
-
-/// Capabilities that are as good as root on the device.
-const AS_GOOD_AS_ROOT: [&str; 11] = [
-    "ALL",
-    "BPF",
-    "DAC_READ_SEARCH",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "PERFMON",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_MODULE",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-];
-
-/// What the container may do, as far as this device allows it.
-fn security(create: &CreateContainer, places: &Places) -> Result<Security, String> {
-    let pod = &create.assignment.pod;
-    let wanted = &create.spec().security;
-    let unconfined = |profile: &Profile| *profile == Profile::Unconfined;
-    let capability = wanted.capabilities_add.iter().find(|name| {
-        let plain = name.strip_prefix("CAP_").unwrap_or(name);
-        AS_GOOD_AS_ROOT.contains(&plain)
-    });
-    let what = [
-        (wanted.privileged, "'privileged: true'".to_owned()),
-        (pod.host_pid, "'hostPID: true'".to_owned()),
-        (pod.host_ipc, "'hostIPC: true'".to_owned()),
-        (
-            unconfined(&wanted.seccomp),
-            "an unconfined seccomp profile".to_owned(),
-        ),
-        (
-            match &wanted.app_armor {
-                Profile::RuntimeDefault => false,
-                Profile::Unconfined => true,
-                Profile::Localhost(name) => !app_armor_confines(name),
-            },
-            "an unconfined AppArmor profile".to_owned(),
-        ),
-        (wanted.unmasked_proc, "'procMount: Unmasked'".to_owned()),
-        (
-            capability.is_some(),
-            format!("the capability {}", capability.map_or("", String::as_str)),
-        ),
-    ];
-    if let Some((_, what)) = what.iter().find(|(asked, _)| *asked)
-        && !places.allow_privileged
-    {
-        return Err(format!(
-            "{what} is not allowed on this device: leave it out, or set 'allowPrivileged: true' in the agent's configuration"
-        ));
-    }
-    let filtered = !wanted.privileged && !unconfined(&wanted.seccomp);
-    if wanted.allow_privilege_escalation && filtered {
-        return Err(
-            "'allowPrivilegeEscalation: true' works with 'seccompProfile: {type: Unconfined}' only: leave it out, or start the program as the user that it needs"
-                .into(),
-        );
-    }
-    if let Profile::Localhost(name) = &wanted.seccomp {
-        return Err(format!(
-            "the seccomp profile {name} cannot be used: only RuntimeDefault and Unconfined are supported"
-        ));
-    }
-    Ok(Security {
-        privileged: wanted.privileged,
-        allow_privilege_escalation: wanted.allow_privilege_escalation,
-        capabilities_add: wanted.capabilities_add.clone(),
-        capabilities_drop: wanted.capabilities_drop.clone(),
-        seccomp_unconfined: unconfined(&wanted.seccomp),
-        app_armor: match &wanted.app_armor {
-            Profile::RuntimeDefault => None,
-            Profile::Unconfined => Some(NO_APP_ARMOR.into()),
-            Profile::Localhost(name) => Some(name.clone()),
-        },
-        unmasked_proc: wanted.unmasked_proc,
-    })
 }
 
 /// A container's limits as the runtime has them.
@@ -483,6 +439,8 @@ pub fn compose(
 ) -> Result<ContainerSpec, String> {
     let pod = &create.assignment.pod;
     let container = create.spec();
+    let config = &image.config;
+    let env = Environment::of(create, &config.env, places, place)?;
     let mut mounts = Vec::new();
     mounts.extend(device_api::mount(create, &places.run_dir)?);
     for mount in &container.volume_mounts {
@@ -491,23 +449,29 @@ pub fn compose(
         };
         mounts.push(Mount {
             source: places.volume(create, &mount.volume)?,
+            beneath: places.beneath(create, &mount.volume),
             target: mount.mount_path.clone(),
             // As in Kubernetes: what is written there would be lost.
             read_only: mount.read_only || pod.volumes.iter().any(is_config),
-            sub_path: mount.sub_path.clone(),
+            sub_path: match &mount.sub_path {
+                None => None,
+                Some(path) => Some(env.sub_path(path)?),
+            },
+            no_exec: false,
         });
     }
     mounts.extend(shared_memory(create, places)?);
     mounts.extend(place.files.iter().cloned());
-    let config = &image.config;
-    let given = places.devices.give(create, |path| places.may_mount(path))?;
-    mounts.extend(given.mounts);
-    let given_env = given
-        .env
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"));
-    let before: Vec<String> = config.env.iter().cloned().chain(given_env).collect();
-    let env = Environment::of(create, &before, places, place)?;
+    let given = places
+        .devices
+        .give(create, |path| places.may_use_device(path))?;
+    // What a CDI file says comes last and goes before all else, as it does in
+    // every runtime: a device that is only half there works in the wrong way.
+    mounts.retain(|own| given.mounts.iter().all(|one| one.target != own.target));
+    let mut given_mounts = given.mounts;
+    // A file in a directory that is mounted, too, comes after that.
+    given_mounts.sort_by_key(|mount| Path::new(&mount.target).components().count());
+    mounts.extend(given_mounts);
     // As in Kubernetes: a command replaces entrypoint and cmd, arguments alone
     // replace cmd.
     let mut args = if container.command.is_empty() {
@@ -541,12 +505,13 @@ pub fn compose(
         log_name: create.log_name.clone(),
         layers: image.layers.clone(),
         args,
-        env: env.all,
+        // The last of a name counts.
+        env: env.all.into_iter().chain(given.env).collect(),
         cwd: container
             .working_dir
             .clone()
             .unwrap_or_else(|| config.working_dir.clone()),
-        user: user(create, &config.user)?,
+        user: security::user(create, &config.user)?,
         groups: pod
             .supplemental_groups
             .iter()
@@ -557,10 +522,11 @@ pub fn compose(
         mounts,
         tmpfs: Vec::new(),
         devices: given.devices,
+        hooks: given.hooks,
         resources: limits(&container.resources),
         hostname: places.hostname(create).to_owned(),
         read_only_root: container.read_only_root,
-        security: security(create, places)?,
+        security: security::security(create, places.allow_privileged)?,
         network: match sandbox.as_ref().is_some_and(|one| one.own_network) {
             true => Network::Sandbox,
             false => Network::Host,

@@ -175,18 +175,21 @@ impl MachineDevices {
         // What another thread left behind is whole: it is only files.
         let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut given = Given::default();
+        // CDI files whose common part is given already.
+        let mut files = BTreeSet::new();
         let mut held = Held::default();
         for request in &spec.devices {
-            let found = given_for(request, &registry)?;
             let own = !matches!(request.source, DeviceSource::Cdi(_));
-            if let Some(device) = found.devices.iter().find(|d| own && !may_use(&d.source)) {
-                return Err(format!(
-                    "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
-                    device.source.display()
-                ));
+            for source in nodes(&request.source, &registry)? {
+                if own && !may_use(&source) {
+                    return Err(format!(
+                        "the device {} is not allowed on this device: add it to hostPaths in the agent's configuration",
+                        source.display()
+                    ));
+                }
             }
+            give_one(request, &registry, &mut given, &mut files)?;
             held.note(&request.source, &registry)?;
-            given.add(found);
         }
         let units = self.supply.units(&registry);
         let mut taken: BTreeSet<(String, String)> = BTreeSet::new();
@@ -217,7 +220,7 @@ impl MachineDevices {
                     container_path: None,
                     read_only: false,
                 };
-                given.add(given_for(&request, &registry)?);
+                give_one(&request, &registry, &mut given, &mut files)?;
                 held.note(&request.source, &registry)?;
                 held.units.insert((wanted.name.clone(), unit.clone()));
             }
@@ -301,10 +304,7 @@ fn nodes(source: &DeviceSource, registry: &Registry) -> Result<Vec<PathBuf>, Str
     let paths = match source {
         DeviceSource::Path(path) => vec![PathBuf::from(path)],
         DeviceSource::Match(name) => find_devices(name)?,
-        DeviceSource::Cdi(name) => {
-            let devices = &registry.device(name.as_str())?.devices;
-            devices.iter().map(|device| device.source.clone()).collect()
-        }
+        DeviceSource::Cdi(name) => registry.device(name.as_str())?.nodes(),
     };
     match paths.iter().find(|path| !path.exists()) {
         Some(missing) => Err(format!("{} is not plugged in", missing.display())),
@@ -341,29 +341,32 @@ fn place_of(source: &Path) -> String {
     }
 }
 
-/// What a request brings.
-fn given_for(request: &DeviceRequest, registry: &Registry) -> Result<Given, String> {
+/// Adds what a request brings. `files` are the CDI files whose common part is
+/// given already.
+fn give_one(
+    request: &DeviceRequest,
+    registry: &Registry,
+    given: &mut Given,
+    files: &mut BTreeSet<PathBuf>,
+) -> Result<(), String> {
     if let DeviceSource::Cdi(name) = &request.source {
-        return registry.device(name.as_str()).cloned();
+        registry.device(name.as_str())?.add_to(given, files);
+        return Ok(());
     }
-    let mut devices: Vec<Device> = Vec::new();
+    let mut first = true;
     for source in nodes(&request.source, registry)? {
         let same = place_of(&source);
         // One name cannot be that of several.
         let target = match &request.container_path {
-            Some(path) if devices.is_empty() => path.clone(),
+            Some(path) if first => path.clone(),
             Some(_) | None => same,
         };
-        devices.push(Device {
-            target,
-            source,
-            read_only: request.read_only,
-        });
+        first = false;
+        given
+            .devices
+            .push(Device::new(source, target, request.read_only));
     }
-    Ok(Given {
-        devices,
-        ..Given::default()
-    })
+    Ok(())
 }
 
 #[cfg(test)]

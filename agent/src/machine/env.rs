@@ -3,10 +3,10 @@
 //! changes later changes nothing here: the next start has it.
 
 use super::compose::Places;
-use super::expand::expand;
+use super::expand::{expand, undeclared};
 use super::network::Place;
 use crate::core::{Configs, CreateContainer};
-use skerry_wire::pod::{EnvValue, Field};
+use skerry_wire::pod::{EnvValue, Field, SubPath};
 use skerry_wire::{Config, ConfigKind, ConfigName, ConfigRef, Namespace};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -65,7 +65,7 @@ impl Environment {
                     (None, true) => None,
                     (None, false) => return Err(missing(namespace, *kind, name)),
                 },
-                EnvValue::Field(field) => Some(field_value(create, *field, places, place)?),
+                EnvValue::Field(field) => Some(field_value(create, field, places, place)?),
             };
             if let Some(value) = value {
                 declare(&mut declared, var.name.clone(), value);
@@ -84,6 +84,36 @@ impl Environment {
     pub fn words(&self, words: &[String]) -> Result<Vec<String>, String> {
         let word = |word: &String| put_in(word, &self.declared);
         words.iter().map(word).collect()
+    }
+
+    /// A path in a volume, what it refers to put in. Unlike in words, all of
+    /// that must be declared: each app would else write to the same `$(NAME)`.
+    pub fn sub_path(&self, path: &SubPath) -> Result<String, String> {
+        let text = match path {
+            SubPath::Plain(path) => return Ok(path.clone()),
+            SubPath::Expr(text) => text,
+        };
+        let refuse = |why: String| Err(format!("subPathExpr '{text}' {why}"));
+        if let Some(name) = undeclared(text, &self.declared) {
+            return refuse(format!(
+                "refers to a variable {name} that the container does not declare: add it to env, or write $$({name})"
+            ));
+        }
+        let path = put_in(text, &self.declared)?;
+        let shown: String = path.chars().take(80).collect();
+        if path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            return refuse(format!(
+                "is '{shown}', which leads out of its volume: it must be relative, without '..', with its variables put in"
+            ));
+        }
+        let parts = path.split('/').filter(|part| !matches!(*part, "" | "."));
+        match parts.collect::<Vec<_>>().join("/") {
+            // Its variables are empty.
+            plain if plain.is_empty() => refuse(
+                "is empty with its variables put in: give them a value, or leave it out for all of the volume".into(),
+            ),
+            plain => Ok(plain),
+        }
     }
 }
 
@@ -140,7 +170,7 @@ fn of_key(
 
 fn field_value(
     create: &CreateContainer,
-    field: Field,
+    field: &Field,
     places: &Places,
     place: &Place,
 ) -> Result<String, String> {
@@ -155,5 +185,17 @@ fn field_value(
             Some(address) => Ok(address.to_string()),
             None => Err("an app without a network has no address: leave 'status.podIP' out".into()),
         },
+        Field::PodIps if place.pod.is_empty() => {
+            Err("an app without a network has no address: leave 'status.podIPs' out".into())
+        }
+        Field::PodIps => {
+            let all: Vec<String> = place.pod.iter().map(ToString::to_string).collect();
+            Ok(all.join(","))
+        }
+        // As a label of a pod in Kubernetes: one that is not there is empty.
+        Field::DeviceLabel(key) => {
+            let value = create.configs.labels.get(key);
+            Ok(value.cloned().unwrap_or_default())
+        }
     }
 }

@@ -35,6 +35,22 @@ pub fn expand(text: &str, env: &[(String, String)]) -> Option<String> {
     Some(out)
 }
 
+/// The first variable that a text refers to and that is not declared.
+pub fn undeclared<'t>(text: &'t str, env: &'t [(String, String)]) -> Option<&'t str> {
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let tail = &rest[at + 1..];
+        rest = match (tail.strip_prefix('$'), reference(tail, env)) {
+            (Some(after), _) | (None, Some((_, after))) => after,
+            (None, None) => match tail.strip_prefix('(').and_then(|it| it.split_once(')')) {
+                Some((name, _)) => return Some(name),
+                None => tail,
+            },
+        };
+    }
+    None
+}
+
 /// What stands after a `$`, if it is `(NAME)` of a declared variable: its
 /// value, and what follows.
 fn reference<'a>(tail: &'a str, env: &'a [(String, String)]) -> Option<(&'a str, &'a str)> {
@@ -67,6 +83,21 @@ mod tests {
             ("$(A", "$(A"),
         ] {
             assert_eq!(expand(text, &env).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_declared_is_found() {
+        let env = [("A".to_string(), "1".to_string())];
+        for (text, expected) in [
+            ("$(A)/x", None),
+            ("x$(B)/$(C)", Some("B")),
+            ("$(A)$(B)", Some("B")),
+            ("$$(B)", None),
+            ("$(B", None),
+            ("$", None),
+        ] {
+            assert_eq!(undeclared(text, &env), expected, "{text}");
         }
     }
 

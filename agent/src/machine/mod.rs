@@ -20,6 +20,7 @@ mod pretended;
 mod probe;
 mod quota;
 mod real;
+mod security;
 mod signals;
 mod stream;
 mod users;

@@ -216,6 +216,8 @@ impl MachineNetwork {
                 target: target.into(),
                 read_only: true,
                 sub_path: None,
+                no_exec: false,
+                beneath: None,
             });
         }
         Ok(Place {

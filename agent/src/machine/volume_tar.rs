@@ -128,14 +128,12 @@ pub fn pack(root: &File, path: &Path, out: &mut impl Write) -> Result<()> {
         pack_dir(&start, &meta, &mut links, out)?;
     } else {
         let name = path.file_name().unwrap_or(OsStr::new("file"));
-        let file = open_in(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-        let file = file.map_err(at(cannot, path))?;
-        if !meta.is_file() {
+        let Some(file) = read_again(&start).map_err(at(cannot, path))? else {
             return Err(VolumeTarError::Refused {
                 what: "neither a file nor a directory",
                 path: path.to_path_buf(),
             });
-        }
+        };
         header(out, Path::new(name), b'0', &meta, meta.len(), None)?;
         content(&file, meta.len(), out)?;
     }
@@ -230,19 +228,29 @@ fn pack_entry(
         header(out, &shown, b'1', &meta, 0, Some(first))?;
         return Ok(false);
     }
-    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = open_beneath(dir, Path::new(name), flags).map_err(at(cannot, inside))?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+    let found = open_beneath(dir, Path::new(name), flags).map_err(at(cannot, inside))?;
     // Of what was opened: an app may have put another one there.
-    let meta = file.metadata().map_err(at(cannot, inside))?;
-    if !meta.is_file() {
+    let Some(file) = read_again(&found).map_err(at(cannot, inside))? else {
         return Ok(false);
-    }
+    };
+    let meta = file.metadata().map_err(at(cannot, inside))?;
     header(out, &shown, b'0', &meta, meta.len(), None)?;
     content(&file, meta.len(), out)?;
     if meta.nlink() > 1 {
         links.insert((meta.dev(), meta.ino()), shown);
     }
     Ok(false)
+}
+
+/// Opens a file (`O_PATH`) for reading, if it is one. A device would be opened
+/// by the host's root, whatever rules hold its app: a watchdog begins to count
+/// by that alone, a serial line changes its signals.
+fn read_again(found: &File) -> io::Result<Option<File>> {
+    match found.metadata()?.is_file() {
+        true => File::open(itself(found)).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// So many bytes: zeros where the file became shorter meanwhile.
@@ -636,6 +644,52 @@ fn hard_link(base: &File, dir: &File, name: &OsStr, target: &Path) -> io::Result
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// An app may make any node in its volume, and open none of them. Whoever
+    /// reads its volume is root of the host, and opens none either: there is no
+    /// driver behind this one, so opening it is an error that is seen.
+    #[test]
+    fn devices_in_a_volume_are_never_opened() {
+        if !nix::unistd::geteuid().is_root() {
+            assert_eq!(std::env::var("SKERRY_TESTS_MAY_SKIP").as_deref(), Ok("1"));
+            return;
+        }
+        let volume = tempfile::tempdir().unwrap();
+        let (name, node) = (volume.path().join("x"), volume.path().join("node"));
+        let numbers = libc::makedev(240, 77);
+        nix::sys::stat::mknod(&node, SFlag::S_IFCHR, Mode::S_IRUSR, numbers).unwrap();
+        assert!(File::open(&node).is_err(), "no driver");
+        let root = File::open(volume.path()).unwrap();
+        let refused = pack(&root, Path::new("node"), &mut Vec::new()).unwrap_err();
+        assert!(
+            matches!(refused, VolumeTarError::Refused { .. }),
+            "{refused}"
+        );
+
+        // A file and the node take turns at one name, at once.
+        fs::write(&name, "a file").unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let racer = {
+            let (name, node, stop) = (name.clone(), node.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    exchange(&name, &node).unwrap();
+                }
+            })
+        };
+        for _ in 0..3000 {
+            for path in ["", "x"] {
+                match pack(&root, Path::new(path), &mut Vec::new()) {
+                    Ok(()) | Err(VolumeTarError::Refused { .. }) => {}
+                    Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+                }
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        racer.join().unwrap();
+    }
 
     fn packed(root: &Path, path: &str) -> Vec<u8> {
         let mut out = Vec::new();

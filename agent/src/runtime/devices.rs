@@ -25,6 +25,7 @@ const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 const BPF_F_ALLOW_MULTI: u32 = 2;
 const BPF_DEVCG_ACC_MKNOD: i32 = 1;
+const BPF_DEVCG_ACC_READ: i32 = 2;
 const BPF_DEVCG_ACC_WRITE: i32 = 4;
 const BPF_DEVCG_DEV_BLOCK: i32 = 1;
 const BPF_DEVCG_DEV_CHAR: i32 = 2;
@@ -82,8 +83,10 @@ pub fn apply_v1(dir: &Path, nodes: &[Node]) -> io::Result<()> {
             Kind::Character => 'c',
             Kind::Block => 'b',
         };
-        let access = if node.read_only { "rm" } else { "rwm" };
-        allow(format!("{kind} {}:{} {access}", node.major, node.minor))?;
+        let read = if node.access.reads() { "r" } else { "" };
+        let write = if node.access.writes() { "w" } else { "" };
+        let (major, minor) = (node.major, node.minor);
+        allow(format!("{kind} {major}:{minor} {read}{write}m"))?;
     }
     Ok(())
 }
@@ -206,11 +209,13 @@ fn program(nodes: &[Node]) -> Vec<Instruction> {
         };
         // Device numbers have 12 and 20 bits.
         let (major, minor) = (node.major as i32, node.minor as i32);
-        let forbidden = if node.read_only {
-            BPF_DEVCG_ACC_WRITE
-        } else {
-            0
-        };
+        let mut forbidden = 0;
+        if !node.access.reads() {
+            forbidden |= BPF_DEVCG_ACC_READ;
+        }
+        if !node.access.writes() {
+            forbidden |= BPF_DEVCG_ACC_WRITE;
+        }
         out.push(op(JUMP_IF_NOT_EQUAL, KIND, 0, 5, kind));
         out.push(op(JUMP_IF_NOT_EQUAL, MAJOR, 0, 4, major));
         out.push(op(JUMP_IF_NOT_EQUAL, MINOR, 0, 3, minor));
@@ -239,6 +244,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
+    use super::super::spec::Access;
     use super::*;
 
     /// The verifier takes the program, and it bites: on a hybrid system the
@@ -283,7 +289,9 @@ mod tests {
             mode: 0o666,
             uid: 0,
             gid: 0,
-            read_only: true,
+            access: Access::Read,
+            to_user: false,
+            to_group: false,
             bound_from: None,
         }];
         // One more program at the same cgroup could only forbid more, so what

@@ -11,6 +11,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::unistd::{AccessFlags, eaccess, execv};
 
+use super::hooks::OwnHooks;
 use super::seccomp::Filter;
 use super::stamps::stamp;
 
@@ -25,6 +26,8 @@ pub struct ContainedExecutor {
     pub filter: Option<Filter>,
     /// Size of its terminal, if it has one.
     pub window: Option<(u16, u16)>,
+    /// What runs before it, under the same filter.
+    pub hooks: OwnHooks,
 }
 
 impl Executor for ContainedExecutor {
@@ -95,6 +98,12 @@ impl ContainedExecutor {
             })?;
         }
         stamp("filtered");
+        // Not earlier: from the image's own files they may run anything, and
+        // only now do limits, device rules and filter hold it.
+        self.hooks.run(environment(spec)).map_err(|error| {
+            let _ = writeln!(std::io::stderr(), "skerry: {error}");
+            at(nix::Error::ECANCELED)
+        })?;
         execv(&path, &args).map_err(at)
     }
 }
@@ -110,15 +119,16 @@ fn program(spec: &Spec) -> String {
     arguments(spec).first().cloned().unwrap_or_default()
 }
 
-fn search_path(spec: &Spec) -> String {
-    let env = spec
-        .process()
-        .as_ref()
-        .and_then(|process| process.env().as_deref());
-    let path = env
+fn environment(spec: &Spec) -> &[String] {
+    let process = spec.process().as_ref();
+    process
+        .and_then(|process| process.env().as_deref())
         .unwrap_or_default()
-        .iter()
-        .find_map(|word| word.strip_prefix("PATH="));
+}
+
+fn search_path(spec: &Spec) -> String {
+    let mut env = environment(spec).iter();
+    let path = env.find_map(|word| word.strip_prefix("PATH="));
     path.unwrap_or_default().to_owned()
 }
 

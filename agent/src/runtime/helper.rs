@@ -34,6 +34,7 @@ use super::apparmor;
 use super::cgroup::Hierarchies;
 use super::devices::{DeviceFilter, apply_v1};
 use super::executor::ContainedExecutor;
+use super::hooks::{self, HookError, OwnHooks};
 use super::limits;
 use super::logs::stamp_now;
 use super::nodes::{self, Node};
@@ -47,7 +48,8 @@ use super::sandbox;
 use super::seccomp::Filter;
 use super::seqpacket;
 use super::spec::{
-    ContainerId, ContainerSpec, ExecSpec, Network, SandboxSpec, Sharing, USERS, check_target,
+    ContainerId, ContainerSpec, ExecSpec, HookStage, Network, SandboxSpec, Sharing, USERS,
+    check_target,
 };
 use super::stage;
 use super::stamps::{self, stamp};
@@ -170,7 +172,7 @@ fn perform(
         Operation::MakeSandbox { spec, layout } => make_sandbox(&spec, &layout, keeper),
         Operation::Delete { id, layout } => {
             let hierarchies = Hierarchies::detect()?;
-            let errors = teardown(&id, &layout, &hierarchies);
+            let errors = teardown(&id, &layout, &hierarchies, hook_failed);
             stamp("removed");
             if errors.is_empty() {
                 return Ok(Vec::new());
@@ -221,7 +223,7 @@ fn create(
         // What was made so far goes again; what cannot go is found by the
         // engine as a lost container. The overlay is mounted for us alone.
         let _ = umount2(&bundle.join("rootfs"), MntFlags::MNT_DETACH);
-        for error in teardown(&spec.id, layout, &hierarchies) {
+        for error in teardown(&spec.id, layout, &hierarchies, hook_failed) {
             complain(&format!("after a failed create: {}", chain(&error)));
         }
     })
@@ -248,6 +250,7 @@ fn build(
     let unfit = |error: stage::StageError| invalid(chain(&error));
     limits::check(hierarchies, &spec.resources).map_err(|error| invalid(error.to_string()))?;
     apparmor::check(&spec.security).map_err(invalid)?;
+    hooks::check(&spec.hooks).map_err(|error| invalid(error.to_string()))?;
     let mut nodes = nodes::resolve(&spec.devices).map_err(invalid)?;
     if spec.security.privileged {
         let mut all = nodes::all();
@@ -289,6 +292,10 @@ fn build(
         check_ids(&identity, &spec.groups).map_err(invalid)?;
         own_by(&root, &[&stdout, &stderr], first, &identity).map_err(invalid)?;
     }
+    nodes::give(&mut nodes, identity.uid, identity.gid);
+    if let Some((_, first)) = users {
+        stage::own_nodes(first, &nodes).map_err(unfit)?;
+    }
     for target in targets(&spec) {
         // A link of the image may lead where nothing may be mounted.
         let real = real_path_in(&root_dir, target)?;
@@ -320,6 +327,7 @@ fn build(
     machine.app_armor = apparmor::profile(&spec.security);
     let shared = sandbox.as_ref().map(|sandbox| &sandbox.namespaces);
     let mut config = oci::spec(&spec, &identity, &root, &cgroup, shared, &nodes, &machine)?;
+    config.set_hooks(hooks::prepare(&spec.hooks, bundle)?);
     write_json(&bundle.join("config.json"), &config)?;
     let state = bundle.join("state");
     private_dir(&state)?;
@@ -328,6 +336,7 @@ fn build(
     let executor = ContainedExecutor {
         filter: filter(&config)?,
         window: None,
+        hooks: OwnHooks::of(&spec.hooks, &spec.id, bundle),
     };
     stamp("seccomp");
     // Before libcontainer makes it, so that the limits below find their files
@@ -343,7 +352,12 @@ fn build(
         .as_init(bundle)
         .with_systemd(false)
         .with_detach(true)
-        .build()?;
+        .build()
+        // Of a hook, libcontainer only says that it failed.
+        .map_err(|error| match hooks::failure(bundle) {
+            Some(why) => Failure::new(FailureKind::Failed, why),
+            None => error.into(),
+        })?;
     stamp("made");
     if root != usual_root {
         // Ours alone, and gone with us; libcontainer looks for it again when a
@@ -377,6 +391,7 @@ fn build(
     report(keeper, &Progress::Born { pid: pid.as_raw() }, &[]);
     container.start()?;
     stamp("started");
+    hooks::after_start(&spec.hooks, &spec.id, bundle, pid.as_raw())?;
     Ok(())
 }
 
@@ -436,6 +451,14 @@ fn refuse_with_users(spec: &ContainerSpec) -> Result<(), String> {
         "'hostPID: true'"
     } else if spec.ipc == Sharing::Host {
         "'hostIPC: true'"
+    } else if spec
+        .hooks
+        .iter()
+        .any(|hook| hook.stage == HookStage::CreateContainer)
+    {
+        // It would run with the host's files in sight, where others of the pod
+        // are as much root as it is, and cannot read what it needs.
+        "a CDI device with createContainer hooks"
     } else {
         return Ok(());
     };
@@ -519,6 +542,7 @@ fn exec(
     let executor = ContainedExecutor {
         filter: filter(&config)?,
         window: spec.tty,
+        hooks: OwnHooks::default(),
     };
     let console = match spec.tty {
         None => None,
@@ -761,6 +785,10 @@ fn private_dir(path: &Path) -> io::Result<()> {
 fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
     fs::write(path, serde_json::to_vec(value)?)?;
     Ok(())
+}
+
+fn hook_failed(error: &HookError) {
+    complain(&error.to_string());
 }
 
 /// Says something in the keeper's own log, which is our standard error.

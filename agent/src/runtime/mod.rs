@@ -27,6 +27,8 @@ mod find;
 mod guard;
 mod handle;
 pub mod helper;
+pub mod hooks;
+pub mod host_path;
 pub mod keeper;
 mod limits;
 mod link;
@@ -45,6 +47,7 @@ mod stage;
 pub mod stamps;
 mod sub_path;
 mod teardown;
+mod trust;
 mod usage;
 mod user;
 mod users;
@@ -66,8 +69,9 @@ pub use nix::sys::signal::Signal;
 pub use proto::FailureKind;
 pub use session::{ExecInput, ExecOutput, ExecSession};
 pub use spec::{
-    ContainerId, ContainerSpec, ContainerState, Device, ExecSpec, Exit, ExitStatus, LogPolicy,
-    MAX_LAYERS, MAX_NAME, Mount, Network, Resources, SandboxSpec, Security, Sharing, SpecError,
-    Status, Timestamp, Tmpfs, USERS,
+    Access, ContainerId, ContainerSpec, ContainerState, Device, ExecSpec, Exit, ExitStatus, Hook,
+    HookStage, LogPolicy, MAX_HOOK_SECS, MAX_LAYERS, MAX_NAME, Mount, Network, Owner, Resources,
+    SandboxSpec, Security, Sharing, SpecError, Status, Timestamp, Tmpfs, USERS,
 };
+pub use trust::only_root_writes;
 pub use usage::{Pressure, Usage};

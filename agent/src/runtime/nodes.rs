@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::spec::Device;
+use super::spec::{Access, Device, Owner};
 
 /// Most nodes that a privileged container is given.
 const MAX_ALL: usize = 1024;
@@ -26,8 +26,12 @@ pub struct Node {
     pub uid: u32,
     /// Group: a user in the container needs it.
     pub gid: u32,
-    /// Refuse writes.
-    pub read_only: bool,
+    /// What is allowed.
+    pub access: Access,
+    /// Whether the container's user becomes its owner.
+    pub to_user: bool,
+    /// Whether the container's group becomes its group.
+    pub to_group: bool,
     /// One of our own that is mounted inside, where it cannot be made.
     pub bound_from: Option<PathBuf>,
 }
@@ -49,10 +53,29 @@ pub fn resolve(devices: &[Device]) -> Result<Vec<Node>, String> {
         let data = fs::metadata(&device.source).map_err(|error| {
             format!("device {source}: {error}; plug it in, or name the right path")
         })?;
-        node(&data, &device.target, device.read_only)
-            .ok_or_else(|| format!("{source} is no device; mount it as a volume instead"))
+        let mut node = node(&data, &device.target, device.access)
+            .ok_or_else(|| format!("{source} is no device; mount it as a volume instead"))?;
+        node.mode = device.mode.unwrap_or(node.mode);
+        if let Owner::Said { uid, gid } = device.owner {
+            (node.to_user, node.to_group) = (uid.is_none(), gid.is_none());
+            (node.uid, node.gid) = (uid.unwrap_or(node.uid), gid.unwrap_or(node.gid));
+        }
+        Ok(node)
     };
     devices.iter().map(resolve).collect()
+}
+
+/// Gives the nodes that are to be the container's user's to it. Root needs no
+/// node of its own.
+pub fn give(nodes: &mut [Node], uid: u32, gid: u32) {
+    for node in nodes {
+        if node.to_user && uid > 0 {
+            node.uid = uid;
+        }
+        if node.to_group && gid > 0 {
+            node.gid = gid;
+        }
+    }
 }
 
 /// All of the host's devices, for a privileged container, but terminals and
@@ -79,12 +102,12 @@ fn collect(dir: &Path, found: &mut Vec<Node>) {
         if data.is_dir() {
             collect(&path, found);
         } else if let Some(target) = path.to_str() {
-            found.extend(node(&data, target, false));
+            found.extend(node(&data, target, Access::ReadWrite));
         }
     }
 }
 
-fn node(data: &fs::Metadata, target: &str, read_only: bool) -> Option<Node> {
+fn node(data: &fs::Metadata, target: &str, access: Access) -> Option<Node> {
     let kind = data.file_type();
     let kind = match (kind.is_char_device(), kind.is_block_device()) {
         (true, _) => Kind::Character,
@@ -99,7 +122,9 @@ fn node(data: &fs::Metadata, target: &str, read_only: bool) -> Option<Node> {
         mode: data.mode() & 0o777,
         uid: data.uid(),
         gid: data.gid(),
-        read_only,
+        access,
+        to_user: false,
+        to_group: false,
         bound_from: None,
     })
 }

@@ -426,6 +426,9 @@ fn mounts(
         if own.read_only {
             options.extend(["ro", "rro"]);
         }
+        if own.no_exec {
+            options.extend(["noexec", "rnoexec"]);
+        }
         all.push(mount(&own.target, "bind", &own.source, &options)?);
     }
     for node in nodes {
@@ -451,6 +454,7 @@ fn tmpfs_options(tmpfs: &Tmpfs) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spec::Access;
     use super::super::spec::tests::sample;
     use super::*;
 
@@ -491,7 +495,9 @@ mod tests {
             mode: 0o660,
             uid: 0,
             gid: 20,
-            read_only: true,
+            access: Access::Read,
+            to_user: false,
+            to_group: false,
             bound_from: None,
         };
         let made = spec(

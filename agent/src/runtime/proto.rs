@@ -481,17 +481,27 @@ mod tests {
         golden.extend([1, 20]); // further groups
         golden.push(1);
         text(&mut golden, "/var/lib/web");
+        golden.push(1);
+        text(&mut golden, "/var/lib");
         text(&mut golden, "/data");
         golden.push(1);
         golden.push(1);
         text(&mut golden, "web/data");
-        golden.push(1);
+        golden.extend([1, 1]); // no programs; one file system in memory
         text(&mut golden, "/tmp");
         golden.extend([1, 0x80, 0x80, 0x40, 0]); // 1 MiB, not executable
         golden.push(1);
         text(&mut golden, "/dev/ttyUSB0");
         text(&mut golden, "/dev/modem");
-        golden.push(0);
+        golden.extend([0, 0, 0]); // all access, mode and owner of the host's
+        golden.extend([1, 2]); // one hook, createContainer
+        text(&mut golden, "/bin/hook");
+        golden.push(1);
+        text(&mut golden, "hook");
+        golden.push(1);
+        text(&mut golden, "A=1");
+        golden.extend([1, 5]); // seconds
+        text(&mut golden, "/etc/cdi/a");
         golden.extend([1, 0xf4, 3]); // 500 thousandths
         golden.extend([1, 0x80, 0x80, 0x80, 0x20]); // 64 MiB
         golden.extend([1, 32]); // processes

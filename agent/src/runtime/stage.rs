@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
+use super::host_path::{self, HostPathError};
 use super::nodes::{Kind, Node};
 use super::paths::Layout;
 use super::spec::{ContainerSpec, Mount, USERS};
@@ -80,6 +81,9 @@ pub enum StageError {
     /// A part of a volume.
     #[error(transparent)]
     Part(#[from] SubPathError),
+    /// A path of the host.
+    #[error(transparent)]
+    Host(#[from] HostPathError),
 }
 
 /// What was built.
@@ -153,7 +157,8 @@ pub fn build(
 /// The mounts of a container without users of its own: where they are after the
 /// parts of volumes were mounted in this process's mount namespace.
 pub fn build_parts(spec: &ContainerSpec, layout: &Layout) -> Result<Vec<Mount>, StageError> {
-    if spec.mounts.iter().all(|mount| mount.sub_path.is_none()) {
+    let by_name = |mount: &Mount| mount.sub_path.is_none() && mount.beneath.is_none();
+    if spec.mounts.iter().all(by_name) {
         return Ok(spec.mounts.clone());
     }
     let trees = spec.mounts.iter();
@@ -172,6 +177,7 @@ fn mounted(mounts: &[Mount], sources: Vec<PathBuf>) -> Vec<Mount> {
     let mounts = mounts.iter().zip(sources);
     let mounted = mounts.map(|(mount, source)| Mount {
         source,
+        beneath: None,
         sub_path: None,
         ..mount.clone()
     });
@@ -180,23 +186,30 @@ fn mounted(mounts: &[Mount], sources: Vec<PathBuf>) -> Vec<Mount> {
 
 /// What a mount shows: the host's path, or the part of it that is asked for.
 fn whole_or_part(mount: &Mount, layout: &Layout) -> Result<Tree, StageError> {
-    let failed = failed(&mount.source);
-    match &mount.sub_path {
-        None => Ok(Tree {
-            tree: users::clone_mount(&mount.source).map_err(failed)?,
-            is_dir: mount.source.is_dir(),
-        }),
+    let source = &mount.source;
+    if mount.sub_path.is_none() && mount.beneath.is_none() {
+        return Ok(Tree {
+            tree: users::clone_mount(source).map_err(failed(source))?,
+            is_dir: source.is_dir(),
+        });
+    }
+    let whole = match &mount.beneath {
+        None => fs::File::open(source).map_err(failed(source))?,
+        Some(dir) => host_path::open(dir, source)?,
+    };
+    let part = match &mount.sub_path {
+        None => whole,
         Some(path) => {
             // What is not in a config is a mistake, and no directory.
-            let made = !mount.source.starts_with(layout.run_dir.join("configs"));
-            let part = sub_path::open(&mount.source, Path::new(path), made)?;
-            let is_dir = part.metadata().is_ok_and(|it| it.is_dir());
-            Ok(Tree {
-                tree: users::clone_mount_of(part.as_fd()).map_err(failed)?,
-                is_dir,
-            })
+            let made = !source.starts_with(layout.run_dir.join("configs"));
+            sub_path::open(&whole, source, Path::new(path), made)?
         }
-    }
+    };
+    let is_dir = part.metadata().is_ok_and(|it| it.is_dir());
+    Ok(Tree {
+        tree: users::clone_mount_of(part.as_fd()).map_err(failed(source))?,
+        is_dir,
+    })
 }
 
 /// Whether the files of a directory of ours are to be shown as those of the
@@ -280,10 +293,19 @@ fn make_nodes(place: &Path, first: u32, nodes: &mut [Node]) -> Result<(), StageE
         };
         let device = libc::makedev(node.major, node.minor);
         mknod(&at, kind, Mode::S_IRUSR, device).map_err(|error| failed(&at)(error.into()))?;
-        let inside = |id: u32| first + if id < USERS { id } else { 0 };
-        chown(&at, Some(inside(node.uid)), Some(inside(node.gid))).map_err(failed(&at))?;
         fs::set_permissions(&at, fs::Permissions::from_mode(node.mode)).map_err(failed(&at))?;
         node.bound_from = Some(at);
+    }
+    own_nodes(first, nodes)
+}
+
+/// Gives the nodes that were made to their owners inside.
+pub fn own_nodes(first: u32, nodes: &[Node]) -> Result<(), StageError> {
+    let inside = |id: u32| first + if id < USERS { id } else { 0 };
+    for node in nodes {
+        if let Some(at) = &node.bound_from {
+            chown(at, Some(inside(node.uid)), Some(inside(node.gid))).map_err(failed(at))?;
+        }
     }
     Ok(())
 }

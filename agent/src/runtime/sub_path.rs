@@ -54,7 +54,9 @@ pub enum SubPathError {
 /// Opens what is at `sub_path` in the volume. If nothing is there and it may be
 /// `made`, it becomes a directory like the volume's own root: owner, group and
 /// permissions. Follows links that stay in the volume.
-pub fn open(volume: &Path, sub_path: &Path, made: bool) -> Result<File, SubPathError> {
+///
+/// `root` is the volume's directory, open; `volume` is how it is called.
+pub fn open(root: &File, volume: &Path, sub_path: &Path, made: bool) -> Result<File, SubPathError> {
     let failed = |error: io::Error| match error.raw_os_error() {
         Some(libc::EXDEV | libc::ELOOP) => SubPathError::Leaves {
             volume: volume.to_owned(),
@@ -69,17 +71,17 @@ pub fn open(volume: &Path, sub_path: &Path, made: bool) -> Result<File, SubPathE
             source: error,
         },
     };
-    let root = File::open(volume).map_err(failed)?;
-    match open_beneath(&root, sub_path, OFlag::empty()) {
+    match open_beneath(root, sub_path, OFlag::empty()) {
         Err(error) if made && error.kind() == io::ErrorKind::NotFound => {
-            make_dirs(&root, sub_path).map_err(failed)?;
-            open_beneath(&root, sub_path, OFlag::empty()).map_err(failed)
+            make_dirs(root, sub_path).map_err(failed)?;
+            open_beneath(root, sub_path, OFlag::empty()).map_err(failed)
         }
         other => other.map_err(failed),
     }
 }
 
-fn open_beneath(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
+/// Opens (`O_PATH`) what is at a path below `root`; no link leads out of that.
+pub fn open_beneath(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
     let path = match path.as_os_str().is_empty() {
         true => Path::new("."),
         false => path,
@@ -117,6 +119,11 @@ fn make_dirs(root: &File, path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    fn open(volume: &Path, sub_path: &Path, made: bool) -> Result<File, SubPathError> {
+        let root = File::open(volume).expect("opened");
+        super::open(&root, volume, sub_path, made)
+    }
 
     #[test]
     fn nothing_leads_out_of_a_volume() {

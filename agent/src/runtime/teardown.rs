@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::cgroup::Hierarchies;
+use super::hooks::{self, HookError};
 use super::paths::Layout;
 use super::rootfs::remove_all;
 use super::spec::ContainerId;
@@ -51,8 +52,9 @@ pub enum TeardownError {
     },
 }
 
-/// Kills what is left of a container, waits for it to go, and removes its
-/// cgroups and files. Its log and the record of its end stay.
+/// Kills what is left of a container, waits for it to go, runs the hooks for its
+/// end, and removes its cgroups and files. Its log and the record of its end
+/// stay. Hooks that fail are told to `complain`, and hinder nothing.
 #[expect(
     clippy::disallowed_methods,
     reason = "nothing tells when a cgroup of v1 is no longer busy"
@@ -61,6 +63,7 @@ pub fn teardown(
     id: &ContainerId,
     layout: &Layout,
     hierarchies: &Hierarchies,
+    complain: impl Fn(&HookError),
 ) -> Vec<TeardownError> {
     let mut errors = Vec::new();
     let cgroup = layout.cgroup(id);
@@ -69,6 +72,9 @@ pub fn teardown(
             id: id.clone(),
             pid,
         });
+    }
+    for failed in hooks::after_stop(id, &layout.bundle(id)) {
+        complain(&failed);
     }
     let mut left = hierarchies.remove(&cgroup);
     for _ in 0..CGROUP_TRIES {

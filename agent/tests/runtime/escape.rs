@@ -93,6 +93,8 @@ fn our_binary_cannot_be_written_from_inside() {
             target: "/shared".into(),
             read_only: false,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         };
         spec.mounts.push(mount);
         runtime.create(spec).await.expect("created");

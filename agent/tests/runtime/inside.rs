@@ -75,6 +75,8 @@ fn volumes_are_mounted_and_read_only_means_it() {
             target: target.into(),
             read_only,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         };
         let mut spec = shell(
             "a",
@@ -87,6 +89,8 @@ fn volumes_are_mounted_and_read_only_means_it() {
             target: "/file".into(),
             read_only: true,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         };
         spec.mounts = vec![mount("/rw", false), mount("/ro/deep", true), file];
         let (_, lines) = output_of(&runtime, spec).await;

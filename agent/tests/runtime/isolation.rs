@@ -180,11 +180,7 @@ fn device(machine: &Machine, name: &str, target: &str, read_only: bool) -> Devic
         assert!(status.expect("mknod runs").success());
         fs::set_permissions(&source, fs::Permissions::from_mode(0o666)).expect("set");
     }
-    Device {
-        source,
-        target: target.into(),
-        read_only,
-    }
+    Device::new(source, target, read_only)
 }
 
 #[test]
@@ -494,6 +490,8 @@ fn missing_profiles_and_mounts_of_ours_are_refused() {
             target: "/dev/null".into(),
             read_only: false,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         }];
         let error = runtime.create(spec).await.expect_err("ours");
         assert!(error.to_string().contains("runtime provides"), "{error}");
@@ -520,6 +518,8 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
             target: "/part".into(),
             read_only: false,
             sub_path: Some(sub_path.into()),
+            no_exec: false,
+            beneath: None,
         }];
         spec
     };
@@ -552,6 +552,8 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
                 target: "/v".into(),
                 read_only: false,
                 sub_path: None,
+                no_exec: false,
+                beneath: None,
             }];
             output_of(&runtime, spec).await;
             for path in ["conf", "conf/skerry-made", "conf/passwd"] {
@@ -575,6 +577,8 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
             target: "/v".into(),
             read_only: false,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         }];
         runtime.create(racer).await.expect("created");
         wait_for_line(&runtime, "log-racer", "ready").await;

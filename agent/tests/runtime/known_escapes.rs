@@ -11,8 +11,8 @@ use skerry_agent::runtime::{ContainerSpec, ExecSpec, ExitStatus, Mount, Runtime}
 use smol::io::AsyncReadExt;
 
 use crate::support::{
-    Machine, command, exit_of, id, is_emulated, layer, machine_is_fit, output_of, run, shell,
-    wait_for_line,
+    Machine, command, exit_of, id, is_emulated, layer, log_lines, machine_is_fit, output_of, run,
+    shell, wait_for_line,
 };
 
 /// Something of the host that only root on the host may change.
@@ -50,6 +50,8 @@ fn volume(source: &Path, target: &str) -> Mount {
         target: target.into(),
         read_only: false,
         sub_path: None,
+        no_exec: false,
+        beneath: None,
     }
 }
 
@@ -232,6 +234,89 @@ fn volume_targets_through_links_of_another_volume() {
         .map(|entry| entry.path())
         .collect();
     assert_eq!(made, [] as [PathBuf; 0], "made on the host");
+}
+
+/// A device allows its apps one directory of the host: links that an app puts
+/// there lead nowhere else, also while one is exchanged for a directory all the
+/// time (CVE-2021-25741 of Kubernetes, for whole host paths).
+#[test]
+fn allowed_host_paths_through_links_of_apps() {
+    if !machine_is_fit() {
+        return;
+    }
+    let machine = Machine::new();
+    let (allowed, outside) = (
+        machine.path().join("allowed"),
+        machine.path().join("outside"),
+    );
+    for dir in [&allowed, &outside] {
+        fs::create_dir(dir).expect("made");
+    }
+    fs::write(outside.join("secret"), "of the host").expect("written");
+    let beneath = |name: &str, sub_path: Option<&str>| Mount {
+        beneath: Some(allowed.clone()),
+        sub_path: sub_path.map(str::to_owned),
+        ..volume(&allowed.join(name), "/v")
+    };
+    let script = "cat /v/secret 2>/dev/null; touch /v/made; echo end";
+    run(async {
+        let runtime = machine.connect().await;
+        symlink(&outside, allowed.join("abs")).expect("linked");
+        symlink("../outside", allowed.join("rel")).expect("linked");
+        symlink("/", allowed.join("root")).expect("linked");
+        let inside = format!("root{}", outside.display());
+        for (number, name) in ["abs", "rel", "root", &inside].into_iter().enumerate() {
+            for part in [None, Some("secret")] {
+                let mut spec = shell(&format!("l{number}-{}", part.is_some()), script);
+                spec.mounts = vec![beneath(name, part)];
+                let text = runtime.create(spec).await.expect_err("refused").to_string();
+                assert!(
+                    text.contains("leads out of") && text.contains("hostPaths"),
+                    "{text}"
+                );
+            }
+        }
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let racer = {
+            let (allowed, outside, stop) = (allowed.clone(), outside.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let (name, link) = (allowed.join("x"), allowed.join("xl"));
+                let dir = allowed.join("xd");
+                symlink(&outside, &link).expect("linked");
+                fs::create_dir(&dir).expect("made");
+                while !stop.load(Ordering::Relaxed) {
+                    for form in [&link, &dir] {
+                        // Whether it works at this moment is the race.
+                        let _ = fs::rename(form, &name);
+                        let _ = fs::rename(&name, form);
+                    }
+                }
+            })
+        };
+        for number in 0..tries(20, 2000) {
+            let mut spec = shell(&format!("r{number}"), script);
+            spec.mounts = vec![beneath("x", None)];
+            let (name, log) = (spec.id.clone(), spec.log_name.clone());
+            if runtime.create(spec).await.is_ok() {
+                exit_of(&runtime, name.as_str()).await;
+                let lines = log_lines(&runtime, &log, false);
+                assert_eq!(lines, ["end"], "read from the host");
+            }
+            runtime.remove(&name).await.expect("removed");
+            runtime.forget_exit(&name).await.expect("forgotten");
+        }
+        stop.store(true, Ordering::Relaxed);
+        racer.join().expect("ended");
+        let mut spec = shell("good", "touch /v/made && echo good");
+        fs::create_dir(allowed.join("good")).expect("made");
+        spec.mounts = vec![beneath("good", None)];
+        let (_, lines) = output_of(&runtime, spec).await;
+        assert_eq!(lines, ["good"]);
+        runtime.shutdown().await.expect("ended");
+    });
+    assert!(!outside.join("made").exists(), "made on the host");
+    assert!(allowed.join("good/made").exists());
 }
 
 /// CVE-2025-31133, CVE-2025-52881, CVE-2019-16884: a target that leads into

@@ -256,6 +256,8 @@ fn refusals_say_why_and_leave_nothing() {
             target: "/data".into(),
             read_only: false,
             sub_path: None,
+            no_exec: false,
+            beneath: None,
         });
         refused(spec, FailureKind::Invalid, "volume source /no/such/volume").await;
         let mut spec = command("a", &["/etc"]);

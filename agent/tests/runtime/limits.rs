@@ -411,6 +411,8 @@ fn a_volume_takes_no_more_than_its_size_limit() {
                 target: "/data".into(),
                 read_only: false,
                 sub_path: None,
+                no_exec: false,
+                beneath: None,
             }];
             spec
         };

@@ -4,6 +4,7 @@
 mod crash;
 mod escape;
 mod exec;
+mod hooks;
 mod inside;
 mod isolation;
 mod known_escapes;

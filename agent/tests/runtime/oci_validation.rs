@@ -31,8 +31,6 @@ fn named(spec: &mut ContainerSpec) {
     spec.hostname = "kiosk".into();
 }
 
-const HOOKS: &str = "OCI hooks run programs of the host, and no manifest can name one; an app's \
-     own hooks (postStart, preStop) run inside its container";
 const PLACE: &str = "the place of a container's cgroup is ours alone";
 const SHELL: &str = "there is no runtime command line: the keeper is asked through its socket";
 const BUNDLE: &str = "no bundle is taken from outside: ours is private and made for each container";
@@ -66,8 +64,20 @@ const CASES: &[(&str, How)] = &[
         "delete_resources",
         Test("life", "a_running_container_is_removed_with_all_it_started"),
     ),
-    ("hooks", Not(HOOKS)),
-    ("hooks_stdin", Not(HOOKS)),
+    (
+        "hooks",
+        Test(
+            "hooks",
+            "hooks_run_in_their_order_and_place_and_their_links_are_seen",
+        ),
+    ),
+    (
+        "hooks_stdin",
+        Test(
+            "hooks",
+            "hooks_run_in_their_order_and_place_and_their_links_are_seen",
+        ),
+    ),
     ("hostname", Runs(named, "hostname", &["kiosk"])),
     ("kill", Test("life", "signals_and_kill_arrive")),
     (
@@ -186,12 +196,39 @@ const CASES: &[(&str, How)] = &[
         Test("inside", "volumes_are_mounted_and_read_only_means_it"),
     ),
     ("pidfile", Not(SHELL)),
-    ("poststart", Not(HOOKS)),
-    ("poststart_fail", Not(HOOKS)),
-    ("poststop", Not(HOOKS)),
-    ("poststop_fail", Not(HOOKS)),
-    ("prestart", Not(HOOKS)),
-    ("prestart_fail", Not(HOOKS)),
+    (
+        "poststart",
+        Test(
+            "hooks",
+            "hooks_run_in_their_order_and_place_and_their_links_are_seen",
+        ),
+    ),
+    (
+        "poststart_fail",
+        Test("hooks", "a_hook_that_fails_fails_the_start_and_says_why"),
+    ),
+    (
+        "poststop",
+        Test(
+            "hooks",
+            "hooks_run_in_their_order_and_place_and_their_links_are_seen",
+        ),
+    ),
+    (
+        "poststop_fail",
+        Test("hooks", "a_hook_that_fails_fails_the_start_and_says_why"),
+    ),
+    (
+        "prestart",
+        Test(
+            "hooks",
+            "hooks_run_in_their_order_and_place_and_their_links_are_seen",
+        ),
+    ),
+    (
+        "prestart_fail",
+        Test("hooks", "a_hook_that_fails_fails_the_start_and_says_why"),
+    ),
     (
         "process",
         Test("inside", "environment_directory_user_and_arguments"),
@@ -237,6 +274,7 @@ const CASES: &[(&str, How)] = &[
 /// The tests that cases name, to see that they are there.
 const SOURCES: &[(&str, &str)] = &[
     ("escape", include_str!("escape.rs")),
+    ("hooks", include_str!("hooks.rs")),
     ("inside", include_str!("inside.rs")),
     ("isolation", include_str!("isolation.rs")),
     ("life", include_str!("life.rs")),

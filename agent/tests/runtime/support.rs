@@ -321,6 +321,7 @@ pub fn command(id: &str, args: &[&str]) -> ContainerSpec {
         mounts: Vec::new(),
         tmpfs: Vec::new(),
         devices: Vec::new(),
+        hooks: Vec::new(),
         resources: Resources::default(),
         hostname: String::new(),
         read_only_root: false,

@@ -62,6 +62,8 @@ fn mount(source: &Path, target: &str) -> Mount {
         target: target.into(),
         read_only: false,
         sub_path: None,
+        no_exec: false,
+        beneath: None,
     }
 }
 
@@ -336,11 +338,7 @@ fn devices_belong_to_whom_they_belong_on_the_host() {
              (head -c 1 /dev/other) 2>&1; mknod /dev/other c 1 8 2>&1; id -G";
         let with = |id: &str| {
             let mut spec = inside(shell(id, script), "pod", Sharing::Own);
-            spec.devices = vec![Device {
-                source: node.clone(),
-                target: "/dev/serial/mine".into(),
-                read_only: false,
-            }];
+            spec.devices = vec![Device::new(&node, "/dev/serial/mine", false)];
             spec
         };
         let (_, lines) = output_of(&runtime, with("a")).await;
@@ -352,11 +350,7 @@ fn devices_belong_to_whom_they_belong_on_the_host() {
              grep -q 'not permitted' && echo \"refused $mode\"; done; echo end";
         for (name, read_only) in [("b", true), ("e", false)] {
             let mut spec = inside(shell(name, script), "pod", Sharing::Own);
-            spec.devices = vec![Device {
-                source: tunnel.clone(),
-                target: "/dev/tunnel".into(),
-                read_only,
-            }];
+            spec.devices = vec![Device::new(&tunnel, "/dev/tunnel", read_only)];
             let (_, lines) = output_of(&runtime, spec).await;
             let expected = if read_only {
                 &["refused >", "end"][..]

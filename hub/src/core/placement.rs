@@ -30,10 +30,11 @@ pub struct Blocked {
     pub lacks: Option<(String, Digest)>,
 }
 
-/// The device's labels, if one of its apps may read them: nothing is sent for
-/// a label that nobody sees.
+/// The device's labels, if one of its apps may read them or is told one:
+/// nothing is sent for a label that nobody sees.
 fn labels_for(labels: &Labels, assigned: &[Assignment]) -> Labels {
-    let reads = |a: &Assignment| a.policy.grants.contains(&Grant::ReadDevice);
+    let reads =
+        |a: &Assignment| a.policy.grants.contains(&Grant::ReadDevice) || a.pod.reads_labels();
     match assigned.iter().any(reads) {
         true => labels.clone(),
         false => Labels::default(),

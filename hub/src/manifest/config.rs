@@ -11,6 +11,7 @@ use crate::model::ConfigObject;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value as Json;
+use skerry_wire::label::{LabelError, check_key};
 use skerry_wire::pod::{EnvFrom, EnvValue, Field, KeyToPath};
 use skerry_wire::{Config, ConfigData, ConfigKind, ConfigName, Namespace, VolumeSource};
 use std::collections::BTreeMap;
@@ -478,13 +479,21 @@ pub(super) fn value_from(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> O
 }
 
 /// Kubernetes' names of what a container may be told of itself.
-pub(super) const FIELDS: [(&str, Field); 5] = [
+pub(super) const FIELDS: [(&str, Field); 6] = [
     ("metadata.name", Field::AppName),
     ("metadata.namespace", Field::Namespace),
     ("spec.nodeName", Field::DeviceName),
     ("status.podIP", Field::PodIp),
+    ("status.podIPs", Field::PodIps),
     ("status.hostIP", Field::HostIp),
 ];
+
+/// The label of a field that is one of the device: `device.labels['site']`, as
+/// Kubernetes writes those of a pod.
+fn label_of(text: &str) -> Option<Result<&str, LabelError>> {
+    let key = text.strip_prefix("device.labels['")?.strip_suffix("']")?;
+    Some(check_key(key).map(|()| key))
+}
 
 fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field> {
     let mut fields = d.mapping(node, path)?;
@@ -492,13 +501,25 @@ fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field>
     if let Some(node) = fields.take("apiVersion") {
         d.text(node, &path.field("apiVersion"))?;
     }
-    let known =
-        "write metadata.name, metadata.namespace, spec.nodeName, status.podIP or status.hostIP";
+    let known = "write metadata.name, metadata.namespace, spec.nodeName, status.podIP, status.podIPs, status.hostIP, or device.labels['KEY'] for a label of the device";
     let node = fields.require(d, path, "fieldPath", known);
     fields.finish(d, path, Place::Other);
     let node = node?;
     let path = path.field("fieldPath");
     let text = d.text(node, &path)?;
+    match label_of(&text) {
+        None => {}
+        Some(Ok(key)) => return Some(Field::DeviceLabel(key.to_owned())),
+        Some(Err(error)) => {
+            let remedy = "write the label's key as 'skerry get devices -o wide' shows it";
+            d.error(node.at, &path, error.to_string(), remedy);
+            return None;
+        }
+    }
+    let known = match text.starts_with("metadata.labels[") {
+        true => "apps have no labels, devices do: write device.labels['KEY']",
+        false => known,
+    };
     let found = FIELDS.iter().find(|(name, _)| *name == text);
     if found.is_none() {
         let shown: String = text.chars().take(80).collect();
@@ -509,7 +530,7 @@ fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field>
             known,
         );
     }
-    found.map(|(_, field)| *field)
+    found.map(|(_, field)| field.clone())
 }
 
 /// A volume's mode as manifests write it.
@@ -631,8 +652,14 @@ pub(super) fn write_value_from(value: &EnvValue) -> Option<Out> {
         }
         EnvValue::Field(field) => {
             let mut inside = Written::default();
-            let name = FIELDS.iter().find(|(_, known)| known == field);
-            inside.some_text("fieldPath", name.map(|(name, _)| *name));
+            let name = match field {
+                Field::DeviceLabel(key) => Some(format!("device.labels['{key}']")),
+                _ => {
+                    let name = FIELDS.iter().find(|(_, known)| known == field);
+                    name.map(|(name, _)| (*name).to_owned())
+                }
+            };
+            inside.some_text("fieldPath", name);
             out.fields("fieldRef", inside);
         }
     }

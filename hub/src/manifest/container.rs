@@ -13,7 +13,7 @@ use super::scalar::{Meaning, meaning};
 use super::security::{self, PodSecurity};
 use super::tree::{Node, Position, Value};
 use super::unsupported::Place;
-use skerry_wire::pod::{EnvFrom, EnvValue, Port};
+use skerry_wire::pod::{EnvFrom, EnvValue, Port, SubPath};
 use skerry_wire::probe::Probe;
 use skerry_wire::{ContainerName, ContainerSpec, EnvVar, Resources, VolumeMount};
 
@@ -389,9 +389,24 @@ fn mount(
         Some(node) => d.boolean(node, &path.field("readOnly")),
         None => Some(false),
     };
-    let sub_path = match fields.take("subPath") {
-        Some(node) => Some(sub_path(d, node, &path.field("subPath"))?),
-        None => None,
+    let sub_path = match (fields.take("subPath"), fields.take("subPathExpr")) {
+        (None, None) => None,
+        (Some(node), None) => Some(SubPath::Plain(sub_path(d, node, &path.field("subPath"))?)),
+        (None, Some(node)) => Some(SubPath::Expr(sub_path(
+            d,
+            node,
+            &path.field("subPathExpr"),
+        )?)),
+        (Some(_), Some(node)) => {
+            let message = "stands beside subPath";
+            d.error(
+                node.at,
+                &path.field("subPathExpr"),
+                message,
+                "keep one of subPath and subPathExpr",
+            );
+            return None;
+        }
     };
     fields.finish(d, path, Place::VolumeMount);
     Some(VolumeMount {

@@ -341,7 +341,6 @@ pub(super) fn remedy(place: Place, field: &str) -> Option<&'static str> {
         (Place::Requests, "pids" | "swap") => "move it under limits",
         (Place::Requests, name) if name.starts_with("hugepages-") => "write it under limits",
 
-        (Place::VolumeMount, "subPathExpr") => "write subPath with the path itself",
         (Place::VolumeMount, "mountPropagation" | "recursiveReadOnly") => {
             "remove it: what is mounted is the container's own, and read-only with all below it"
         }

@@ -17,6 +17,7 @@ use super::yaml::{Out, render};
 use crate::model::App;
 use serde_json::Value;
 use skerry_wire::desired::{Awaited, Dependency};
+use skerry_wire::pod::SubPath;
 use skerry_wire::probe::Probe;
 use skerry_wire::{
     ContainerSpec, EnvVar, Namespace, PodSpec, RestartPolicy, Volume, VolumeMount, VolumeSource,
@@ -235,8 +236,10 @@ fn mount(mount: &VolumeMount) -> Out {
     let mut out = Fields::default();
     out.text("name", mount.volume.as_str());
     out.text("mountPath", mount.mount_path.as_str());
-    if let Some(path) = &mount.sub_path {
-        out.text("subPath", path.as_str());
+    match &mount.sub_path {
+        None => {}
+        Some(SubPath::Plain(path)) => out.text("subPath", path.as_str()),
+        Some(SubPath::Expr(path)) => out.text("subPathExpr", path.as_str()),
     }
     out.flag("readOnly", mount.read_only);
     out.done()

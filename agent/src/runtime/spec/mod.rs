@@ -5,13 +5,15 @@
 //! A released struct is therefore frozen; growth is a new request variant.
 //! Enums grow at their end only.
 
+mod hook;
 mod limits;
 mod sandbox;
 mod security;
 
+pub use hook::{Hook, HookStage, MAX_HOOK_SECS};
 pub use limits::Resources;
 pub use sandbox::{Network, SandboxSpec, Sharing, USERS};
-pub use security::{Device, Security, capability};
+pub use security::{Access, Device, Owner, Security, capability};
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,9 +27,10 @@ pub const MAX_NAME: usize = 128;
 /// Most image layers of one container: what OCI tools allow, and what fits
 /// into the one page of options that overlayfs takes.
 pub const MAX_LAYERS: usize = 127;
-/// Most volumes of one container: those of a manifest, and what the agent adds
-/// (its API, `/etc/hosts`, shared memory, files of CDI).
-pub const MAX_MOUNTS: usize = 128;
+/// Most volumes of one container: those of a manifest, what the agent adds (its
+/// API, `/etc/hosts`, shared memory), and the files of its devices: those of a
+/// graphics card are libraries, some hundreds on a Jetson.
+pub const MAX_MOUNTS: usize = 512;
 /// Most arguments, and most environment variables, of one process.
 pub const MAX_WORDS: usize = 4096;
 /// Longest hostname (`HOST_NAME_MAX` of Linux).
@@ -137,6 +140,14 @@ pub enum SpecError {
     /// A namespace of a sandbox without a sandbox.
     #[error("a container without a sandbox cannot live in one's namespaces")]
     NoSandbox,
+    /// A mount from elsewhere than it says.
+    #[error("the mount of {} is not from below {}", source_path.display(), dir.display())]
+    NotBeneath {
+        /// What is mounted.
+        source_path: PathBuf,
+        /// Where it must be.
+        dir: PathBuf,
+    },
     /// Nothing to run.
     #[error("no command: neither the app nor the image names one")]
     NoCommand,
@@ -236,6 +247,8 @@ pub struct ContainerSpec {
     pub tmpfs: Vec<Tmpfs>,
     /// Devices that it may open.
     pub devices: Vec<Device>,
+    /// What the device runs for it, in order.
+    pub hooks: Vec<Hook>,
     /// Limits.
     pub resources: Resources,
     /// Name that the container sees as its own. Empty means the id, shortened.
@@ -261,6 +274,9 @@ pub struct ContainerSpec {
 pub struct Mount {
     /// An existing file or directory on the host.
     pub source: PathBuf,
+    /// A directory above `source` that no link on the way may leave: what is
+    /// below it may be the apps' own to change.
+    pub beneath: Option<PathBuf>,
     /// Absolute path inside; made when missing.
     pub target: String,
     /// Whether the container may only read it.
@@ -268,6 +284,8 @@ pub struct Mount {
     /// A file or directory in `source` that is mounted in its place: relative,
     /// without `..`, and never out of `source`, whatever links are there.
     pub sub_path: Option<String>,
+    /// Whether programs in it cannot be run.
+    pub no_exec: bool,
 }
 
 /// A file system in memory, empty at each start. What is in it counts as the
@@ -412,6 +430,14 @@ impl ContainerSpec {
         at_most("volumes", self.mounts.len(), MAX_MOUNTS)?;
         for mount in &self.mounts {
             check_path("volume source", &mount.source.to_string_lossy())?;
+            if let Some(dir) = &mount.beneath
+                && !mount.source.starts_with(dir)
+            {
+                return Err(SpecError::NotBeneath {
+                    source_path: mount.source.clone(),
+                    dir: dir.clone(),
+                });
+            }
             check_path("volume target", &mount.target)?;
             check_target(&mount.target)?;
             if let Some(path) = &mount.sub_path {
@@ -433,6 +459,10 @@ impl ContainerSpec {
         at_most("devices", self.devices.len(), security::MAX_DEVICES)?;
         for device in &self.devices {
             device.validate()?;
+        }
+        at_most("hooks", self.hooks.len(), hook::MAX_HOOKS)?;
+        for hook in &self.hooks {
+            hook.validate()?;
         }
         let shares =
             self.network == Network::Sandbox || [self.ipc, self.pid].contains(&Sharing::Sandbox);
@@ -583,19 +613,25 @@ pub(super) mod tests {
             groups: vec![20],
             mounts: vec![Mount {
                 source: "/var/lib/web".into(),
+                beneath: Some("/var/lib".into()),
                 target: "/data".into(),
                 read_only: true,
                 sub_path: Some("web/data".into()),
+                no_exec: true,
             }],
             tmpfs: vec![Tmpfs {
                 target: "/tmp".into(),
                 size_bytes: Some(1 << 20),
                 exec: false,
             }],
-            devices: vec![Device {
-                source: "/dev/ttyUSB0".into(),
-                target: "/dev/modem".into(),
-                read_only: false,
+            devices: vec![Device::new("/dev/ttyUSB0", "/dev/modem", false)],
+            hooks: vec![Hook {
+                stage: HookStage::CreateContainer,
+                path: "/bin/hook".into(),
+                args: vec!["hook".into()],
+                env: vec!["A=1".into()],
+                timeout_secs: Some(5),
+                file: "/etc/cdi/a".into(),
             }],
             resources: Resources {
                 cpu_millis: Some(500),
@@ -736,6 +772,12 @@ pub(super) mod tests {
         );
         refused(|s| s.devices[0].target = "/etc/x".into(), "below /dev");
         refused(|s| s.tmpfs[0].target = "/proc".into(), "runtime provides");
+        refused(
+            |s| s.mounts[0].beneath = Some("/srv".into()),
+            "not from below /srv",
+        );
+        refused(|s| s.hooks[0].path = "bin/hook".into(), "hook \"bin/hook\"");
+        refused(|s| s.hooks = vec![s.hooks[0].clone(); 65], "at most 64");
         refused(|s| s.sandbox = None, "without a sandbox");
         refused(|s| s.log_name = "../x".into(), "log name");
         refused(|s| s.log.max_files = 0, "log files");

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{SpecError, at_most, check_path, check_text};
 
-/// Most devices of one container.
-pub const MAX_DEVICES: usize = 64;
+/// Most devices of one container: a board with several graphics cards has about
+/// a hundred nodes for them.
+pub const MAX_DEVICES: usize = 256;
 /// Most names of capabilities in one list: there are 41.
 const MAX_CAPABILITIES: usize = 64;
 
@@ -58,6 +59,56 @@ pub fn capability(name: &str) -> Option<oci_spec::runtime::Capability> {
     serde_json::from_value(full).ok()
 }
 
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// All.
+    ReadWrite,
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Its node is there, and cannot be opened.
+    None,
+}
+
+impl Access {
+    /// Of what is allowed.
+    pub fn of(read: bool, write: bool) -> Self {
+        match (read, write) {
+            (true, true) => Access::ReadWrite,
+            (true, false) => Access::Read,
+            (false, true) => Access::Write,
+            (false, false) => Access::None,
+        }
+    }
+
+    /// Whether reading is allowed.
+    pub fn reads(self) -> bool {
+        matches!(self, Access::ReadWrite | Access::Read)
+    }
+
+    /// Whether writing is allowed.
+    pub fn writes(self) -> bool {
+        matches!(self, Access::ReadWrite | Access::Write)
+    }
+}
+
+/// Whose the node inside is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owner {
+    /// As on the host.
+    Host,
+    /// These; what is not said is the container's user or group, or as on the
+    /// host where that is root: what CDI wants.
+    Said {
+        /// User id inside.
+        uid: Option<u32>,
+        /// Group id inside.
+        gid: Option<u32>,
+    },
+}
+
 /// A device node of the host that a container may open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -65,11 +116,26 @@ pub struct Device {
     pub source: PathBuf,
     /// Absolute path inside, below `/dev`.
     pub target: String,
-    /// Refuse writes.
-    pub read_only: bool,
+    /// What is allowed.
+    pub access: Access,
+    /// Permissions of the node inside; absent is those of the host's.
+    pub mode: Option<u32>,
+    /// Its owner.
+    pub owner: Owner,
 }
 
 impl Device {
+    /// One with permissions and owner of the host's node.
+    pub fn new(source: impl Into<PathBuf>, target: impl Into<String>, read_only: bool) -> Self {
+        Self {
+            source: source.into(),
+            target: target.into(),
+            access: Access::of(true, !read_only),
+            mode: None,
+            owner: Owner::Host,
+        }
+    }
+
     pub(super) fn validate(&self) -> Result<(), SpecError> {
         check_path("device", &self.source.to_string_lossy())?;
         check_path("device path inside", &self.target)?;

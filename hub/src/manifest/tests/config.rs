@@ -86,7 +86,7 @@ fn what_is_wrong_with_a_config_is_said() {
 
 #[test]
 fn what_comes_from_configs_is_written_as_it_was_read() {
-    let lines = "        envFrom:\n        - { prefix: A_, configMapRef: { name: settings } }\n        env:\n        - { name: X, valueFrom: { secretKeyRef: { name: login, key: user, optional: true } } }\n        - { name: D, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }\n        - { name: Z, value: \"$(X) $$(D)\" }\n      volumes:\n      - { name: a, secret: { secretName: login, defaultMode: 0400, items: [{ key: user, path: a/b }] } }\n      - { name: b, emptyDir: { medium: Memory, sizeLimit: 1Mi } }\n      - { name: c, persistentVolumeClaim: { claimName: c, sizeLimit: 1Gi } }";
+    let lines = "        envFrom:\n        - { prefix: A_, configMapRef: { name: settings } }\n        env:\n        - { name: X, valueFrom: { secretKeyRef: { name: login, key: user, optional: true } } }\n        - { name: D, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }\n        - { name: L, valueFrom: { fieldRef: { fieldPath: \"device.labels['example.com/site']\" } } }\n        - { name: Z, value: \"$(X) $$(D)\" }\n      volumes:\n      - { name: a, secret: { secretName: login, defaultMode: 0400, items: [{ key: user, path: a/b }] } }\n      - { name: b, emptyDir: { medium: Memory, sizeLimit: 1Mi } }\n      - { name: c, persistentVolumeClaim: { claimName: c, sizeLimit: 1Gi } }";
     let text = with_container(lines);
     let app = one(&text);
     assert_eq!(one(&to_yaml(&app)), app);
@@ -95,6 +95,12 @@ fn what_comes_from_configs_is_written_as_it_was_read() {
         ("defaultMode: 0400", "defaultMode: 0999", "is no mode"),
         ("medium: Memory", "medium: Disk", "is no medium"),
         ("spec.nodeName", "spec.nodename", "there is no field"),
+        (
+            "device.labels['example.com/site']",
+            "metadata.labels['site']",
+            "write device.labels['KEY']",
+        ),
+        ("example.com/site", "example.com/", "label"),
         (
             "key: user, optional",
             "key: a/b, optional",

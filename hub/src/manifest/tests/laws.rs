@@ -4,7 +4,7 @@
 use super::*;
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
-use skerry_wire::pod::{FsGroupChange, Profile, Security};
+use skerry_wire::pod::{FsGroupChange, Profile, Security, SubPath};
 use skerry_wire::policy::UpdatePolicy;
 use skerry_wire::policy::{self, Grant};
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
@@ -217,7 +217,11 @@ fn container(volumes: Vec<String>) -> impl Strategy<Value = ContainerSpec<String
                 volume_mounts: mounts
                     .map(|(mount_path, (index, read_only))| VolumeMount {
                         volume: index.get(&volumes).clone(),
-                        sub_path: read_only.then(|| format!("of/{}", index.index(9))),
+                        sub_path: match index.index(3) {
+                            0 => None,
+                            1 => Some(SubPath::Plain(format!("of/{}", index.index(9)))),
+                            _ => Some(SubPath::Expr(format!("$(OF)/{}", index.index(9)))),
+                        },
                         mount_path,
                         read_only,
                     })

@@ -322,8 +322,16 @@ fn mounts_cannot_shadow_or_escape() {
         ),
         ("{name: a, mountPath: /x, subPath: ./}", "all of the volume"),
         (
-            "{name: a, mountPath: /x, subPathExpr: $(A)}",
-            "write subPath",
+            "{name: a, mountPath: /x, subPath: a, subPathExpr: $(A)}",
+            "keep one of subPath and subPathExpr",
+        ),
+        (
+            "{name: a, mountPath: /x, subPathExpr: $(A)/../b}",
+            "'$(A)/../b' has '..' in it",
+        ),
+        (
+            "{name: a, mountPath: /x, subPathExpr: /$(A)}",
+            "'/$(A)' is an absolute path",
         ),
         (
             "{name: a, mountPath: /x}, {name: a, mountPath: /x/}",
