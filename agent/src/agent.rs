@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::control::{self, Answer, Ask, Request};
 use crate::core::join::{Join, JoinStep};
 use crate::core::{Event, Identity};
+use crate::doctor::DATA_DIR_UNWRITABLE;
 use crate::engine::{Ending, Engine, EngineError, Setup};
 use crate::facts;
 use crate::line::{Line, LineError};
@@ -17,9 +18,10 @@ use crate::network::Pool;
 use crate::notify;
 use crate::pages;
 use crate::runtime::{RuntimeConfig, Status, launch_ahead};
-use crate::store::{self, IdentityRecord, Standing, StoreDir, StoreError};
+use crate::store::{self, IdentityRecord, Reopened, Standing, StoreDir, StoreError};
 use crate::update::slot::{Switch, Trial};
 use crate::update::{Software, slots_of};
+use crate::volatile;
 use getrandom::SysRng;
 use rand_core::UnwrapErr;
 use serde_json::json;
@@ -87,6 +89,9 @@ pub enum AgentError {
     /// The hub said no.
     #[error("the hub refused this device: {0}")]
     Refused(String),
+    /// The disk would not keep it.
+    #[error("{0}")]
+    NotForGood(String),
     /// The stored key.
     #[error("the stored identity is damaged: 'skerry-agent reset', then join again")]
     Identity,
@@ -107,6 +112,30 @@ pub enum Next {
 /// on a file that is damaged enough.
 pub fn open_store(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
     unlocked(|| StoreDir::open(&config.data_dir, probe_with(exe)))
+}
+
+/// Where memory is mounted that takes the place of a disk.
+fn memory_place(config: &Config) -> PathBuf {
+    config.run_dir.join("memory")
+}
+
+/// The same for the agent of a device: if its disk takes no writes, what is on
+/// it is used, and memory for the rest.
+fn open_store_or_memory(config: &Config, exe: &Path) -> Result<StoreDir, StoreError> {
+    let memory = memory_place(config);
+    let error = match open_store(config, exe) {
+        Ok(store) => return Ok(store.or_memory(memory)),
+        Err(error @ StoreError::Locked) => return Err(error),
+        Err(error) => error,
+    };
+    match store::lay_memory(&config.data_dir, &memory) {
+        Ok(Reopened::Memory) => open_store(config, exe).map(|store| store.or_memory(memory)),
+        Ok(Reopened::Same) => Err(error),
+        Err(why) => {
+            tracing::error!("{}", chain(&why));
+            Err(error)
+        }
+    }
 }
 
 /// Tries again for a while what another agent keeps from being opened, which
@@ -223,9 +252,16 @@ pub fn run(config: Config, clock: Clock, exe: PathBuf) -> Result<Next, AgentErro
     // A device that is none yet has nothing to run.
     let joined = store::look_up_identity(&config.data_dir)
         .is_some_and(|identity| matches!(identity.standing, Standing::Joined { .. }));
+    if joined && volatile::is_read_only(&config.data_dir) {
+        // Before the keeper looks at it.
+        store::lay_memory(&config.data_dir, &memory_place(&config))?;
+    }
     let launch = joined.then(|| launch_ahead(&runtime_config(&config, &exe)));
     let launch = launch.flatten();
-    let store = open_store(&config, &exe)?;
+    let store = match joined {
+        true => open_store_or_memory(&config, &exe)?,
+        false => open_store(&config, &exe)?.or_memory(memory_place(&config)),
+    };
     notify::phase("store open");
     if !on_trial {
         store.forget_snapshot();
@@ -336,6 +372,11 @@ impl Agent {
                     })
                     .await;
             }
+            if volatile::is_laid(&self.config.data_dir) {
+                let reason = DATA_DIR_UNWRITABLE;
+                let message = volatile::told(&self.config.data_dir);
+                engine.tell(Event::Trouble { reason, message }).await;
+            }
             drop(beat);
             let (ending, given_back) = engine.run(&self.asks).await?;
             store = match ending {
@@ -357,7 +398,7 @@ impl Agent {
                             }
                         }
                     }
-                    open_store(&self.config, &self.exe)?
+                    open_store_or_memory(&self.config, &self.exe)?
                 }
                 Ending::Reset(ask) => {
                     let result = empty(machine.as_ref(), Forget::All).await;
@@ -394,7 +435,7 @@ impl Agent {
     fn erase(&self, store: StoreDir) -> Result<StoreDir, AgentError> {
         store.erase()?;
         remove_files(&self.config);
-        Ok(open_store(&self.config, &self.exe)?)
+        Ok(open_store(&self.config, &self.exe)?.or_memory(memory_place(&self.config)))
     }
 
     /// Waits for a token, makes keys, and stores both before anybody is asked.
@@ -815,6 +856,9 @@ fn known_name(store: &StoreDir) -> String {
 
 /// `reset` without a running agent.
 pub fn reset_alone(config: &Config, exe: &Path) -> Result<(), String> {
+    if let Some(reason) = volatile::why_not_for_good(&config.data_dir) {
+        return Err(reason);
+    }
     let store = open_store(config, exe).map_err(|e| chain(&e))?;
     let machine = real_machine(config, exe, &known_name(&store)).map_err(|e| chain(&e))?;
     let result = smol::block_on(LocalExecutor::new().run(empty(&machine, Forget::All)));
@@ -841,6 +885,9 @@ pub fn join_alone(
     exe: PathBuf,
     token: String,
 ) -> Result<String, AgentError> {
+    if let Some(reason) = volatile::why_not_for_good(&config.data_dir) {
+        return Err(AgentError::NotForGood(reason));
+    }
     let store = open_store(&config, &exe)?;
     if let Some(IdentityRecord {
         standing: Standing::Joined { device, .. },

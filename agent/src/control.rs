@@ -288,12 +288,29 @@ fn is_brief(request: &Request) -> bool {
 pub fn ask(
     run_dir: &Path,
     request: &Request,
-    heard: impl FnMut(Answer) -> bool,
+    mut heard: impl FnMut(Answer) -> bool,
 ) -> io::Result<Option<()>> {
-    match begin(run_dir, request)? {
-        Some(stream) => listen_to(stream, heard).map(Some),
-        None => Ok(None),
+    let Some(stream) = begin(run_dir, request)? else {
+        return Ok(None);
+    };
+    let mut answered = false;
+    let listened = listen_to(stream, |answer| {
+        answered = true;
+        heard(answer)
+    });
+    match listened {
+        Err(error) if has_ended(&error) && !answered => Ok(None),
+        other => other.map(Some),
     }
+}
+
+/// Whether the agent ended, or began to make way for another one, with what it
+/// was told unread: then nobody was asked.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// Puts a question, for who wants to say more than that. `None` when no agent
@@ -309,13 +326,19 @@ fn begin_within(run_dir: &Path, request: &Request, within: Duration) -> io::Resu
         let Some(stream) = begin_within(run_dir, &Request::Status, within)? else {
             return Ok(None);
         };
-        listen_to(stream, |_| false)?;
+        match listen_to(stream, |_| false) {
+            Err(error) if has_ended(&error) => return Ok(None),
+            other => other?,
+        }
     }
     let Some(mut stream) = reach(&socket_path(run_dir), within)? else {
         return Ok(None);
     };
     stream.set_read_timeout(brief.then_some(within))?;
-    say(&mut stream, request)?;
+    match say(&mut stream, request) {
+        Err(error) if has_ended(&error) => return Ok(None),
+        other => other?,
+    }
     // A process may take its input as slowly as it likes.
     stream.set_write_timeout(None)?;
     Ok(Some(stream))
@@ -356,6 +379,10 @@ pub fn listen_to(stream: Socket, mut heard: impl FnMut(Answer) -> bool) -> io::R
     for line in io::BufReader::new(stream).lines() {
         let line = line.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(),
+            kind @ (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                let text = "the agent ended while it was asked: ask again, and see 'journalctl -u skerry-agent -n 50' if it does so again";
+                io::Error::new(kind, text)
+            }
             _ => error,
         })?;
         if !heard(serde_json::from_str(&line)?) {
@@ -393,6 +420,7 @@ mod hex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{MsgFlags, recv};
 
     #[test]
     fn every_byte_comes_through_and_the_longest_input_fits_a_line() {
@@ -441,6 +469,35 @@ mod tests {
         // One that is killed meanwhile is none that runs.
         drop((listener, waiting));
         assert!(asked(Request::Status).expect("none runs").is_none());
+    }
+
+    #[test]
+    fn an_agent_that_ends_with_a_question_unread_is_none_that_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = std::os::unix::net::UnixListener::bind(socket_path(dir.path()));
+        let listener = listener.expect("a socket");
+        let agent = std::thread::spawn(move || {
+            // The first two read nothing, and a third one a word of it.
+            for reads in [0, 0, 1] {
+                let (client, _) = listener.accept().expect("a client");
+                // Only once there is something to leave unread.
+                let all = MsgFlags::MSG_PEEK;
+                let _ = recv(client.as_raw_fd(), &mut [0; 1], all);
+                let _ = std::io::Read::read(&mut &client, &mut vec![0; reads]);
+            }
+        });
+        for request in [Request::Status, Request::Reset, Request::Volumes] {
+            let asked = ask(dir.path(), &request, |_| true).expect("no error");
+            assert!(asked.is_none());
+        }
+        agent.join().expect("no panic");
+        // In the midst of an answer it is no such thing.
+        let (client, server) = Socket::pair().expect("a pair");
+        (&client).write_all(b"unread").expect("room");
+        (&server).write_all(b"{\"done\":\"x\"}\n").expect("room");
+        drop(server);
+        let error = listen_to(client, |_| true).expect_err("it ended");
+        assert!(error.to_string().contains("ask again"), "{error}");
     }
 
     #[test]

@@ -66,7 +66,20 @@ fn word(value: &Value) -> String {
     }
 }
 
-fn state(state: &Value) -> String {
+/// How a container stands; one that runs may not be fit for its users.
+fn state(container: &Value) -> String {
+    let state = &container["state"];
+    let unready = container["ready"] == false && state["kind"] == "running";
+    if unready {
+        let how = match container["started"] == true {
+            true => "not ready",
+            false => "coming up",
+        };
+        return match container["whyUnready"].as_str() {
+            Some(why) => format!("{how}: {why}"),
+            None => how.into(),
+        };
+    }
     match state["kind"].as_str().unwrap_or_default() {
         "fetching" => match (state["doneBytes"].as_u64(), state["totalBytes"].as_u64()) {
             (Some(done), Some(total)) if total > 0 => {
@@ -77,6 +90,15 @@ fn state(state: &Value) -> String {
         "waiting" => format!("{}: {}", word(&state["reason"]), word(&state["message"])),
         "backOff" => format!("backing off {} s", word(&state["delaySecs"])),
         other => other.to_string(),
+    }
+}
+
+/// `NAME`, or `NAMESPACE/NAME` outside of the usual one, as other commands
+/// take it.
+fn app_name(app: &Value) -> String {
+    match (word(&app["namespace"]), word(&app["name"])) {
+        (namespace, name) if namespace == "default" => name,
+        (namespace, name) => format!("{namespace}/{name}"),
     }
 }
 
@@ -94,10 +116,7 @@ pub fn containers(status: &Value) -> String {
     ];
     let mut rows = vec![header.map(String::from).to_vec()];
     for app in status["apps"].as_array().into_iter().flatten() {
-        let name = match (word(&app["namespace"]), word(&app["name"])) {
-            (namespace, name) if namespace == "default" => name,
-            (namespace, name) => format!("{namespace}/{name}"),
-        };
+        let name = app_name(app);
         for container in app["containers"].as_array().into_iter().flatten() {
             rows.push(vec![
                 name.clone(),
@@ -107,7 +126,7 @@ pub fn containers(status: &Value) -> String {
                 word(&container["restarts"]),
                 word(&container["lastExit"]),
                 word(&app["address"]),
-                state(&container["state"]),
+                state(container),
             ]);
         }
     }
@@ -122,11 +141,14 @@ fn changes(status: &Value) -> String {
         let how = match change["state"].as_str() {
             None | Some("done") => continue,
             Some("held") => format!("held: {}", word(&change["reason"])),
-            Some("trial") => "on trial".to_string(),
+            Some("trial") => match app["runsBeside"].as_str() {
+                Some(old) => format!("on trial; {old} runs on beside it until it is ready"),
+                None => "on trial".to_string(),
+            },
             Some("rolledBack") => format!("rolled back: {}", word(&change["reason"])),
             Some(other) => other.to_string(),
         };
-        let (name, to) = (word(&app["name"]), word(&change["to"]));
+        let (name, to) = (app_name(app), word(&change["to"]));
         text.push_str(&format!("change of {name} to {to}: {how}\n"));
     }
     text
@@ -192,7 +214,7 @@ fn jobs(status: &Value) -> String {
             continue;
         }
         rows.push(vec![
-            word(&app["name"]),
+            app_name(app),
             word(&job["active"]),
             word(&job["succeeded"]),
             word(&job["failed"]),
@@ -290,6 +312,31 @@ pub fn status(status: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_runs_but_is_not_ready_is_told_with_its_reason_and_its_namespace() {
+        let shown = containers(&json!({ "apps": [{
+            "namespace": "team", "name": "web", "revision": "b2", "address": null,
+            "update": {"to": "b2", "state": "trial"}, "runsBeside": "a1",
+            "containers": [
+                {"name": "a", "pid": 7, "restarts": 0, "lastExit": null, "started": true,
+                 "ready": false, "whyUnready": "its readiness probe failed: no",
+                 "state": {"kind": "running"}},
+                {"name": "b", "pid": 8, "restarts": 0, "lastExit": null, "started": false,
+                 "ready": false, "whyUnready": null, "state": {"kind": "running"}},
+                {"name": "c", "pid": null, "restarts": 0, "lastExit": "code 0", "started": false,
+                 "ready": true, "whyUnready": null, "state": {"kind": "ended"}},
+            ],
+        }]}));
+        let expected = "\
+APP       CONTAINER  REVISION  PID  RESTARTS  LAST EXIT  ADDRESS  STATE
+team/web  a          b2        7    0         -          -        not ready: its readiness probe failed: no
+team/web  b          b2        8    0         -          -        coming up
+team/web  c          b2        -    0         code 0     -        ended
+change of team/web to b2: on trial; a1 runs on beside it until it is ready
+";
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn updates_say_what_runs_what_was_ordered_and_what_came_of_it() {

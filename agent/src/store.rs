@@ -15,8 +15,7 @@
 use crate::core::ledger::Entry;
 use crate::core::work::WorkRecord;
 use crate::core::{Change, DesiredRecord, Records};
-use nix::errno::Errno;
-use nix::unistd::{AccessFlags, access};
+use crate::volatile;
 use redb::backends::FileBackend;
 use redb::{
     BackendError, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
@@ -615,6 +614,17 @@ pub struct StoreDir {
     /// What was wrong with the store that was there, if something was.
     pub broken: Option<String>,
     dir: PathBuf,
+    /// Where memory may be mounted if the disk takes no more writes.
+    memory: Option<PathBuf>,
+}
+
+/// What the store is on, after a write that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reopened {
+    /// What it was on before.
+    Same,
+    /// From now on, memory: see [`volatile`].
+    Memory,
 }
 
 /// What the small file holds.
@@ -640,7 +650,7 @@ impl StoreDir {
             .create(dir)
             .map_err(file_error("making", dir))?;
         // Neither opened nor moved aside: nothing is wrong with what is in it.
-        if access(dir, AccessFlags::W_OK) == Err(Errno::EROFS) {
+        if volatile::is_read_only(dir) {
             return Err(StoreError::ReadOnly { dir: dir.into() });
         }
         let path = dir.join("agent.redb");
@@ -675,6 +685,7 @@ impl StoreDir {
             store,
             broken,
             dir: dir.to_owned(),
+            memory: None,
         };
         if opened.store.identity()?.is_none()
             && let Some(spare) = opened.spare()
@@ -725,13 +736,36 @@ impl StoreDir {
         })
     }
 
+    /// Allows memory to take the place of a disk that takes no writes, to be
+    /// mounted there.
+    pub fn or_memory(mut self, memory: PathBuf) -> Self {
+        self.memory = Some(memory);
+        self
+    }
+
+    /// Its data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Opens the file anew, after redb has met an error that it cannot get
-    /// over. Blocks. If that fails, nothing can be committed until it works.
-    pub fn reopen(mut self) -> (Self, Result<(), StoreError>) {
+    /// over: in memory if the disk takes no writes. Blocks. If that fails,
+    /// nothing can be committed until it works.
+    pub fn reopen(mut self) -> (Self, Result<Reopened, StoreError>) {
         // The lock must go before it can be had again.
         self.store.database = None;
-        let opened = Store::at(&self.dir.join("agent.redb")).map(|store| self.store = store);
+        let opened = self.lay_memory().and_then(|reopened| {
+            self.store = Store::at(&self.dir.join("agent.redb"))?;
+            Ok(reopened)
+        });
         (self, opened)
+    }
+
+    fn lay_memory(&self) -> Result<Reopened, StoreError> {
+        match &self.memory {
+            Some(memory) => lay_memory(&self.dir, memory),
+            None => Ok(Reopened::Same),
+        }
     }
 
     /// Removes store and identity for good.
@@ -782,6 +816,21 @@ impl StoreDir {
         let dir = File::open(&self.dir).and_then(|dir| dir.sync_all());
         dir.map_err(file_error("syncing", &self.dir))
     }
+}
+
+/// Lays memory over a data directory whose disk takes no writes, unless that
+/// was done. To be asked after a failure, for it writes to the disk.
+pub fn lay_memory(dir: &Path, memory: &Path) -> Result<Reopened, StoreError> {
+    if volatile::is_laid(dir) {
+        return Ok(Reopened::Same);
+    }
+    let Some(why) = volatile::refusal(dir) else {
+        return Ok(Reopened::Same);
+    };
+    tracing::error!("{} takes no writes: {why}", dir.display());
+    volatile::lay(dir, memory, dir).map_err(file_error("laying memory over", dir))?;
+    tracing::error!("{}", volatile::told(dir));
+    Ok(Reopened::Memory)
 }
 
 /// The store's file in a data directory.

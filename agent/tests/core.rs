@@ -29,6 +29,8 @@ struct World {
     /// Images that were said to be needed, and those to be examined.
     needed: Vec<BTreeSet<Digest>>,
     examined: Vec<Digest>,
+    /// Whether nothing can be started.
+    unstartable: bool,
 }
 
 fn identity(hub: &KeyPair, device: &KeyPair) -> Identity {
@@ -59,6 +61,7 @@ impl World {
             created: 0,
             needed: vec![],
             examined: vec![],
+            unstartable: false,
         };
         world.start_again();
         world
@@ -129,7 +132,10 @@ impl World {
                     let ids: Vec<_> = known.map(|e| e.name().incarnation(e.incarnation)).collect();
                     assert!(ids.contains(&create.id), "started before it was committed");
                     self.created += 1;
-                    let result = Ok(7);
+                    let result = match self.unstartable {
+                        true => Err("no such program".to_string()),
+                        false => Ok(7),
+                    };
                     self.say(Event::Created {
                         id: create.id,
                         result,
@@ -225,6 +231,22 @@ fn running(core: &Core) -> usize {
     let containers = core.observed().containers.as_ref().unwrap();
     let runs = |s: &&Status| matches!(s, Status::Running { .. });
     containers.values().filter(runs).count()
+}
+
+#[test]
+fn only_what_has_started_is_said_to_have() {
+    let mut world = World::new();
+    world.unstartable = true;
+    world.say(Event::Listed(vec![]));
+    world.tell_desired(1, &[("a", "1")]);
+    assert!(world.reasons().contains(&"CreateFailed".into()));
+    assert!(!world.reasons().contains(&"Started".into()));
+    world.unstartable = false;
+    while running(&world.core) == 0 {
+        world.now_ms = world.core.wake_at().expect("it is tried again");
+        world.say(Event::Wake);
+    }
+    assert_eq!(world.reasons().last(), Some(&"Started".into()));
 }
 
 #[test]
@@ -691,4 +713,62 @@ fn an_image_is_examined_when_its_program_is_not_found_and_not_each_time() {
     assert_eq!(end(&mut world, ExitStatus::Signal(7)), 1, "just now");
     assert_eq!(end(&mut world, ExitStatus::Signal(7)), 2);
     assert_eq!(world.examined, [image("1"); 2]);
+}
+
+#[test]
+fn a_start_that_the_disk_forgot_goes_on_above_what_the_hub_knows() {
+    let mut world = World::new();
+    world.say(Event::Listed(vec![]));
+    world.say(Event::LinkUp { connection: 1 });
+    let told = |world: &mut World, session: SessionId, starts: u32| {
+        let body = CommandBody::CountOn { starts };
+        let command = encode(&Command { session, body });
+        let message = world.sealed(Purpose::Command, Lane::Command, &command);
+        world.core.handle(world.now(), message)
+    };
+    let calls = |effects: &[Effect]| {
+        let mut found = effects.iter().filter_map(|effect| match effect {
+            Effect::CallAnew { starts } => Some(*starts),
+            _ => None,
+        });
+        found.next()
+    };
+    let (session, before) = (world.core.session(), world.records.starts);
+    assert_eq!(before, 1);
+    // Of another run, of an earlier start, and beyond the last one.
+    let other = SessionId(session.0 ^ 1);
+    for (session, starts) in [(other, 9), (session, 0), (session, u32::MAX)] {
+        let effects = told(&mut world, session, starts);
+        assert_eq!(calls(&effects), None, "{starts}");
+        world.carry_out(effects);
+    }
+    assert_eq!((world.records.starts, world.reasons()), (1, vec![]));
+
+    // Committed before the line has its number.
+    let effects = told(&mut world, session, 9);
+    assert_eq!(calls(&effects), Some(10));
+    let place = |is: fn(&Effect) -> bool| effects.iter().position(is);
+    let commit = place(|e| matches!(e, Effect::Commit(_))).expect("committed");
+    let call = place(|e| matches!(e, Effect::CallAnew { .. })).expect("called");
+    assert!(commit < call);
+    world.carry_out(effects);
+    assert_eq!(world.records.starts, 10);
+    assert_eq!(world.reasons(), ["StartsForgotten"]);
+    world.sent.clear();
+    let reason = "numbers go on".to_string();
+    world.say(Event::LinkDown { reason });
+    world.say(Event::LinkUp { connection: 2 });
+    world.now_ms += 1_000;
+    world.say(Event::Wake);
+    assert_eq!(world.sent[0].purpose, Purpose::Presence);
+    let report = world.sent.iter().find(|m| m.purpose == Purpose::Report);
+    let report = report.expect("all is told again");
+    for message in [&world.sent[0], report] {
+        assert_eq!(message.seq.start(), 10);
+    }
+    let report: Report = decode("report", &report.body).unwrap();
+    assert_eq!(report.events[0].id, 10 << 32 | 1);
+    // Said twice, as a broker may.
+    let effects = told(&mut world, session, 9);
+    assert_eq!(calls(&effects), None);
 }

@@ -35,6 +35,8 @@ make_root() {
     debootstrap --arch=arm64 --foreign --variant=minbase \
         --include=systemd,systemd-sysv,udev,dbus,kmod,iproute2,ca-certificates,openssh-server,nftables,e2fsprogs,systemd-resolved,systemd-timesyncd,tzdata,apparmor,linux-image-arm64 \
         "$suite" "$root" >debootstrap.log
+    # Inside a container debootstrap makes a link of it, to itself once it is a root.
+    rm -rf "$root/proc" && mkdir "$root/proc"
     # Before the first package is configured somebody must be there to own files.
     for file in passwd group; do cp "$root/usr/share/base-passwd/$file.master" "$root/etc/$file"; done
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d" && chmod +x "$root/usr/sbin/policy-rc.d"

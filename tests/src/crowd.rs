@@ -406,7 +406,8 @@ impl Machine {
             | Effect::AskHold { .. }
             | Effect::ReleaseHold { .. }
             | Effect::ServeApps(_)
-            | Effect::StopCalling => None,
+            | Effect::StopCalling
+            | Effect::CallAnew { .. } => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use skerry_hub::demo::image;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -297,16 +297,27 @@ pub struct Agent {
     program: PathBuf,
     boots: u32,
     process: Option<Child>,
+    /// Whether all that starts sees what was mounted before.
+    shares_mounts: bool,
+    /// Holds the mounts of this boot, if they are shared.
+    holder: Option<Child>,
 }
 
 impl Agent {
     /// Starts one that joins with this token.
     pub fn start(scratch: &Scratch, name: &str, token: &str) -> Self {
+        let mut agent = Self::new(scratch, name, token);
+        agent.start_again();
+        agent
+    }
+
+    /// One that was not started yet.
+    pub fn new(scratch: &Scratch, name: &str, token: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = scratch.path().join(name);
         fs::create_dir(&directory).expect("a new directory");
-        let mut agent = Self {
+        let agent = Self {
             name: name.into(),
             directory,
             cgroup: format!("skerry-test-{}-{number:03}", std::process::id()),
@@ -314,10 +325,47 @@ impl Agent {
             program: built("skerry-agent"),
             boots: 1,
             process: None,
+            shares_mounts: false,
+            holder: None,
         };
         agent.write_boot_id();
-        agent.start_again();
         agent
+    }
+
+    /// A program in the mount namespace that all agents of one boot share from
+    /// now on, as on a machine of their own. Otherwise each start has another.
+    pub fn in_its_mounts(&mut self, program: &str) -> Command {
+        self.shares_mounts = true;
+        self.hold_mounts();
+        let mut command = Command::new("nsenter");
+        command.arg(self.mounts_of_boot().expect("they are held"));
+        command.arg(program).stdin(Stdio::null());
+        command
+    }
+
+    /// How `nsenter` gets to them, if they are shared.
+    fn mounts_of_boot(&self) -> Option<String> {
+        let holder = self.holder.as_ref()?;
+        Some(format!("--mount=/proc/{}/ns/mnt", holder.id()))
+    }
+
+    /// A process whose mount namespace is that of this boot.
+    fn hold_mounts(&mut self) {
+        if self.holder.is_some() {
+            return;
+        }
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "slave", "sh", "-c"])
+            .arg("mount --bind \"$0\" /proc/sys/kernel/random/boot_id && echo held && exec sleep infinity")
+            .arg(self.directory.join("boot_id"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare runs");
+        let mut word = [0; 5];
+        let out = holder.stdout.as_mut().expect("its output");
+        out.read_exact(&mut word).expect("it holds the mounts");
+        self.holder = Some(holder);
     }
 
     /// Its name in the fleet.
@@ -363,6 +411,9 @@ impl Agent {
     /// The same with more options and environment.
     pub fn start_with(&mut self, options: &[&str], environment: &[(&str, &str)]) {
         assert!(self.process.is_none(), "the agent runs already");
+        if self.shares_mounts {
+            self.hold_mounts();
+        }
         let mut command = self.command("run");
         command.args(["--name", &self.name]).args(options);
         command
@@ -374,11 +425,21 @@ impl Agent {
     /// `skerry-agent VERB` with this agent's directories and boot id.
     pub fn command(&self, verb: &str) -> Command {
         // A boot id of its own, so that a reboot can be played.
-        let mut command = Command::new("unshare");
+        let mut command;
+        match self.mounts_of_boot() {
+            Some(mounts) => {
+                command = Command::new("nsenter");
+                command.arg(mounts);
+            }
+            None => {
+                command = Command::new("unshare");
+                command
+                    .args(["--mount", "--propagation", "slave", "sh", "-c"])
+                    .arg("mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"")
+                    .arg(self.directory.join("boot_id"));
+            }
+        }
         command
-            .args(["--mount", "--propagation", "slave", "sh", "-c"])
-            .arg("mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"")
-            .arg(self.directory.join("boot_id"))
             .arg(&self.program)
             .arg(verb)
             .arg("--data")
@@ -445,6 +506,10 @@ impl Agent {
             "processes of {} do not end",
             self.name
         );
+        if let Some(mut holder) = self.holder.take() {
+            let _ = holder.kill();
+            let _ = holder.wait();
+        }
     }
 
     /// What the agent sees mounted below its run directory: each line of the
@@ -470,6 +535,13 @@ impl Agent {
     pub fn every_process(&self) -> Vec<i32> {
         let mark = self.directory.display().to_string();
         let mut found = Vec::new();
+        // What is mounted here is seen by all of the machine, and what a test
+        // finds by this it kills: mount it where only the agent is.
+        let here = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        assert!(
+            !here.contains(&format!("{mark}/")),
+            "{mark} is mounted outside the agent's mount namespace: its processes cannot be told from all others"
+        );
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
                 continue;

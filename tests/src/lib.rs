@@ -5,6 +5,7 @@
 pub mod attacker;
 pub mod cost;
 pub mod crowd;
+pub mod disk;
 pub mod fleet;
 pub mod footprint;
 pub mod mosquitto;

@@ -97,6 +97,11 @@ fn a_pod_comes_up_in_order_is_probed_and_goes_in_order() {
 
     touch("up");
     hub.wait_for_device("one", "main is up", |d| is(d, "main", true, true, false));
+    let told = until(PATIENCE, || {
+        let words = "container main is not ready: its readiness probe failed";
+        hub.skerry(&["events"]).contains(words).then_some(())
+    });
+    assert!(told.is_some(), "{}", hub.skerry(&["events"]));
     touch("ready");
     hub.wait_for_device("one", "main is ready", |d| is(d, "main", true, true, true));
     fs::remove_file(dir.join("ready")).expect("removed");

@@ -395,6 +395,10 @@ fn volumes_are_limited_copied_backed_up_and_removed() {
         (site.hub.try_skerry(&beside).as_deref() == Ok("hello\n")).then_some(())
     })
     .expect("both see it");
+    // And one memory by name, which nobody has to ask for.
+    exec(&["note", "/dev/shm/word", "shared"]).expect("written");
+    let beside = [&beside[..7], &["/dev/shm/word"]].concat();
+    assert_eq!(site.hub.try_skerry(&beside).as_deref(), Ok("shared\n"));
     exec(&["fill", "/memory/some", "512"]).expect("it fits");
     let full = exec(&["fill", "/memory/more", "1024"]).unwrap_err();
     assert!(full.contains("No space left on device"), "{full}");

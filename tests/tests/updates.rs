@@ -303,9 +303,14 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
     rollout("9.2.0", "d05");
     line("mqtts://127.0.0.1:9", "d07", "10s", &[]);
     wait_for(&hub, "d05", "agent", "9.2.0", "trying");
-    let hung = agents[4].command("status").output().expect("it runs");
-    let said = String::from_utf8_lossy(&hung.stderr).into_owned();
-    assert!(said.contains("agent 9.2.0 is on trial"), "{said}");
+    // The old one says so to the hub before it ends.
+    let mut said = String::new();
+    let told = until(PATIENCE, || {
+        let hung = agents[4].command("status").output().expect("it runs");
+        said = String::from_utf8_lossy(&hung.stderr).into_owned();
+        said.contains("agent 9.2.0 is on trial").then_some(())
+    });
+    assert!(told.is_some(), "{said}");
     rollout("9.3.0", "d06");
     wait_for(&hub, "d07", "line", "127.0.0.1:9", "rolled_back");
     line(&right, "d08", "20s", &["--tls-pin", &"00".repeat(32)]);

@@ -309,6 +309,11 @@ impl Seq {
         Self(u64::from(start) << 32)
     }
 
+    /// Which start it is of.
+    pub fn start(self) -> u32 {
+        u32::try_from(self.0 >> 32).expect("32 of 64 bits")
+    }
+
     /// The number after this one. A start that used up its 2^32 numbers flows
     /// over into the next start's, so a sender must stop there and start anew;
     /// at 1,000 messages a second that is after 49 days of one run.

@@ -71,6 +71,14 @@ pub enum CommandBody {
     },
     /// Do something with the device's named volumes, as a stream.
     Volume(VolumeRequest),
+    /// Answer to a [`Presence`] of a run that the hub has not heard of, under a
+    /// number that it has: the device has forgotten how often it started. Its
+    /// next numbers are those of the start after this one. Worth nothing to
+    /// any other run, so whoever repeats an old presence gains nothing.
+    CountOn {
+        /// The highest start that the hub has heard of.
+        starts: u32,
+    },
 }
 
 /// What to do with named volumes. Its stream carries what goes in or out, and

@@ -488,6 +488,7 @@ fn messages() {
         ),
         ("command-usage", CommandBody::Usage { request: 4 }),
         ("command-revoked", CommandBody::Revoked),
+        ("command-count-on", CommandBody::CountOn { starts: 7 }),
         (
             "command-doctor",
             CommandBody::Doctor {

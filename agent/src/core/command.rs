@@ -1,6 +1,6 @@
 //! What the hub asks of this run of the agent.
 
-use super::event::{Effect, LogPlace, Now};
+use super::event::{Change, Effect, LogPlace, Now};
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::{InstanceName, log_name, run_log_name};
@@ -10,7 +10,7 @@ use crate::runtime::{ContainerId, Earlier, Status};
 use skerry_wire::message::{Command, CommandBody, ExecRequest, LogsRequest};
 use skerry_wire::policy::Work;
 use skerry_wire::report::Severity;
-use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, StreamId};
+use skerry_wire::{AppRef, Assignment, ContainerName, ContainerSpec, Seq, StreamId};
 
 /// Examinations of the machine at once: each may wait for the network.
 const MAX_DIAGNOSES: usize = 4;
@@ -18,6 +18,10 @@ const MAX_DIAGNOSES: usize = 4;
 impl Core {
     pub(super) fn command(&mut self, now: Now, command: Command) {
         if command.session != self.session() {
+            // Anybody can bring this one about, with a presence of long ago.
+            if matches!(command.body, CommandBody::CountOn { .. }) {
+                return;
+            }
             // The hub thinks of an earlier run.
             self.refusal(
                 now,
@@ -61,12 +65,33 @@ impl Core {
                     });
                 }
             }
+            CommandBody::CountOn { starts } => self.count_on(now, starts),
             CommandBody::Revoked => {
                 let text = "the hub shut this device out; its apps keep running. To come back: skerry-agent join TOKEN";
                 self.note(now, Severity::Warning, "Revoked", None, text);
                 self.revoke(now);
             }
         }
+    }
+
+    /// The hub has heard of later starts than the store knows of: goes on above
+    /// them, with everything that was not acknowledged, on a line whose will
+    /// has such a number, too.
+    fn count_on(&mut self, now: Now, heard: u32) {
+        let before = self.starts;
+        let Some(starts) = heard.checked_add(1).filter(|starts| *starts > before) else {
+            return;
+        };
+        self.starts = starts;
+        self.last_seq = Seq::first_of_start(starts);
+        self.journal.count_on(starts);
+        self.changes.push(Change::Starts(starts));
+        self.commit();
+        let text = format!(
+            "the hub knows of start {heard} of this agent, its disk of {before}: the disk forgets what is written, or is a copy of an earlier day; look at 'skerry-agent doctor' and replace a card that is worn out"
+        );
+        self.note(now, Severity::Warning, "StartsForgotten", None, &text);
+        self.effects.push(Effect::CallAnew { starts });
     }
 
     /// Containers that run and that the ledger knows.

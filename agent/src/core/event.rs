@@ -460,6 +460,11 @@ pub enum Effect {
     ServeApps(BTreeMap<AppRef, Vec<Grant>>),
     /// The device was shut out: close the line and stay away.
     StopCalling,
+    /// Hang up and call again: from here on, numbers are those of this start.
+    CallAnew {
+        /// How often the agent was started, as far as the hub knows.
+        starts: u32,
+    },
 }
 
 /// A message to be sealed and published.

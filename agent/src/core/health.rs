@@ -84,7 +84,8 @@ pub enum Verdict {
     Same,
     /// It came up, or became ready.
     Better,
-    /// It is not ready any more, and why.
+    /// It is not ready any more, or cannot become it, and why: once, until it
+    /// has been ready again.
     Unready(String),
     /// It has to be stopped, and why.
     Unwell(String),
@@ -136,6 +137,10 @@ struct Probing {
     good: bool,
     /// Taken for good without an answer, because it ran before we did.
     assumed: bool,
+    /// What the newest bad answer was, until a good one comes.
+    why: String,
+    /// That it is not ready was told, and it has not been ready since.
+    told: bool,
 }
 
 impl Probing {
@@ -148,6 +153,8 @@ impl Probing {
             good_row: false,
             good: assumed,
             assumed,
+            why: String::new(),
+            told: false,
         }
     }
 
@@ -381,6 +388,8 @@ impl Health {
             Answer::Bad(why) => (false, cut(&why)),
         };
         let decided = probing.count(good);
+        probing.why.clone_from(&why);
+        let mut untold = false;
         let times = probing.in_row;
         let grace_secs = probing.probe.termination_grace_secs;
         match (kind, good, decided) {
@@ -401,10 +410,13 @@ impl Health {
             (ProbeKind::Liveness | ProbeKind::Readiness, true, true) => {
                 probing.good = true;
                 probing.assumed = false;
+                probing.told = false;
             }
             (ProbeKind::Readiness, false, true) => {
                 probing.good = false;
                 probing.assumed = false;
+                // What never becomes ready has a reason, too.
+                untold = !std::mem::replace(&mut probing.told, true);
             }
             (ProbeKind::Startup | ProbeKind::Liveness, false, true) => {
                 let why = format!("its {} failed {times} times: {why}", kind.name());
@@ -417,7 +429,7 @@ impl Health {
         }
         match (ready, watch.ready()) {
             (false, true) => Verdict::Better,
-            (true, false) => Verdict::Unready(format!("its {} failed: {why}", kind.name())),
+            (_, false) if untold => Verdict::Unready(format!("its {} failed: {why}", kind.name())),
             _ if !started && watch.started() => Verdict::Better,
             _ => Verdict::Same,
         }
@@ -441,6 +453,17 @@ impl Health {
     /// Whether a container that runs is ready for its users.
     pub fn ready(&self, id: &ContainerId) -> bool {
         self.watched.get(id).is_none_or(Watch::ready)
+    }
+
+    /// What keeps a container from being ready, as its newest answers say.
+    pub fn why_unready(&self, id: &ContainerId) -> Option<String> {
+        let watch = self.watched.get(id).filter(|watch| !watch.ready())?;
+        let kind = match watch.started() {
+            true => ProbeKind::Readiness,
+            false => ProbeKind::Startup,
+        };
+        let probing = watch.probe(kind).filter(|one| !one.why.is_empty())?;
+        Some(format!("its {} failed: {}", kind.name(), probing.why))
     }
 
     /// Whether what is known of its readiness was answered in this run.

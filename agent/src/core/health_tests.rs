@@ -87,6 +87,27 @@ fn readiness_comes_and_goes_by_its_thresholds() {
 }
 
 #[test]
+fn what_never_becomes_ready_says_why_once() {
+    let mut health = running(|c| c.readiness_probe = probe(0, 10, 2));
+    let why = "its readiness probe failed: no".to_string();
+    assert_eq!(health.why_unready(&id()), None, "nobody has asked");
+    let told = Verdict::Unready(why.clone());
+    for expected in [Verdict::Same, told.clone(), Verdict::Same, Verdict::Same] {
+        let (at, kind) = ask(&mut health).unwrap();
+        assert_eq!(health.answered(at, &id(), kind, BAD()), expected, "{at}");
+        assert_eq!(health.why_unready(&id()), Some(why.clone()));
+    }
+    let (at, kind) = ask(&mut health).unwrap();
+    let better = health.answered(at, &id(), kind, Answer::Good);
+    assert_eq!(better, Verdict::Better);
+    assert_eq!(health.why_unready(&id()), None, "it is ready");
+    for expected in [Verdict::Same, told] {
+        let (at, kind) = ask(&mut health).unwrap();
+        assert_eq!(health.answered(at, &id(), kind, BAD()), expected, "{at}");
+    }
+}
+
+#[test]
 fn the_other_probes_wait_for_the_startup_probe() {
     let mut health = running(|c| {
         c.startup_probe = probe(0, 2, 3);

@@ -32,6 +32,17 @@ impl Journal {
         }
     }
 
+    /// Numbers on from another start, what waits included: under its numbers
+    /// the hub may know other events.
+    pub fn count_on(&mut self, starts: u32) {
+        self.next_id = Self::new(starts).next_id;
+        for mut kept in std::mem::take(&mut self.events) {
+            kept.event.id = self.take_id();
+            kept.sent = 0;
+            self.events.push_back(kept);
+        }
+    }
+
     fn take_id(&mut self) -> u64 {
         let id = self.next_id;
         self.next_id = self.next_id.saturating_add(1);
@@ -131,6 +142,22 @@ mod tests {
         assert_eq!(events[0].message, "36");
         assert!(events.windows(2).all(|w| w[0].id + 1 == w[1].id));
         assert!(events[0].id > 3 << 32);
+    }
+
+    #[test]
+    fn what_waits_is_told_under_the_numbers_of_a_later_start() {
+        let mut journal = Journal::new(1);
+        add(&mut journal, "a");
+        add(&mut journal, "b");
+        let sent = journal.send();
+        journal.count_on(7);
+        // An answer to what was sent before is about other events.
+        journal.acknowledge(sent[1].id);
+        add(&mut journal, "c");
+        let ids: Vec<u64> = journal.send().iter().map(|event| event.id).collect();
+        assert_eq!(ids, [7 << 32 | 1, 7 << 32 | 2, 7 << 32 | 3]);
+        journal.acknowledge(7 << 32 | 3);
+        assert_eq!(journal.events().count(), 0);
     }
 
     #[test]

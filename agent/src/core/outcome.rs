@@ -62,6 +62,14 @@ impl Core {
                         .entry(id.clone())
                         .or_insert(Status::Running { pid, started_at });
                 }
+                if let Some(entry) = self.entry_of(&id) {
+                    let (app, container) = (entry.app.clone(), &entry.container);
+                    let text = format!(
+                        "container {container} of revision {} is started",
+                        entry.revision
+                    );
+                    self.note(now, Severity::Normal, "Started", Some(&app), &text);
+                }
                 self.begin_health(now, &id);
             }
             Err(reason) => {

@@ -224,7 +224,9 @@ pub fn standing(assignment: &Assignment, observed: &Observed, ledger: &Ledger) -
         if !runs {
             coming = coming.or(Some(format!("container {shown} does not run")));
         } else if !observed.health.ready(&id) {
-            coming = coming.or(Some(format!("container {shown} is not ready")));
+            let why = observed.health.why_unready(&id);
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            coming = coming.or(Some(format!("container {shown} is not ready{why}")));
         } else if !observed.health.is_asked(&id) {
             assumed = true;
         }

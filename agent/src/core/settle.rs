@@ -95,11 +95,6 @@ impl Core {
                 assignment,
                 container,
             } => {
-                let text = format!(
-                    "container {} of revision {} is started",
-                    entry.container, entry.revision
-                );
-                self.note(now, Severity::Normal, "Started", Some(&entry.app), &text);
                 let configs = self.configs_of(&assignment);
                 let run = self.works.run_of(&entry.app, entry.revision);
                 acts.push(Effect::Create(Box::new(CreateContainer {

@@ -22,8 +22,9 @@ use super::handle::Core;
 use super::observed::ImageState;
 use super::report::Urgency;
 use super::streams::Steps;
+use crate::doctor::DATA_DIR_UNWRITABLE;
 use skerry_link::BrokerUrl;
-use skerry_wire::report::Severity;
+use skerry_wire::report::{Condition, Severity};
 use skerry_wire::seal::Purpose;
 use skerry_wire::stream::Frame;
 use skerry_wire::topic::Lane;
@@ -313,6 +314,16 @@ impl Core {
         let confirm_secs = order
             .confirm_secs
             .clamp(UpdateOrder::MIN_CONFIRM_SECS, UpdateOrder::MAX_CONFIRM_SECS);
+        let forgets = |c: &&Condition| c.status && c.kind == DATA_DIR_UNWRITABLE;
+        if let Some(condition) = self.conditions.iter().find(forgets) {
+            // A new line above all: the device would call where nobody is.
+            let reason = format!("the next start would undo it: {}", condition.message);
+            let what = match order.body {
+                UpdateBody::Line { .. } => "the new line",
+                UpdateBody::Release(_) => "the release",
+            };
+            return self.refuse_update(now, subject_of(&order), order.order, what, reason);
+        }
         match order.body {
             UpdateBody::Line { broker, tls_pin } => {
                 self.begin_line(now, order.order, confirm_secs, broker, tls_pin);

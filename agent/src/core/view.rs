@@ -4,6 +4,7 @@ use super::event::Now;
 use super::handle::{Core, Identity, LinkState};
 use super::observed::Observed;
 use super::plan::Ledger;
+use super::replace::{self, Runs};
 use super::report;
 use super::update::UpdateView;
 use super::work::Works;
@@ -76,7 +77,22 @@ impl Core {
     /// its newest pod.
     pub fn named_revision(&self, app: &AppRef, revision: RevisionId) -> RevisionId {
         let pod = self.works.newest_pod(app);
-        pod.map_or(revision, |pod| pod.revision)
+        let carried = self.carried.get(app).filter(|one| one.shown == revision);
+        match (pod, carried) {
+            (Some(pod), _) => pod.revision,
+            (None, Some(carried)) => carried.running,
+            (None, None) => revision,
+        }
+    }
+
+    /// The older revision that runs beside the newest one of an app.
+    pub fn runs_beside(&self, app: &AppRef) -> Option<RevisionId> {
+        let new = self.assignments().iter().find(|one| one.app == *app)?;
+        let (old, record) = (self.previous.get(app), self.replacing.get(app));
+        match replace::runs(new, old, record) {
+            Runs::Both { old, .. } => Some(old.revision),
+            Runs::One(_) => None,
+        }
     }
 
     /// The machine's lasting troubles, and what holds jobs up.

@@ -1,16 +1,18 @@
 //! Can the data directory be written?
 
 use super::{Finding, Verdict};
+use crate::volatile;
 use nix::unistd::{AccessFlags, access};
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-const KIND: &str = "DataDirUnwritable";
+/// What it is called, as a condition and as an event.
+pub const KIND: &str = "DataDirUnwritable";
 
 /// Writes a small file and takes it away.
 pub fn find(dir: &Path) -> Finding {
-    if let Some(finding) = lost_with_the_power() {
+    if let Some(finding) = lost_with_the_power(dir) {
         return finding;
     }
     let shown = dir.display();
@@ -28,7 +30,7 @@ pub fn find(dir: &Path) -> Finding {
 /// The same without writing: sees a disk that was mounted read-only, as
 /// kernels do with one that fails.
 pub fn look(dir: &Path) -> Finding {
-    if let Some(finding) = lost_with_the_power() {
+    if let Some(finding) = lost_with_the_power(dir) {
         return finding;
     }
     match access(dir, AccessFlags::W_OK) {
@@ -37,15 +39,16 @@ pub fn look(dir: &Path) -> Finding {
     }
 }
 
-/// On our minimal image: the data partition cannot be used, so memory is.
-fn lost_with_the_power() -> Option<Finding> {
-    let text = fs::read_to_string(Path::new(crate::init::RUN_DIR).join("data-condition")).ok()?;
-    Some(Finding::new(
-        KIND,
-        Verdict::Bad,
-        text,
-        "replace the card: skerry flash, with a new one".to_string(),
-    ))
+/// Memory is used instead: on our minimal image from the start, anywhere else
+/// from when the disk took no more writes.
+fn lost_with_the_power(dir: &Path) -> Option<Finding> {
+    let condition = Path::new(crate::init::RUN_DIR).join("data-condition");
+    if let Ok(text) = fs::read_to_string(condition) {
+        let remedy = "replace the card: skerry flash, with a new one".to_string();
+        return Some(Finding::new(KIND, Verdict::Bad, text, remedy));
+    }
+    let laid = volatile::is_laid(dir);
+    laid.then(|| Finding::new(KIND, Verdict::Bad, volatile::words(dir), volatile::remedy()))
 }
 
 fn bad(dir: &Path, error: &io::Error) -> Finding {

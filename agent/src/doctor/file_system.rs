@@ -19,7 +19,10 @@ fn mount(line: &str) -> Option<Mount> {
     let tail: Vec<&str> = tail.split(' ').collect();
     let (point, options) = (head.get(4)?, head.get(5)?);
     let (source, of_disk) = (tail.get(1)?, tail.get(2)?);
-    let is_read_only = |options: &str| options.split(',').any(|option| option == "ro");
+    // The second since Linux 6.15: ext4 after an error is not mounted otherwise,
+    // and takes no writes all the same.
+    let of_read_only = ["ro", "emergency_ro"];
+    let is_read_only = |options: &str| options.split(',').any(|o| of_read_only.contains(&o));
     Some(Mount {
         point: point.replace("\\040", " "),
         source: (*source).to_string(),
@@ -104,6 +107,14 @@ mod tests {
         assert_eq!(of("/srv").verdict, Verdict::Good);
         assert_eq!(of("/var/library").verdict, Verdict::Good);
         assert_eq!(of("/boot/my card/x").verdict, Verdict::Bad);
+    }
+
+    #[test]
+    fn so_is_one_that_linux_6_15_still_calls_writable() {
+        let mounts = MOUNTS.replace("ro,errors=remount-ro", "rw,errors=remount-ro,emergency_ro");
+        let tree = Tree::new(&[("proc/self/mountinfo", mounts.as_bytes())]);
+        let found = find(&tree.host(), Path::new("/var/lib/skerry-agent"));
+        assert_eq!(found.verdict, Verdict::Bad);
     }
 
     #[test]

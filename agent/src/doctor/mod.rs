@@ -37,6 +37,7 @@ use skerry_wire::report::Condition;
 use std::path::Path;
 
 pub use clock_trust::{Believed, is_clock_trusted, is_plausible};
+pub use data_dir::KIND as DATA_DIR_UNWRITABLE;
 pub use skerry_wire::finding::{Finding, Verdict};
 
 /// What the agent knows and the machine does not tell.

@@ -6,6 +6,7 @@ use crate::core::LogPlace;
 use crate::core::update::{Subject, UpdateView};
 use crate::machine::{Machine, StreamInput, StreamOutput, stream};
 use crate::runtime::{ContainerId, Status};
+use crate::volatile;
 use serde_json::json;
 use skerry_wire::message::{ExecRequest, LogsRequest};
 use skerry_wire::report::{ContainerState, JobOutcome};
@@ -82,6 +83,10 @@ impl<M: Machine> Engine<M> {
                     Err(reason) => ask.finish(Answer::Failed(reason)),
                 }
             }
+            Request::Join { .. } | Request::Reset if self.why_not_for_good().is_some() => {
+                let reason = self.why_not_for_good().unwrap_or_default();
+                ask.finish(Answer::Failed(reason));
+            }
             Request::Join { .. } if self.core.is_revoked() => return Some(Ending::Rejoin(ask)),
             Request::Join { .. } => {
                 let identity = &self.setup.identity;
@@ -96,6 +101,11 @@ impl<M: Machine> Engine<M> {
             Request::Reset => return Some(Ending::Reset(ask)),
         }
         None
+    }
+
+    fn why_not_for_good(&self) -> Option<String> {
+        let store = self.store.as_ref()?;
+        volatile::why_not_for_good(store.dir())
     }
 
     /// A log for somebody at the machine: no credit, but a bounded channel.
@@ -250,9 +260,12 @@ impl<M: Machine> Engine<M> {
                         };
                         json!({
                             "name": c.name.as_str(),
-                            "id": id.map(|id| id.to_string()),
+                            "id": id.as_ref().map(ToString::to_string),
                             "pid": pid,
                             "state": self.state_json(&c.state),
+                            "ready": c.ready,
+                            "started": c.started,
+                            "whyUnready": id.as_ref().and_then(|id| self.core.observed().health.why_unready(id)),
                             "restarts": c.restarts,
                             "lastExit": c.last_exit.map(|e| exit_text(&e)),
                         })
@@ -265,6 +278,7 @@ impl<M: Machine> Engine<M> {
                     "job": app.job.as_ref().map(job_json),
                     "address": app.address.map(|a| a.to_string()),
                     "update": app.update.as_ref().map(change_json),
+                    "runsBeside": self.core.runs_beside(&app.app).map(|old| old.short()),
                     "proved": self.core.is_proved(&app.app),
                     "values": app.values.iter().cloned().collect::<BTreeMap<_, _>>(),
                     "containers": containers,

@@ -2,9 +2,12 @@
 
 use super::run::Engine;
 use crate::core::{Change, Event};
+use crate::doctor::DATA_DIR_UNWRITABLE;
 use crate::machine::Machine;
 use crate::notify;
 use crate::runtime::ContainerId;
+use crate::store::Reopened;
+use crate::volatile;
 use smol::Timer;
 use std::collections::VecDeque;
 use std::mem::discriminant;
@@ -133,14 +136,19 @@ impl<M: Machine> Engine<M> {
                 return;
             };
             let text = crate::machine::chain(&error);
-            tracing::error!("{text}: is the disk full?");
             let can_wait = changes.iter().all(may_wait);
             self.unsaved.changes = changes;
             // redb takes no more after a failed write: open it anew.
             let (store, reopened) = smol::unblock(move || store.reopen()).await;
             self.store = Some(store);
-            if let Err(error) = reopened {
-                tracing::error!("{}", crate::machine::chain(&error));
+            match reopened {
+                Ok(Reopened::Memory) => {
+                    self.tell_of_memory();
+                    // It takes them now.
+                    continue;
+                }
+                Ok(Reopened::Same) => tracing::error!("{text}: is the disk full?"),
+                Err(error) => tracing::error!("{text}; {}", crate::machine::chain(&error)),
             }
             if can_wait {
                 let now_ms = self.setup.clock.now().boot_ms;
@@ -159,6 +167,17 @@ impl<M: Machine> Engine<M> {
             notify::alive();
             Timer::after(STORE_AGAIN).await;
         }
+    }
+}
+
+impl<M: Machine> Engine<M> {
+    /// The disk takes no writes any more: that is an event, and a condition.
+    fn tell_of_memory(&mut self) {
+        let store = self.store.as_ref().expect("only taken while committing");
+        let message = volatile::told(store.dir());
+        let reason = DATA_DIR_UNWRITABLE;
+        self.find_out(async move { Event::Trouble { reason, message } });
+        self.look_at_ms = self.setup.clock.now().boot_ms;
     }
 }
 

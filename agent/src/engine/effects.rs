@@ -253,6 +253,11 @@ impl<M: Machine> Engine<M> {
             Effect::ServeApps(grants) => self.serve_apps(grants),
             Effect::AskHold { app } => self.ask_hold(app),
             Effect::ReleaseHold { app } => self.release_hold(&app),
+            Effect::CallAnew { starts } => {
+                self.setup.starts = starts;
+                self.call_anew("numbers go on above those that the hub knows")
+                    .await;
+            }
             Effect::StopCalling => {
                 tracing::warn!(
                     "the hub shut this device out: apps keep running, the hub is not called again"

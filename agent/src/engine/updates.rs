@@ -112,7 +112,7 @@ impl<M: Machine> Engine<M> {
     }
 
     /// Hangs up and calls on the line that shall be used now.
-    async fn call_anew(&mut self, why: &str) {
+    pub(super) async fn call_anew(&mut self, why: &str) {
         if let Some(line) = self.line.take() {
             line.close().await;
         }

@@ -277,31 +277,10 @@ pub fn mount_data(card: &Card, place: &Path) -> Data {
 /// What is on the partition below, and memory for what changes.
 fn read_only_data(device: &Path, place: &Path) -> io::Result<()> {
     let base = Path::new(super::RUN_DIR).join("data");
-    let (lower, upper) = (base.join("disk"), base.join("memory"));
+    let (lower, memory) = (base.join("disk"), base.join("memory"));
     attach(device, &lower, "ext4", MsFlags::MS_RDONLY, "noload")?;
-    attach(
-        Path::new("tmpfs"),
-        &upper,
-        "tmpfs",
-        MsFlags::empty(),
-        "size=50%,mode=755",
-    )?;
-    for name in ["upper", "work"] {
-        fs::create_dir_all(upper.join(name))?;
-    }
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.display(),
-        upper.join("upper").display(),
-        upper.join("work").display()
-    );
-    attach(
-        Path::new("overlay"),
-        place,
-        "overlay",
-        MsFlags::empty(),
-        &options,
-    )
+    fs::create_dir_all(place)?;
+    crate::volatile::lay(&lower, &memory, place)
 }
 
 fn grow_file_system(device: &Path, place: &Path) -> io::Result<()> {

@@ -324,6 +324,38 @@ pub fn sandbox(create: &CreateContainer, places: &Places) -> Result<Option<Sandb
     }))
 }
 
+/// Where programs share memory by name (shm_open(3)).
+const SHM: &str = "/dev/shm";
+
+/// `/dev/shm` of a pod whose containers share their IPC, as in Kubernetes;
+/// `None` where a container has its own, or a volume there. Blocks.
+fn shared_memory(create: &CreateContainer, places: &Places) -> Result<Option<Mount>, String> {
+    let assignment = &create.assignment;
+    let pod = &assignment.pod;
+    let several = pod.all_containers().nth(1).is_some();
+    let mut volumes = create.spec().volume_mounts.iter();
+    if volumes.any(|volume| Path::new(&volume.mount_path) == Path::new(SHM)) {
+        return Ok(None);
+    }
+    let source = match (pod.host_ipc, several) {
+        (true, _) => PathBuf::from(SHM),
+        (false, false) => return Ok(None),
+        (false, true) => {
+            let dir = places.scratch(&assignment.app, &assignment.revision.short());
+            // No volume's name begins with a dot.
+            let dir = dir.join(".shm");
+            mounts::shared_memory(&dir)?;
+            dir
+        }
+    };
+    Ok(Some(Mount {
+        source,
+        target: SHM.into(),
+        read_only: false,
+        sub_path: None,
+    }))
+}
+
 /// Whom the container runs as: the image's user, unless the app names one.
 fn user(create: &CreateContainer, of_image: &str) -> Result<String, String> {
     let container = create.spec();
@@ -465,6 +497,7 @@ pub fn compose(
             sub_path: mount.sub_path.clone(),
         });
     }
+    mounts.extend(shared_memory(create, places)?);
     mounts.extend(place.files.iter().cloned());
     let config = &image.config;
     let given = places.devices.give(create, |path| places.may_mount(path))?;

@@ -29,6 +29,7 @@ mod volumes;
 pub use compose::Places;
 pub use config_files::ConfigFiles;
 pub use devices::{MachineDevices, Supply};
+pub(crate) use mounts::unescape;
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use quota::{limit as size_limit, set as set_size_limit};

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// and rarely is one of them in more than a few volumes.
 const SECRET_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Bytes of `/dev/shm`: Docker's and Kubernetes' figure.
+const SHM_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Whether something is mounted right there.
 fn is_mounted(path: &Path) -> io::Result<bool> {
     let parent = path.parent().unwrap_or(path);
@@ -42,6 +45,16 @@ pub fn secret_memory(path: &Path) -> Result<(), String> {
 
 /// Makes an empty-dir volume in memory, with its limit. Blocks.
 pub fn volume_memory(path: &Path, size_bytes: Option<u64>) -> Result<(), String> {
+    memory(path, size_bytes, "0777", MsFlags::empty())
+}
+
+/// Makes what the containers of a pod have at `/dev/shm`, as large as each of
+/// them would have it alone. Blocks.
+pub fn shared_memory(path: &Path) -> Result<(), String> {
+    memory(path, Some(SHM_BYTES), "1777", MsFlags::MS_NOEXEC)
+}
+
+fn memory(path: &Path, size_bytes: Option<u64>, mode: &str, more: MsFlags) -> Result<(), String> {
     let failed =
         |error: &dyn std::fmt::Display| format!("{} cannot be made: {error}", path.display());
     make_dir(path).map_err(|e| failed(&e))?;
@@ -49,8 +62,8 @@ pub fn volume_memory(path: &Path, size_bytes: Option<u64>) -> Result<(), String>
         return Ok(());
     }
     let size = size_bytes.map_or(String::new(), |bytes| format!(",size={bytes}"));
-    let options = format!("mode=0777{size}");
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = format!("mode={mode}{size}");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | more;
     mount(Some("skerry"), path, Some("tmpfs"), flags, Some(&*options)).map_err(|e| failed(&e))
 }
 
@@ -85,7 +98,7 @@ pub fn unmount_below(dir: &Path) {
 }
 
 /// A path as mountinfo writes it: `\040` is a space.
-fn unescape(text: &str) -> PathBuf {
+pub(crate) fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

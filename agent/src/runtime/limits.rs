@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cgroup::Hierarchies;
 use super::spec::Resources;
 
+/// Which cpus can be used, as in `0-3`.
+const ONLINE_CPUS: &str = "/sys/devices/system/cpu/online";
 /// Length of the kernel's CPU accounting period in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 /// What a cgroup of v1 weighs that says nothing: one CPU's worth.
@@ -31,8 +33,31 @@ pub enum LimitError {
         /// How to get it.
         remedy: &'static str,
     },
+    /// It could, but nobody has mounted what it does so by.
+    #[error(
+        "a {what} limit needs the {controller} cgroup controller, which is not mounted: \
+         mkdir -p /sys/fs/cgroup/{controller} && mount -t cgroup -o {controller} cgroup \
+         /sys/fs/cgroup/{controller}, or leave the limit out"
+    )]
+    NotMounted {
+        /// What cannot be limited.
+        what: &'static str,
+        /// What is not mounted.
+        controller: &'static str,
+    },
+    /// This machine has other cpus.
+    #[error(
+        "the cpuset {wanted:?} names a cpu that this device does not have: it has {here}; name \
+         some of these, or leave cpuset out"
+    )]
+    NoSuchCpu {
+        /// What was asked for.
+        wanted: String,
+        /// What there is, as the kernel writes it.
+        here: String,
+    },
     /// The kernel refuses the value.
-    #[error("the {what} limit {value:?} is refused ({})", path.display())]
+    #[error("the {what} limit {value:?} is refused ({})", file_name(path))]
     Refused {
         /// Which limit.
         what: &'static str,
@@ -76,13 +101,59 @@ pub fn text(error: &LimitError) -> String {
     }
 }
 
+/// The same for every incarnation of a container, unlike the whole path.
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Whether a list of cpus as in `0-1,3` has only such as are in the other one.
+fn is_part_of(wanted: &str, here: &str) -> bool {
+    let ranges = |list: &str| -> Vec<(u32, u32)> {
+        let range = |item: &str| {
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+        };
+        list.split(',').filter_map(range).collect()
+    };
+    let here = ranges(here);
+    let there = |cpu: u32| {
+        here.iter()
+            .any(|(first, last)| (*first..=*last).contains(&cpu))
+    };
+    ranges(wanted)
+        .into_iter()
+        .all(|(first, last)| there(first) && there(last))
+}
+
+fn check_cpus(resources: &Resources) -> Result<(), LimitError> {
+    let Some(wanted) = &resources.cpus else {
+        return Ok(());
+    };
+    // A machine that does not tell leaves it to the kernel to refuse.
+    let Ok(here) = fs::read_to_string(ONLINE_CPUS) else {
+        return Ok(());
+    };
+    let here = here.trim();
+    match is_part_of(wanted, here) {
+        true => Ok(()),
+        false => Err(LimitError::NoSuchCpu {
+            wanted: wanted.clone(),
+            here: here.to_owned(),
+        }),
+    }
+}
+
 /// Refuses limits that this machine has no controller for.
 pub fn check(hierarchies: &Hierarchies, resources: &Resources) -> Result<(), LimitError> {
+    check_cpus(resources)?;
     let io = io_file(hierarchies, "");
     let settings = settings(resources, hierarchies.is_v2(), io);
     for one in settings.iter().filter(|one| one.wanted) {
         if !hierarchies.has_controller(one.controller) {
-            return Err(missing(one.what, one.controller));
+            return Err(missing(hierarchies, one.what, one.controller));
         }
     }
     Ok(())
@@ -94,6 +165,7 @@ pub fn apply(
     cgroup: &str,
     resources: &Resources,
 ) -> Result<(), LimitError> {
+    check_cpus(resources)?;
     let v2 = hierarchies.is_v2();
     // On v1 the kernel refuses it, on v2 it would kill.
     if let (Some(limit), Some(used)) = (resources.memory_bytes, used(hierarchies, cgroup))
@@ -125,7 +197,9 @@ pub fn apply(
                     });
                 }
             }
-            None if setting.wanted => return Err(missing(setting.what, setting.controller)),
+            None if setting.wanted => {
+                return Err(missing(hierarchies, setting.what, setting.controller));
+            }
             None => {}
         }
     }
@@ -173,7 +247,14 @@ fn parents_cpus(path: &std::path::Path) -> String {
     text.unwrap_or_default().trim().to_owned()
 }
 
-fn missing(what: &'static str, controller: &'static str) -> LimitError {
+fn missing(hierarchies: &Hierarchies, what: &'static str, controller: &'static str) -> LimitError {
+    let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    if !hierarchies.has_controller(controller)
+        && !hierarchies.is_v2()
+        && is_unmounted(&table, controller)
+    {
+        return LimitError::NotMounted { what, controller };
+    }
     let remedy = match controller {
         "cpu" => "build the kernel with CONFIG_CFS_BANDWIDTH and CONFIG_FAIR_GROUP_SCHED",
         "memory" => {
@@ -189,6 +270,15 @@ fn missing(what: &'static str, controller: &'static str) -> LimitError {
         controller,
         remedy,
     }
+}
+
+/// Whether the kernel has this controller of v1, enabled, and in no hierarchy.
+/// `table` is /proc/cgroups: name, hierarchy, number of cgroups, enabled.
+fn is_unmounted(table: &str, controller: &str) -> bool {
+    table.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words.as_slice(), [name, "0", _, "1"] if *name == controller)
+    })
 }
 
 /// Every limit as a value for a file, in the order of writing.
@@ -338,6 +428,39 @@ mod tests {
         ];
         assert_eq!(lines(&all, true), v2);
         assert!(lines(&Resources::default(), true).is_empty());
+    }
+
+    #[test]
+    fn a_list_of_cpus_is_held_against_those_that_there_are() {
+        for (wanted, here, fits) in [
+            ("0", "0-3", true),
+            ("0-1,3", "0-3", true),
+            ("2", "0-1,3", false),
+            ("3-4", "0-3", false),
+            ("7", "0-1", false),
+        ] {
+            assert_eq!(is_part_of(wanted, here), fits, "{wanted} of {here}");
+        }
+        let everything = Resources {
+            cpus: Some("0-99999".into()),
+            ..Resources::default()
+        };
+        let error = check_cpus(&everything).expect_err("nobody has so many");
+        assert!(
+            error
+                .to_string()
+                .contains("this device does not have: it has 0")
+        );
+    }
+
+    #[test]
+    fn a_controller_that_is_only_not_mounted_is_told_from_one_that_is_not_there() {
+        let table = "#subsys_name\thierarchy\tnum_cgroups\tenabled\n\
+                     memory\t4\t28\t1\nhugetlb\t0\t13\t1\npids\t0\t1\t0\n";
+        assert!(is_unmounted(table, "hugetlb"));
+        for other in ["memory", "pids", "misc"] {
+            assert!(!is_unmounted(table, other), "{other}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::core::update::SlotState;
 use crate::doctor::{self, Verdict};
 use crate::machine::chain;
+use crate::volatile;
 use skerry_wire::Digest;
 use skerry_wire::update::ReleaseKind;
 use std::collections::BTreeMap;
@@ -70,6 +71,9 @@ impl Software {
         version: &str,
         broker: &str,
     ) -> Result<Vec<String>, String> {
+        if let Some(reason) = volatile::why_not_for_good(&self.config.data_dir) {
+            return Err(reason);
+        }
         let artifact = self.artifacts.path(digest);
         self.with(kind, |slots| slots.install(&artifact, version))?;
         self.artifacts.clear();

@@ -5,7 +5,7 @@ use super::join::platform_of;
 use super::journal::News;
 use super::record::{Change, Standing};
 use super::{Connection, Fleet, Turn};
-use skerry_wire::message::{CommandBody, Gone, Presence, Reply};
+use skerry_wire::message::{Command, CommandBody, Gone, Presence, Reply};
 use skerry_wire::report::Report;
 use skerry_wire::seal::{Purpose, Refusal, open};
 use skerry_wire::stream::Frame;
@@ -57,10 +57,16 @@ impl Fleet {
             Ok(opened) => opened,
             Err(why) => return self.refuse(turn, &name, why),
         };
-        if !self.is_new(&name, opened.purpose, opened.seq) {
-            return self.refuse(turn, &name, Refusal::Replayed);
-        }
         let (seq, body) = (opened.seq, &opened.body);
+        let behind = device.behind;
+        if !self.is_new(&name, opened.purpose, seq) {
+            return match opened.purpose {
+                Purpose::Presence => self.known(turn, &name, seq, body),
+                // It is about to say it again, under another number.
+                _ if behind == Some(seq.start()) => {}
+                _ => self.refuse(turn, &name, Refusal::Replayed),
+            };
+        }
         let taken = match opened.purpose {
             Purpose::Presence => {
                 decode("presence", body).map(|message| self.presence(turn, &name, seq, message))
@@ -115,6 +121,43 @@ impl Fleet {
         seq > highest
     }
 
+    /// A presence under a number that was heard before: it is an old one, or
+    /// one of a device whose disk has forgotten its last starts. The device of
+    /// that run can tell, and nobody else can read the answer.
+    fn known(&mut self, turn: &mut Turn, name: &DeviceId, seq: Seq, body: &[u8]) {
+        let (Some(device), Ok(message)) = (
+            self.devices.get_mut(name),
+            decode::<Presence>("presence", body),
+        ) else {
+            return self.refuse(turn, name, Refusal::Replayed);
+        };
+        if message.session == device.record.session {
+            return self.refuse(turn, name, Refusal::Replayed);
+        }
+        let record = &device.record;
+        let heard = [
+            record.presence_seq,
+            record.gone_seq,
+            record.report_seq,
+            device.reply_seq,
+            device.stream_seq,
+        ];
+        let heard = heard.map(Seq::start).into_iter().max().unwrap_or_default();
+        let (start, key) = (seq.start(), record.key);
+        device.behind = Some(start);
+        let text = format!(
+            "{}; or the device's disk forgets what is written: it says that this is start {start} of its agent, after start {heard}, and was told to go on above it",
+            Refusal::Replayed
+        );
+        self.warn(turn, Some(name), None, "MessageRefused", text);
+        let command = Command {
+            session: message.session,
+            body: CommandBody::CountOn { starts: heard },
+        };
+        let topic = Topic::Device(name.clone(), Lane::Command);
+        self.send(turn, key, topic, Purpose::Command, encode(&command));
+    }
+
     pub(super) fn refuse(&mut self, turn: &mut Turn, name: &DeviceId, why: Refusal) {
         // Only names that are ours, or a flood of made-up ones fills memory.
         let known = self.devices.contains_key(name).then_some(name);
@@ -130,6 +173,7 @@ impl Fleet {
         let Some(device) = self.devices.get_mut(name) else {
             return;
         };
+        device.behind = None;
         let record = &mut device.record;
         let other_run = record.session != message.session;
         if device.connection == Connection::Unknown {

@@ -121,6 +121,9 @@ pub struct Device {
     pub connection: Connection,
     reply_seq: Seq,
     stream_seq: Seq,
+    /// The start whose numbers it was told to leave, because the hub has heard
+    /// of it or of later ones in another run.
+    behind: Option<u32>,
     /// When its desired state was last sent.
     sent_at: Timestamp,
     resends: u8,
@@ -153,6 +156,7 @@ impl Device {
             // What came before the last presence is old: see `line.rs`.
             reply_seq: record.presence_seq,
             stream_seq: record.presence_seq,
+            behind: None,
             sent_at: Timestamp(0),
             resends: 0,
             attempt: None,

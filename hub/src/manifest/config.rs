@@ -25,6 +25,8 @@ const DEFAULT_MODE: u16 = 0o644;
 const MAX_TYPE_BYTES: usize = 256;
 /// What Kubernetes calls a secret that says nothing else.
 const OPAQUE: &str = "Opaque";
+/// What is shown in the place of a secret's value.
+const HIDDEN: &str = "***";
 
 /// Which of the two a document is, if it is one.
 pub(super) fn kind(document: &Fields<'_>) -> Option<ConfigKind> {
@@ -66,6 +68,9 @@ pub(super) fn object(
     for (list, encoded) in lists {
         if let Some(node) = fields.take(list) {
             files(d, node, &path.field(list), *encoded, &mut data);
+            if kind == ConfigKind::Secret && !encoded {
+                refuse_hidden(d, node, &path.field(list));
+            }
         }
     }
     let immutable = match fields.take("immutable") {
@@ -178,6 +183,26 @@ fn files(
             }
         };
         data.insert(entry.key.clone(), value);
+    }
+}
+
+/// What `get secret -o yaml` prints must not become the secret when somebody
+/// applies it again.
+fn refuse_hidden(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) {
+    let Value::Mapping(entries) = &node.value else {
+        return;
+    };
+    for entry in entries {
+        if let Value::Scalar(scalar) = &entry.value.value
+            && scalar.text == HIDDEN
+        {
+            d.error(
+                entry.value.at,
+                &path.field(&entry.key),
+                "is what is shown in the place of the value, which is hidden",
+                "write the value itself, or leave this secret out of the file: it stays as it is then; a value that really is '***' goes base64 under data",
+            );
+        }
     }
 }
 
@@ -538,10 +563,12 @@ fn document(object: &ConfigObject, values: impl Fn(&str) -> Values) -> Written {
     let (mut text, mut binary) = (Written::default(), Written::default());
     for (name, value) in &config.data.0 {
         match (values(name), std::str::from_utf8(value)) {
-            (Values::Hidden, _) => text.text(name, "***"),
-            (Values::Changed(word), _) => text.text(name, format!("*** ({word})")),
-            // A zero byte is no text to any reader.
-            (Values::Clear, Ok(plain)) if !plain.contains('\0') => text.text(name, plain),
+            (Values::Hidden, _) => text.text(name, HIDDEN),
+            (Values::Changed(word), _) => text.text(name, format!("{HIDDEN} ({word})")),
+            // A zero byte is no text to any reader, and stars hide a value.
+            (Values::Clear, Ok(plain)) if !plain.contains('\0') && plain != HIDDEN => {
+                text.text(name, plain)
+            }
             (Values::Clear, _) => binary.text(name, STANDARD.encode(value)),
         }
     }

@@ -2,6 +2,7 @@
 //! and its names. Around it there are [services and egress](super::services).
 
 use super::decode::{Decoder, Fields, Path};
+use super::probe;
 use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::write::Fields as Written;
@@ -415,6 +416,9 @@ pub(super) fn check_ports<Image>(
     for (container, (node, list, index)) in pod.all_containers().zip(nodes) {
         let (list, ports) = (path.field(list), "ports");
         let item = list.index(index);
+        if pod.network == Network::None {
+            probe::check_reached(d, container, node, &item);
+        }
         let ports = item.field(ports);
         for (index, port) in container.ports.iter().enumerate() {
             let path = ports.index(index);
@@ -486,7 +490,7 @@ fn same_port(one: &Port, other: &Port) -> bool {
     overlap && one.host_port == other.host_port && one.protocol == other.protocol
 }
 
-fn find<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
+pub(super) fn find<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
     match &node.value {
         Value::Mapping(entries) => entries.iter().find(|e| e.key == key).map(|e| &e.value),
         _ => None,

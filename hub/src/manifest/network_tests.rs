@@ -69,6 +69,41 @@ fn with(spec: &str, pod: &str, container: &str) -> String {
 }
 
 #[test]
+fn nobody_is_asked_over_a_network_that_the_pod_does_not_have() {
+    let words = "reaches nobody: this pod has no network";
+    for (field, container) in [
+        ("startupProbe", "startupProbe: { tcpSocket: { port: 80 } }"),
+        ("livenessProbe", "livenessProbe: { httpGet: { port: 80 } }"),
+        (
+            "readinessProbe",
+            "readinessProbe: { tcpSocket: { port: 80 } }",
+        ),
+        (
+            "lifecycle.postStart",
+            "lifecycle: { postStart: { httpGet: { port: 80 } } }",
+        ),
+        (
+            "lifecycle.preStop",
+            "lifecycle: { preStop: { httpGet: { port: 80 } } }",
+        ),
+    ] {
+        let errors = refused(&with("", "network: none", container));
+        let told = format!("containers[0].{field}: {words}");
+        assert!(errors.contains(&told), "{errors}");
+        assert!(errors.contains("app.yaml:12:"), "{errors}");
+        one(&with("", "network: bridge", container));
+    }
+    // These need none, or say whom they ask.
+    for container in [
+        "readinessProbe: { exec: { command: [a] } }",
+        "readinessProbe: { tcpSocket: { host: 192.0.2.1, port: 80 } }",
+        "lifecycle: { preStop: { sleep: { seconds: 1 } } }",
+    ] {
+        one(&with("", "network: none", container));
+    }
+}
+
+#[test]
 fn every_field_is_read_and_written() {
     let app = one(FULL);
     let pod = &app.pod;

@@ -1,11 +1,12 @@
 //! Probes and lifecycle of a container.
 
 use super::decode::{Decoder, Path};
-use super::network::port_by_name;
+use super::network::{find, port_by_name};
 use super::tree::{Node, Value};
 use super::unsupported::Place;
 use super::write::Fields as Written;
 use super::yaml::Out;
+use skerry_wire::ContainerSpec;
 use skerry_wire::pod::Port;
 use skerry_wire::probe::{Check, Hook, HttpGet, Probe};
 
@@ -201,6 +202,60 @@ fn sleep(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Hook> {
     Some(Hook::Sleep {
         seconds: seconds? as u32,
     })
+}
+
+/// Refuses what nobody can ask: without a network a pod has no address, and
+/// whatever answers at the device's own loopback is somebody else. `node` is
+/// the container as it is written.
+pub(super) fn check_reached<Image>(
+    d: &mut Decoder<'_>,
+    container: &ContainerSpec<Image>,
+    node: &Node,
+    path: &Path<'_>,
+) {
+    let by_network = |probe: &Option<Box<Probe>>| match probe.as_deref().map(|one| &one.check) {
+        Some(Check::Http(HttpGet { host, .. }) | Check::Tcp { host, .. }) => host.is_none(),
+        Some(Check::Exec { .. }) | None => false,
+    };
+    let hooked = |hook: &Option<Box<Hook>>| match hook.as_deref() {
+        Some(Hook::Http(HttpGet { host, .. })) => host.is_none(),
+        Some(Hook::Exec { .. } | Hook::Sleep { .. }) | None => false,
+    };
+    let lifecycle = (
+        find(node, "lifecycle").unwrap_or(node),
+        path.field("lifecycle"),
+    );
+    let (startup, liveness) = (&container.startup_probe, &container.liveness_probe);
+    let parts = [
+        (by_network(startup), (node, path), "startupProbe"),
+        (by_network(liveness), (node, path), "livenessProbe"),
+        (
+            by_network(&container.readiness_probe),
+            (node, path),
+            "readinessProbe",
+        ),
+        (
+            hooked(&container.post_start),
+            (lifecycle.0, &lifecycle.1),
+            "postStart",
+        ),
+        (
+            hooked(&container.pre_stop),
+            (lifecycle.0, &lifecycle.1),
+            "preStop",
+        ),
+    ];
+    for (wrong, (parent, path), name) in parts {
+        if wrong {
+            let at = find(parent, name).map_or(parent.at, |node| node.at);
+            d.error(
+                at,
+                &path.field(name),
+                "reaches nobody: this pod has no network",
+                "ask by exec with a program of the image, or write network: bridge",
+            );
+        }
+    }
 }
 
 /// A program without a shell. Nothing is put into its words, as in Kubernetes.

@@ -7,6 +7,8 @@ use super::laws::{Lawful, broken};
 use super::world::{Happening, World};
 use skerry_agent::core as agent_core;
 use skerry_hub::core as hub_core;
+use skerry_wire::decode;
+use skerry_wire::message::{Command, CommandBody};
 use skerry_wire::seal::Purpose;
 
 /// How a recorded message is used.
@@ -130,7 +132,23 @@ impl World {
             use hub_core::Change::{DeleteEvent, PutEvent};
             matches!(change, PutEvent(_) | DeleteEvent(_))
         };
-        let quiet = |effect: &hub_core::Effect| matches!(effect, hub_core::Effect::Happened(_));
+        // A presence of another run is answered, to that run: to nobody that is.
+        let runs = |session| {
+            let mut all = self.hub.fleet.iter().flat_map(|fleet| fleet.devices());
+            all.any(|device| device.record.session == session)
+        };
+        let to_nobody = |body: &[u8]| {
+            let told = decode::<Command>("command", body);
+            told.is_ok_and(|told| {
+                matches!(told.body, CommandBody::CountOn { .. }) && !runs(told.session)
+            })
+        };
+        let replayed = trick == Trick::Replay && message.purpose == Purpose::Presence;
+        let quiet = |effect: &hub_core::Effect| match effect {
+            hub_core::Effect::Happened(_) => true,
+            hub_core::Effect::Send(sent) => replayed && to_nobody(&sent.body),
+            _ => false,
+        };
         if !changes.iter().all(journal) || !effects.iter().all(quiet) {
             return broken(
                 "nothing forged or replayed changes the hub",

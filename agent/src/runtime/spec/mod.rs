@@ -25,8 +25,9 @@ pub const MAX_NAME: usize = 128;
 /// Most image layers of one container: what OCI tools allow, and what fits
 /// into the one page of options that overlayfs takes.
 pub const MAX_LAYERS: usize = 127;
-/// Most volumes of one container.
-pub const MAX_MOUNTS: usize = 64;
+/// Most volumes of one container: those of a manifest, and what the agent adds
+/// (its API, `/etc/hosts`, shared memory, files of CDI).
+pub const MAX_MOUNTS: usize = 128;
 /// Most arguments, and most environment variables, of one process.
 pub const MAX_WORDS: usize = 4096;
 /// Longest hostname (`HOST_NAME_MAX` of Linux).

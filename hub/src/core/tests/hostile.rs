@@ -266,3 +266,74 @@ fn a_device_reaches_no_other_devices_stream() {
     assert!(world.fleet.has_stream(stream));
     assert_eq!(world.event("FrameRefused").device, Some(other.name));
 }
+
+#[test]
+fn a_device_that_forgot_its_starts_is_told_where_to_go_on() {
+    let mut world = World::new();
+    let mut kiosk = world.device("kiosk", "amd64");
+    let key = kiosk.key.clone();
+    let mut start = |world: &mut World, start: u32, session: u64| {
+        kiosk.seq = Seq::first_of_start(start);
+        kiosk.session = SessionId(session);
+        let presence = encode(&Presence {
+            session: kiosk.session,
+            connection: 1,
+            generation: Generation(0),
+        });
+        let event = world.sealed(&mut kiosk, Lane::Presence, Purpose::Presence, &presence);
+        let effects = world.say(event.clone());
+        let sent = world.sent(&effects).into_iter();
+        let commands = sent.filter(|sent| sent.purpose == Purpose::Command);
+        let commands = commands.map(|sent| decode::<Command>("command", &sent.body).unwrap());
+        (event, commands.collect::<Vec<_>>(), kiosk.seq)
+    };
+    let count_on = |session: u64, starts| Command {
+        session: SessionId(session),
+        body: CommandBody::CountOn { starts },
+    };
+    let (third, told, _) = start(&mut world, 3, 30);
+    assert_eq!(told, []);
+    // A will of a line that it had: numbers of this start were heard.
+    let will = encode(&Gone {
+        session: SessionId(30),
+        connection: 0,
+    });
+    let mut ended = world.machine("kiosk");
+    (ended.key, ended.seq) = (key.clone(), Seq::first_of_start(3));
+    world.hear(&mut ended, Lane::Presence, Purpose::Gone, &will);
+    let before = facts_of(&world);
+
+    // After a power cut it counts from what its disk remembers.
+    let (second, told, seq) = start(&mut world, 2, 20);
+    assert_eq!(told, [count_on(20, 3)]);
+    assert_eq!(facts_of(&world), before, "nothing of it was believed");
+    let told = world.event("MessageRefused").message;
+    assert!(told.contains("forgets what is written"), "{told}");
+    // What it said meanwhile under such numbers is no news.
+    let events = world.reasons().len();
+    kiosk.seq = seq;
+    world.hear(&mut kiosk, Lane::Presence, Purpose::Gone, &will);
+    assert_eq!(world.reasons().len(), events);
+    assert_eq!(facts_of(&world), before);
+
+    // Above what the hub knows, it is believed.
+    let mut start = |world: &mut World, number: u32, session: u64| {
+        kiosk.seq = Seq::first_of_start(number);
+        kiosk.session = SessionId(session);
+        world.connect(&mut kiosk, Generation(0))
+    };
+    start(&mut world, 4, 20);
+    let device = world.fleet.device(&name("kiosk")).unwrap();
+    assert_eq!(device.record.session, SessionId(20));
+    let before = facts_of(&world);
+
+    // Old presences are worth what they were: of this run nothing, of others a
+    // word that only those could use.
+    let effects = world.say(second);
+    assert_eq!(world.sent(&effects).len(), 0);
+    let effects = world.say(third);
+    let sent = world.sent(&effects);
+    let command: Command = decode("command", &sent[0].body).unwrap();
+    assert_eq!((sent.len(), command), (1, count_on(30, 4)));
+    assert_eq!(facts_of(&world), before);
+}

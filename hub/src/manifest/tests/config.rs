@@ -39,6 +39,25 @@ fn configs_and_secrets_are_read_as_kubernetes_has_them() {
 }
 
 #[test]
+fn a_secret_that_was_printed_with_its_values_hidden_is_not_taken_for_new_values() {
+    let objects = parse("x", CONFIGS).unwrap();
+    let [_, Object::Config(secret)] = objects.as_slice() else {
+        panic!("{objects:?}");
+    };
+    let printed = config_to_yaml(secret, |_| Values::Hidden);
+    assert!(refused(&printed).contains("it stays as it is then"));
+    // Who really means it can say so, and it comes back the same.
+    let stars = CONFIGS.replace("user: cm9vdA==", "user: Kioq");
+    let objects = parse("x", &stars).unwrap();
+    let Object::Config(secret) = &objects[1] else {
+        panic!("{objects:?}");
+    };
+    assert_eq!(secret.config.data.0["user"], b"***");
+    let yaml = config_to_yaml(secret, |_| Values::Clear);
+    assert_eq!(parse("x", &yaml).unwrap(), [Object::Config(secret.clone())]);
+}
+
+#[test]
 fn what_is_wrong_with_a_config_is_said() {
     for (from, to, expected) in [
         ("app.conf:", "a/b:", "'a/b' is not a name of a file"),
@@ -51,6 +70,11 @@ fn what_is_wrong_with_a_config_is_said() {
             "write data: there it is plain text",
         ),
         ("immutable: true", "immutable: yes", "write true"),
+        (
+            "password: hunter2",
+            "password: \"***\"",
+            "stringData.password: is what is shown in the place of the value",
+        ),
     ] {
         let text = CONFIGS.replacen(from, to, 1);
         let errors = refused(&text);

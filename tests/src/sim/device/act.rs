@@ -281,6 +281,11 @@ impl World {
                 self.later(delay_ms, Happening::AgentNews(device, run, news));
                 Ok(())
             }
+            Effect::CallAnew { .. } => {
+                self.count("counted on", || device.to_string());
+                self.agent_cut(device, true);
+                Ok(())
+            }
             Effect::StopCalling => {
                 self.count("stopped calling", || device.to_string());
                 self.broker.cut(Party::Device(device));
