@@ -244,7 +244,10 @@ kind: App
 metadata: { name: crash }
 spec: { template: { spec: { containers: [{ name: main, image: test/app:1, args: [time] }] } } }
 ";
-    hub.apply(&scratch, manifest);
+    // Without waiting: one of them is never ready.
+    let file = scratch.path().join("apps.yaml");
+    fs::write(&file, manifest).expect("written");
+    hub.skerry(&["apply", "-f", &file.display().to_string()]);
     until(PATIENCE, || {
         let lines = hub.try_skerry(&["logs", "once", "--tail", "1"]);
         lines.is_ok_and(|lines| !lines.is_empty()).then_some(())
