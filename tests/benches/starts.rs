@@ -251,6 +251,7 @@ fn container(id: ContainerId, rootfs: &Path) -> ContainerSpec {
         security: Security::default(),
         sandbox: None,
         network: Network::Host,
+        hooks: Vec::new(),
         ipc: Sharing::Own,
         pid: Sharing::Own,
         log: LogPolicy::default(),

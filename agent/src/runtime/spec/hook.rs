@@ -77,9 +77,7 @@ impl Hook {
         check_path("hook", &self.path.to_string_lossy())?;
         at_most("arguments of a hook", self.args.len(), MAX_WORDS)?;
         at_most("variables of a hook", self.env.len(), MAX_WORDS)?;
-        let words = self.args.iter().chain(&self.env);
-        words
-            .map(|word| check_text("word of a hook", word))
-            .collect()
+        let mut words = self.args.iter().chain(&self.env);
+        words.try_for_each(|word| check_text("word of a hook", word))
     }
 }
