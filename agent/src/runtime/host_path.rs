@@ -11,9 +11,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::Mode;
 
-use super::sub_path::open_beneath;
+use super::beneath::{make_dirs_beneath, open_beneath};
 
 /// Why a path of the host cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,9 @@ pub fn make(dir: &Path, path: &Path, what: Made) -> Result<(), HostPathError> {
     let root = open_path(dir).map_err(failed)?;
     let rest = inside(dir, path).map_err(failed)?;
     let made = match what {
-        Made::Dir => make_dirs(&root, rest),
+        Made::Dir => make_dirs_beneath(&root, rest, |new| {
+            fs::set_permissions(new, fs::Permissions::from_mode(0o777))
+        }),
         Made::File => make_file(&root, rest),
     };
     made.map_err(failed)
@@ -104,25 +106,6 @@ fn open_path(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_CLOEXEC);
     options.open(path)
-}
-
-fn make_dirs(root: &File, path: &Path) -> io::Result<()> {
-    let mut there = PathBuf::new();
-    for part in path {
-        let parent = open_beneath(root, &there, OFlag::O_DIRECTORY)?;
-        there.push(part);
-        match mkdirat(Some(parent.as_raw_fd()), part, Mode::S_IRWXU) {
-            Ok(()) => {}
-            Err(nix::Error::EEXIST) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        // Whatever has taken its place since is no link.
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let new = open_beneath(&parent, Path::new(part), flags)?;
-        let new = format!("/proc/self/fd/{}", new.as_raw_fd());
-        fs::set_permissions(new, fs::Permissions::from_mode(0o777))?;
-    }
-    Ok(())
 }
 
 fn make_file(root: &File, path: &Path) -> io::Result<()> {

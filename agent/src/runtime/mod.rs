@@ -18,6 +18,7 @@
 //! seccomp, and cgroups v1 or v2 at `/sys/fs/cgroup`.
 
 mod apparmor;
+mod beneath;
 mod cgroup;
 mod devices;
 mod exe;

@@ -7,12 +7,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::fcntl::OFlag;
+
+use super::beneath::{make_dirs_beneath, open_beneath};
 
 /// Why a part of a volume cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -73,46 +73,17 @@ pub fn open(root: &File, volume: &Path, sub_path: &Path, made: bool) -> Result<F
     };
     match open_beneath(root, sub_path, OFlag::empty()) {
         Err(error) if made && error.kind() == io::ErrorKind::NotFound => {
-            make_dirs(root, sub_path).map_err(failed)?;
+            // The new ones are whose the volume is.
+            let like = root.metadata().map_err(failed)?;
+            let dress = |new: &Path| {
+                chown(new, Some(like.uid()), Some(like.gid()))?;
+                fs::set_permissions(new, fs::Permissions::from_mode(like.mode() & 0o7777))
+            };
+            make_dirs_beneath(root, sub_path, dress).map_err(failed)?;
             open_beneath(root, sub_path, OFlag::empty()).map_err(failed)
         }
         other => other.map_err(failed),
     }
-}
-
-/// Opens (`O_PATH`) what is at a path below `root`; no link leads out of that.
-pub fn open_beneath(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
-    let path = match path.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => path,
-    };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let fd = openat2(root.as_raw_fd(), path, how)?;
-    // SAFETY: openat2 made this descriptor just now.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-fn make_dirs(root: &File, path: &Path) -> io::Result<()> {
-    let like = root.metadata()?;
-    let mut there = PathBuf::new();
-    for part in path {
-        let parent = open_beneath(root, &there, OFlag::O_DIRECTORY)?;
-        there.push(part);
-        match mkdirat(Some(parent.as_raw_fd()), part, Mode::S_IRWXU) {
-            Ok(()) => {}
-            Err(nix::Error::EEXIST) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        // Whatever has taken its place since is no link, and in the volume.
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let new = open_beneath(&parent, Path::new(part), flags)?;
-        let new = format!("/proc/self/fd/{}", new.as_raw_fd());
-        chown(&new, Some(like.uid()), Some(like.gid()))?;
-        fs::set_permissions(&new, fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
