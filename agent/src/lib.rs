@@ -16,6 +16,7 @@ pub mod line;
 pub mod machine;
 pub mod network;
 pub mod notify;
+mod openat2;
 pub mod pages;
 pub mod runtime;
 pub mod store;

@@ -8,6 +8,7 @@ mod config_files;
 mod container_images;
 mod devices;
 mod env;
+mod exchange;
 mod exec;
 mod expand;
 mod fs_group;

@@ -14,6 +14,7 @@ use super::wanted::{Egress, Endpoint, Pod, PodId, PublishedPort, Service, Servic
 use super::watch::Watch;
 use crate::core::name::InstanceName;
 use crate::machine::chain;
+use crate::openat2::way_to;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::Port;
 use skerry_wire::{AppName, AppRef, Namespace, RevisionId, policy};
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -498,7 +499,7 @@ impl State {
             let pod = Pod {
                 namespace: pod.app.namespace.clone(),
                 app: pod.app.name.clone(),
-                netns: format!("/proc/self/fd/{}", namespace.as_raw_fd()).into(),
+                netns: way_to(namespace),
                 ready: pod.shape.ready,
                 rank: *rank,
                 ports: ports.collect(),

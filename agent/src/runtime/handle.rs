@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::openat2::way_to;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -517,10 +518,8 @@ fn reach(layout: &Layout, exe: &Path, apps_memory: Option<u64>) -> Result<OwnedF
 
 /// Connects by a short way, because a socket's address holds 107 bytes only.
 fn connect(layout: &Layout) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let dir = std::fs::File::open(&layout.run_dir)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/keeper.sock", dir.as_raw_fd()));
-    seqpacket::connect_to(&path)
+    seqpacket::connect_to(&way_to(&dir).join("keeper.sock"))
 }
 
 /// Starts the keeper if none answers, without waiting for it: on a machine with

@@ -19,6 +19,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::openat2::way_to;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{
     Capabilities, Capability, LinuxNamespaceType, Process, Spec,
@@ -416,9 +417,9 @@ impl Reached {
         let mut held = Vec::new();
         let mut reach = |path: &Path| -> io::Result<PathBuf> {
             let file = File::open(path)?;
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let way = way_to(&file);
             held.push(file);
-            Ok(path.into())
+            Ok(way)
         };
         let mut maybe = |path: &Option<PathBuf>| path.as_deref().map(&mut reach).transpose();
         let (network, pid) = (maybe(&sandbox.network)?, maybe(&sandbox.pid)?);
