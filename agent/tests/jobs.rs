@@ -773,7 +773,7 @@ fn runs_that_never_end_do_not_fill_the_machine() {
     machine.pass(HOUR);
     assert_eq!(
         machine.processes.len(),
-        skerry_agent::core::work_cron::MAX_ACTIVE_RUNS
+        skerry_agent::core::work::cron::MAX_ACTIVE_RUNS
     );
 }
 

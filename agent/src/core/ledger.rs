@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, Digest, RestartPolicy, RevisionId, Role};
+use std::collections::BTreeMap;
 
 /// The wait before the first restart, in milliseconds.
 pub const BACKOFF_FIRST_MS: u64 = 1_000;
@@ -27,6 +28,9 @@ pub const BACKOFF_CAP_MS: u64 = 5 * 60 * 1_000;
 pub const BACKOFF_RESET_MS: u64 = 10 * 60 * 1_000;
 /// Characters of a failure's text that are kept.
 pub const MAX_SETBACK_CHARS: usize = 400;
+
+/// What we did.
+pub type Ledger = BTreeMap<InstanceName, Entry>;
 
 /// What we did for one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

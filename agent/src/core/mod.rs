@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod dependency;
 pub mod devices;
 pub mod event;
@@ -27,7 +28,6 @@ pub mod resize;
 pub mod streams;
 pub mod update;
 pub mod work;
-pub mod work_cron;
 
 mod asked;
 mod command;

@@ -20,10 +20,10 @@
 //! the machine went down is not known, so it begins anew after each start of
 //! the machine, and [`MAX_REBOOTS`] of them end it.
 
+use super::ledger::Ledger;
 use super::ledger::{Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed};
-use super::plan::Ledger;
 use serde::{Deserialize, Serialize};
 use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
 use skerry_wire::report::ExitStatus;

@@ -4,11 +4,12 @@
 use super::dependency::{Running, unmet};
 use super::devices::{Lack, lacks};
 use super::event::Now;
+use super::ledger::Ledger;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
-use super::plan::{self, Entries, Ledger, by_pod};
+use super::plan::{self, Entries, by_pod};
 use super::replace::{self, Replacement, Runs, Stage};
 use super::work::Works;
 use crate::runtime::Status;

@@ -10,7 +10,8 @@
 //!   up: from there on the times that come are due, but those that were
 //!   started.
 
-use super::work::{Moment, REPLACED, Run, RunPhase, Told, WorkRecord};
+use super::job::{Moment, Told};
+use super::record::{Run, RunPhase, WorkRecord};
 use serde::{Deserialize, Serialize};
 use skerry_wire::cron::Schedule;
 use skerry_wire::policy::{Concurrency, CronJob};
@@ -24,10 +25,14 @@ pub const MAX_ACTIVE_RUNS: usize = 8;
 /// Stretches of started times that are kept: each leap of the clock, and each
 /// time that was missed, begins another. When there are more, the oldest two
 /// become one, and what was missed between them is not made up for.
-pub const MAX_STRETCHES: usize = 8;
+const MAX_STRETCHES: usize = 8;
 /// The wall clock is looked at so often at least, in milliseconds: it may be
 /// slewed.
 const LOOK_AGAIN_MS: u64 = 60 * 60 * 1_000;
+
+/// Kubernetes' word for a run that another one replaced is that there is none:
+/// it is deleted. Ours is remembered.
+const REPLACED: &str = "Replaced";
 
 /// What is kept of a CronJob besides its runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +129,7 @@ impl CronRecord {
     }
 
     /// Remembers how a run came out, if it has.
-    pub(super) fn remember(&mut self, run: &Run, cron: &CronJob) {
+    fn remember(&mut self, run: &Run, cron: &CronJob) {
         let (RunPhase::Ended { outcome, at, .. }, Some(due)) = (&run.phase, run.due) else {
             return;
         };
@@ -152,8 +157,60 @@ impl CronRecord {
 }
 
 impl Moment<'_> {
+    pub(super) fn step_cron(
+        &self,
+        old: Option<&WorkRecord>,
+        cron: &CronJob,
+        clockwork: &mut Clockwork,
+        told: &mut Told,
+    ) -> WorkRecord {
+        let revision = self.assignment.revision;
+        let mut record = match old.filter(|record| record.cron.is_some()) {
+            Some(record) => record.clone(),
+            None => WorkRecord {
+                count: old.map_or(0, |old| old.count),
+                ..WorkRecord::new(revision, Some(CronRecord::default()))
+            },
+        };
+        if record.revision != revision {
+            // What ran of the old pod leaves with it.
+            record.revision = revision;
+            record.runs.clear();
+        }
+        for run in &mut record.runs {
+            let before = run.is_over();
+            self.step_run(run, &cron.job, told);
+            let Some(history) = &mut record.cron else {
+                continue;
+            };
+            match &run.phase {
+                // What came out before it is no younger.
+                RunPhase::Ended {
+                    at,
+                    forgotten: true,
+                    ..
+                } => history.history.retain(|past| past.ended > *at),
+                RunPhase::Ended { .. } if !before => history.remember(run, cron),
+                RunPhase::Pod
+                | RunPhase::BackOff { .. }
+                | RunPhase::Suspended
+                | RunPhase::Ended { .. } => {}
+            }
+        }
+        self.start_when_due(&mut record, cron, clockwork, told);
+        // Of those that have ended, the newest is kept, and what still runs of
+        // others: that is waited for.
+        let newest = record.runs.iter().rposition(Run::is_over);
+        let mut index = 0;
+        record.runs.retain(|run| {
+            index += 1;
+            !run.is_over() || Some(index - 1) == newest || !self.rests(run)
+        });
+        record
+    }
+
     /// Starts the newest time that is due and was not started.
-    pub(super) fn start_when_due(
+    fn start_when_due(
         &self,
         record: &mut WorkRecord,
         cron: &CronJob,
