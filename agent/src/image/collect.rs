@@ -12,8 +12,10 @@
 //! that is here names follows, a layer by being renamed before it is emptied:
 //! whenever the power goes, what has its name is whole.
 
+use super::error::{StoreError, disk};
+use super::files::{exists, remove_dir, remove_file, sync_dir};
 use super::manifest::{Config, MAX_DOCUMENT_BYTES, Manifest};
-use super::store::{ImageStore, StoreError, disk, exists, remove_dir, remove_file, sync_dir};
+use super::store::ImageStore;
 use serde::{Deserialize, Serialize};
 use skerry_wire::{Digest, Timestamp, decode, encode};
 use std::collections::{BTreeMap, BTreeSet};
