@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, at_least, at_most};
+use super::SpecError;
+use super::check::{at_least, at_most};
 
 /// Smallest memory limit; below this the kernel cannot even start a process.
 pub const MIN_MEMORY_BYTES: u64 = 1 << 20;
