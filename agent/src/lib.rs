@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apart;
+pub mod chain;
 pub mod clock;
 pub mod config;
 pub mod control;

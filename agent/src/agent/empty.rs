@@ -2,8 +2,9 @@
 
 use super::open::open_store;
 use super::setup::real_machine;
+use crate::chain::chain;
 use crate::config::Config;
-use crate::machine::{ConfigFiles, Machine, MachineEvent, chain, unmount_below};
+use crate::machine::{ConfigFiles, Machine, MachineEvent, unmount_below};
 use crate::runtime::Status;
 use crate::store::{IdentityRecord, Standing, StoreDir};
 use crate::volatile;

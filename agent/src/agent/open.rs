@@ -2,8 +2,8 @@
 //! this one has ended, and in memory where the disk takes no writes.
 
 use crate::apart::{Ended, run_apart};
+use crate::chain::chain;
 use crate::config::Config;
-use crate::machine::chain;
 use crate::store::{self, Reopened, StoreDir, StoreError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

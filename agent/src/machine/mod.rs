@@ -35,7 +35,7 @@ pub(crate) use mounts::unescape;
 pub use mounts::unmount_below;
 pub use pretended::{PretendedContainer, PretendedMachine};
 pub use quota::{limit as size_limit, set as set_size_limit};
-pub use real::{RealMachine, chain};
+pub use real::RealMachine;
 pub use stream::{StreamEnd, StreamHandle, StreamInput, StreamOutput, stream};
 pub use users::UserPool;
 pub use volumes::Volumes;

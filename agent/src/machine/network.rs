@@ -6,7 +6,7 @@
 
 use super::MachineEvent;
 use super::compose::sandbox_id;
-use super::real::chain;
+use crate::chain::chain;
 use crate::core::name::InstanceName;
 use crate::core::{CreateContainer, PodShape};
 use crate::network::dns::Resolvers;

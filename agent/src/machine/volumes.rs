@@ -12,7 +12,8 @@
 
 use super::exchange::exchange;
 use super::volume_tar::{Owners, pack, unpack};
-use super::{StreamEnd, StreamInput, quota, real::chain};
+use super::{StreamEnd, StreamInput, quota};
+use crate::chain::chain;
 use crate::openat2::open_in_root;
 use nix::fcntl::OFlag;
 use skerry_wire::message::{VolumeAction, VolumeInfo, VolumeRef, VolumeRequest};

@@ -9,8 +9,8 @@ pub mod software;
 
 pub use software::Software;
 
+use crate::chain::chain;
 use crate::config::Config;
-use crate::machine::chain;
 use slot::Slots;
 use std::path::Path;
 
