@@ -371,6 +371,18 @@ impl TestDevice {
         }
     }
 
+    /// Joins, is there with nothing, and has heard what is desired first.
+    pub async fn online(
+        executor: &Arc<smol::Executor<'static>>,
+        token: &JoinToken,
+        name: &str,
+    ) -> Self {
+        let mut device = Self::join(executor, token, name).await;
+        device.presence(Generation(0));
+        device.hear_desired().await;
+        device
+    }
+
     pub async fn connect(
         executor: &Arc<smol::Executor<'static>>,
         token: &JoinToken,
