@@ -2,6 +2,7 @@
 //! blobs. All of it blocks; the shell calls it off its loop.
 
 use crate::authority::now;
+use crate::chain::chain;
 use crate::image::{
     self, BlobStore, Credentials, ImageRecord, ImportError, ImportOptions, Reference, Registry,
     RegistryOptions,
@@ -106,21 +107,6 @@ impl DiskImages {
             registries,
         })
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !out.ends_with(&words) {
-            out.push_str(": ");
-            out.push_str(&words);
-        }
-        cause = error.source();
-    }
-    out
 }
 
 fn name(text: &str) -> Result<Reference, ImageFailure> {

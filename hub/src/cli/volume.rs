@@ -3,7 +3,7 @@
 
 use super::args::{Format, VolumeArgs, VolumeCommand};
 use super::client::{Client, encode, with_query};
-use super::error::CliError;
+use super::error::{CliError, told};
 use super::frames::Frames;
 use super::get::{clean, device_path};
 use super::human;
@@ -255,10 +255,6 @@ impl Read for Tar {
             }
         }
     }
-}
-
-fn told(error: io::Error) -> CliError {
-    CliError::Told(error.to_string())
 }
 
 /// From a device: into a directory that is there, or under a new name.

@@ -5,7 +5,6 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::SigningKey;
 use serde_json::{Value, json};
 use skerry_wire::Digest;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -35,17 +34,6 @@ pub fn layer(content: &str) -> Vec<u8> {
     Archive::default()
         .file("file", content.repeat(50).as_bytes())
         .end()
-}
-
-pub fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        out.push_str(": ");
-        out.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    out
 }
 
 pub fn run(command: &mut Command) -> String {
