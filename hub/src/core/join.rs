@@ -66,11 +66,8 @@ pub(super) fn check_labels(labels: &Labels) -> Result<(), String> {
 }
 
 pub(super) fn platform_of(facts: &Facts) -> Platform {
-    let cut = |text: &str| text.chars().take(32).collect();
-    Platform {
-        arch: cut(&facts.arch),
-        variant: cut(&facts.variant),
-    }
+    let cut = |text: &str| text.chars().take(32).collect::<String>();
+    Platform::new(&cut(&facts.arch), &cut(&facts.variant))
 }
 
 impl Fleet {

@@ -1,6 +1,7 @@
 //! A hub's store of blobs, and what is in it.
 
-use skerry_hub::image::{BlobStore, ImageRecord};
+use skerry_hub::image::BlobStore;
+use skerry_hub::model::Image;
 use skerry_wire::Digest;
 use std::io::Read;
 
@@ -21,11 +22,11 @@ impl Hub {
     }
 
     /// Every blob that a record names is here, whole, with its digest.
-    pub fn check(&self, record: &ImageRecord) {
+    pub fn check(&self, record: &Image) {
         assert!(self.store.has(&record.digest));
         for platform in &record.platforms {
             let manifest = [(platform.manifest, platform.manifest_size)];
-            for (digest, size) in platform.blobs().chain(manifest) {
+            for (digest, size) in platform.blobs.iter().copied().chain(manifest) {
                 let mut bytes = Vec::new();
                 let mut file = self.store.open_at(&digest, 0).unwrap();
                 file.read_to_end(&mut bytes).unwrap();
@@ -35,15 +36,15 @@ impl Hub {
     }
 }
 
-pub fn platforms(record: &ImageRecord) -> String {
+pub fn platforms(record: &Image) -> String {
     record
         .platforms
         .iter()
-        .map(|p| p.platform().to_string())
+        .map(|p| p.platform.to_string())
         .collect::<Vec<_>>()
         .join(" ")
 }
 
-pub fn names(records: &[ImageRecord]) -> Vec<&str> {
+pub fn names(records: &[Image]) -> Vec<&str> {
     records.iter().map(|r| r.reference.as_str()).collect()
 }

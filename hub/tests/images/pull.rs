@@ -4,10 +4,9 @@ use crate::archives::{self, Archive, Fake, Image, Registry, Reply, run};
 use crate::hub::{Hub, platforms};
 use skerry_hub::chain::chain;
 use skerry_hub::image::credentials::Login;
-use skerry_hub::image::{
-    ImageRecord, Platform, Progress, PullError, Reference, Registry as Client, RegistryOptions,
-};
-use skerry_wire::Digest;
+use skerry_hub::image::{Progress, PullError, Reference, Registry as Client, RegistryOptions};
+use skerry_hub::model::{self, Platform};
+use skerry_wire::{Digest, Timestamp};
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -27,13 +26,13 @@ fn pull(
     client: &mut Client,
     name: &str,
     platforms: &[&str],
-) -> Result<ImageRecord, PullError> {
+) -> Result<model::Image, PullError> {
     let name: Reference = name.parse().unwrap();
     let platforms: Vec<Platform> = platforms.iter().map(|p| p.parse().unwrap()).collect();
-    client.pull(&hub.store, &name, &platforms, 5, &mut |_| {})
+    client.pull(&hub.store, &name, &platforms, Timestamp(5), &mut |_| {})
 }
 
-fn said(result: Result<ImageRecord, PullError>) -> String {
+fn said(result: Result<model::Image, PullError>) -> String {
     chain(&result.expect_err("refused"))
 }
 
@@ -92,7 +91,7 @@ fn only_the_platforms_asked_for_are_pulled() {
     let mut have = 0;
     let reference: Reference = name.parse().unwrap();
     let all = client
-        .pull(&hub.store, &reference, &[], 6, &mut |p| {
+        .pull(&hub.store, &reference, &[], Timestamp(6), &mut |p| {
             have += u32::from(matches!(p, Progress::Have { .. }));
         })
         .unwrap();
@@ -253,7 +252,7 @@ fn trouble_that_passes() {
     let name: Reference = format!("{}/a/b:1", home.address).parse().unwrap();
     let mut count = |p| retries += u32::from(matches!(p, Progress::Retrying { .. }));
     let record = with_login
-        .pull(&hub.store, &name, &[], 1, &mut count)
+        .pull(&hub.store, &name, &[], Timestamp(1), &mut count)
         .unwrap();
     hub.check(&record);
     assert!(retries >= 3, "{retries}");
