@@ -310,7 +310,8 @@ fn a_device_reaches_only_its_own_topics() {
             config
         };
         let attempt = attempt();
-        let (user, password) = (token.broker_username(), token.broker_password());
+        let asking = join_config(&token, &attempt);
+        let (user, password) = (asking.username.unwrap(), asking.password.unwrap());
         let thief_topic = Topic::Device(thief.clone(), Lane::Desired).in_fleet(&token.fleet);
         let victims = |lane| Topic::Device(victim.name.clone(), lane).in_fleet(&token.fleet);
         let refused = [

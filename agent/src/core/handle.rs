@@ -32,9 +32,9 @@ use skerry_wire::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A removal that failed is tried again after so many milliseconds.
-pub const REMOVE_AGAIN_MS: u64 = 30_000;
+const REMOVE_AGAIN_MS: u64 = 30_000;
 /// The hub's streams outlive a lost line for so many milliseconds.
-pub const STREAMS_OFFLINE_MS: u64 = 30_000;
+const STREAMS_OFFLINE_MS: u64 = 30_000;
 /// Presence is repeated at most once in so many milliseconds.
 const PRESENCE_GAP_MS: u64 = 5_000;
 

@@ -12,7 +12,7 @@ use skerry_wire::report::Severity;
 
 /// The same image is not examined again within so many milliseconds: each time
 /// every name in it is looked at.
-pub const EXAMINE_AGAIN_MS: u64 = 10 * 60 * 1_000;
+const EXAMINE_AGAIN_MS: u64 = 10 * 60 * 1_000;
 /// What a shell and a dynamic linker end with when they do not find or cannot
 /// read what they shall run (POSIX, "Exit Status for Commands").
 const NOT_RUNNABLE: [i32; 2] = [126, 127];

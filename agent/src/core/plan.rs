@@ -31,9 +31,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Containers that are being made at one time: each costs a helper process.
-pub const MAX_CREATES: usize = 4;
+const MAX_CREATES: usize = 4;
 /// What containers get to stop whose assignment nobody knows, in milliseconds.
-pub const STRAY_GRACE_MS: u64 = 10_000;
+const STRAY_GRACE_MS: u64 = 10_000;
 
 /// What shall run.
 #[derive(Debug, Clone, Copy)]

@@ -185,7 +185,7 @@ async fn read(
 
 /// `2026-11-21T02:42:35.123Z`. The calendar is Howard Hinnant's
 /// `civil_from_days`, with eras of 400 years.
-pub fn rfc3339(at: Timestamp) -> String {
+fn rfc3339(at: Timestamp) -> String {
     let millis = at.0 / 1_000_000;
     let (days, rest) = (millis / 86_400_000, millis % 86_400_000);
     let z = days + 719_468;

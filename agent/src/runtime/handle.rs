@@ -159,7 +159,6 @@ pub struct Runtime {
     layout: Layout,
     hierarchies: Arc<Hierarchies>,
     keeper_pid: i32,
-    keeper_version: String,
 }
 
 /// The events of one connection. They wait for at most one reader.
@@ -208,28 +207,25 @@ impl Runtime {
         let hello = link
             .request(&Request::Hello { protocol: PROTOCOL }, &[])
             .await?;
-        let keeper_version = match hello.answer().await? {
-            (Response::Welcome { version, .. }, _) => version,
+        match hello.answer().await? {
+            // Older than ours where the agent was updated since.
+            (Response::Welcome { version, .. }, _) => {
+                tracing::debug!("the keeper is of release {version}, process {keeper_pid}");
+            }
             other => return Err(unexpected(other.0)),
-        };
+        }
         drop(hello);
         Ok(Self {
             link: Arc::new(link),
             layout,
             hierarchies,
             keeper_pid,
-            keeper_version,
         })
     }
 
     /// The keeper's process id.
     pub fn keeper_pid(&self) -> i32 {
         self.keeper_pid
-    }
-
-    /// The release that the keeper runs, which may be older than ours.
-    pub fn keeper_version(&self) -> &str {
-        &self.keeper_version
     }
 
     /// The events of this connection. Whoever holds a `Runtime` must read

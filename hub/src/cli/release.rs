@@ -496,7 +496,7 @@ fn show(out: &mut Out, client: &Client, rollout: &Rollout) -> Result<(), CliErro
 }
 
 /// How an order fares, in a word.
-pub(super) fn update_cell(update: &DeviceUpdate) -> Cell {
+fn update_cell(update: &DeviceUpdate) -> Cell {
     let (text, style) = match update.state {
         UpdateState::Ordered => ("ordered", Style::Plain),
         UpdateState::Trying => ("trying", Style::Busy),

@@ -143,11 +143,7 @@ impl Fleet {
     }
 
     /// The best of an image's platforms for a device.
-    pub(super) fn platform_image(
-        &self,
-        image: Digest,
-        device: &Platform,
-    ) -> Option<&PlatformImage> {
+    fn platform_image(&self, image: Digest, device: &Platform) -> Option<&PlatformImage> {
         let names = self.images.get(&image)?.values();
         names
             .flat_map(|image| &image.platforms)

@@ -317,7 +317,7 @@ impl World {
     }
 
     /// The hub's process ends here and now.
-    pub(super) fn hub_crash(&mut self) {
+    fn hub_crash(&mut self) {
         self.count("hub crash", String::new);
         self.hub.doom = None;
         self.hub.fleet = None;
@@ -413,7 +413,7 @@ impl World {
     }
 
     /// What is acknowledged is durable, and nothing is shown that is not so.
-    pub(super) fn check_hub(&self) -> Lawful {
+    fn check_hub(&self) -> Lawful {
         let store = &self.hub.store;
         let stored = store
             .apps

@@ -2,7 +2,7 @@
 
 use super::ContainerId;
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +47,6 @@ impl Timestamp {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// As the standard library's type.
-    pub fn system_time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.0)
     }
 }
 
