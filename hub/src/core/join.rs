@@ -10,9 +10,7 @@ use skerry_wire::seal::{
     KeyPair, PublicKey, Purpose, Refusal, TokenSecret, join_token_id, open_join,
 };
 use skerry_wire::topic::{RESERVED_DEVICE, Topic};
-use skerry_wire::{
-    DeviceId, Digest, Generation, Labels, Seq, SessionId, decode, encode,
-};
+use skerry_wire::{DeviceId, Digest, Generation, Labels, Seq, SessionId, decode, encode};
 
 /// Tokens that exist at once.
 const MAX_TOKENS: usize = 1_000;
