@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod store;
 pub mod update;
 pub mod volatile;
+mod whole_file;
 
 /// What goes before the version in the program's file, so that a program for
 /// another machine can be asked what it is without running it

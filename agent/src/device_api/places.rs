@@ -4,6 +4,7 @@
 
 use crate::core::CreateContainer;
 use crate::runtime::Mount;
+use crate::whole_file::replace;
 use serde::{Deserialize, Serialize};
 use skerry_wire::report::AppStatus;
 use skerry_wire::{AppRef, Digest};
@@ -112,9 +113,7 @@ impl Kept {
 
     /// Replaces what was kept, whole.
     pub fn write(&self, run_dir: &Path, app: &AppRef) -> io::Result<()> {
-        let dir = dir(run_dir, app);
-        let new = dir.join("kept.json.new");
-        fs::write(&new, serde_json::to_vec(self).map_err(io::Error::other)?)?;
-        fs::rename(&new, dir.join("kept.json"))
+        let text = serde_json::to_vec(self).map_err(io::Error::other)?;
+        replace(&dir(run_dir, app).join("kept.json"), &text)
     }
 }

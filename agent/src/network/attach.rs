@@ -15,6 +15,7 @@ use super::watch::Watch;
 use crate::chain::chain;
 use crate::core::name::InstanceName;
 use crate::openat2::way_to;
+use crate::whole_file::replace;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::Port;
 use skerry_wire::{AppName, AppRef, Namespace, RevisionId, policy};
@@ -560,7 +561,5 @@ fn write(file: &Path, kept: &Kept) -> io::Result<()> {
     if fs::read(file).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    let new = file.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, file)
+    replace(file, &text)
 }

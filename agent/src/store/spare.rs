@@ -3,11 +3,11 @@
 use super::error::file_error;
 use super::records::{read, value};
 use super::{IdentityRecord, StoreError};
+use crate::whole_file::replace_durably;
 use serde::{Deserialize, Serialize};
 use skerry_wire::Digest;
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// What the small file holds.
@@ -35,20 +35,8 @@ impl Spare {
         let mut bytes = value(self);
         let check = Digest::of(&bytes);
         bytes.extend_from_slice(&check.as_bytes()[..4]);
-        let (path, new) = (dir.join("identity"), dir.join("identity.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)
-            .map_err(file_error("writing", &new))?;
-        file.write_all(&bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(file_error("writing", &new))?;
-        fs::rename(&new, &path).map_err(file_error("renaming", &new))?;
-        let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(file_error("syncing", dir))
+        let path = dir.join("identity");
+        replace_durably(&path, &bytes).map_err(file_error("writing", &path))
     }
 }
 

@@ -178,7 +178,8 @@ impl Fleet {
     }
 
     /// Computes the device's desired state anew. A new generation and a
-    /// message only when its content changed.
+    /// message only when its content changed. With `tell`, what cannot be there
+    /// is told of, and images that are missing are pulled.
     pub(super) fn place(&mut self, turn: &mut Turn, name: &DeviceId, tell: bool) {
         let Some(device) = self.devices.get(name) else {
             return;
