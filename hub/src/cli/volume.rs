@@ -9,6 +9,7 @@ use super::get::{clean, device_path};
 use super::human;
 use super::output::Out;
 use super::table::Table;
+use super::transfer::packed;
 use super::volume_tar::{Compressed, Compression, send_tree, unpack};
 use crate::api::types::{Volume, channel};
 use skerry_layer::Plain;
@@ -309,19 +310,10 @@ fn send_tar(
     pack: impl FnOnce(io::PipeWriter) -> io::Result<()> + Send + 'static,
 ) -> Result<(), CliError> {
     let failed = |e| CliError::io("pack the files", e);
-    let (mut reader, writer) = io::pipe().map_err(failed)?;
-    let packer = std::thread::spawn(move || pack(writer));
-    let answer: Result<serde_json::Value, CliError> = client.put(path, &mut reader);
-    drop(reader);
-    let packed = packer
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("packing failed")));
-    match (packed, answer) {
-        (Err(error), Ok(_)) => Err(failed(error)),
-        // The hub stopped reading: its own words say why.
-        (Err(error), Err(_)) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
-        (_, answer) => answer.map(drop),
-    }
+    packed(failed, pack, |mut reader| {
+        let answer: Result<serde_json::Value, CliError> = client.put(path, &mut reader);
+        answer.map(drop)
+    })
 }
 
 /// Saves a volume. The file appears whole or not at all.
