@@ -87,12 +87,8 @@ pub fn mount(create: &CreateContainer, run_dir: &Path) -> Result<Option<Mount>, 
     let app = &assignment.app;
     make(run_dir, app).map_err(|error| format!("the app's socket cannot be made: {error}"))?;
     Ok(Some(Mount {
-        source: dir(run_dir, app).join("app"),
-        target: TARGET.to_owned(),
         read_only: true,
-        sub_path: None,
-        no_exec: false,
-        beneath: None,
+        ..Mount::new(dir(run_dir, app).join("app"), TARGET)
     }))
 }
 

@@ -121,6 +121,20 @@ pub struct Mount {
     pub no_exec: bool,
 }
 
+impl Mount {
+    /// All of `source`, to be read and written, and with programs that run.
+    pub fn new(source: impl Into<PathBuf>, target: impl Into<String>) -> Self {
+        Self {
+            source: source.into(),
+            beneath: None,
+            target: target.into(),
+            read_only: false,
+            sub_path: None,
+            no_exec: false,
+        }
+    }
+}
+
 /// A file system in memory, empty at each start. What is in it counts as the
 /// container's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
