@@ -46,8 +46,8 @@ enum Day {
     WithoutLeap(i64),
     /// From 0; February 29 is counted.
     WithLeap(i64),
-    /// Of a month from 1, the so-manieth of a weekday from 0 for Sunday; the
-    /// fifth is the last.
+    /// Of a month from 1, in which week of it from 1, and a weekday from 0 for
+    /// Sunday; the fifth is the last.
     Weekday { month: i64, week: i64, day: i64 },
 }
 

@@ -3,7 +3,7 @@
 
 use super::desired::read_desired;
 use super::devices::WatchedDevice;
-use super::event::{Change, Effect, Event, Now, Outgoing, Records};
+use super::event::{Effect, Event, Now, Outgoing};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
@@ -12,6 +12,7 @@ use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
 use super::network::PodShape;
 use super::observed::Observed;
+use super::record::{Change, Records};
 use super::replace::Replacement;
 use super::replacing::Watched;
 use super::report::{Pace, Urgency};

@@ -1,11 +1,12 @@
 //! What became of what the machine was told: containers and images.
 
-use super::event::{Change, Effect, Now};
+use super::event::{Effect, Now};
 use super::fetch::News;
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::InstanceName;
 use super::observed::ImageState;
+use super::record::Change;
 use super::report::Urgency;
 use crate::runtime::{self, ContainerId, Status};
 use skerry_wire::report::Severity;

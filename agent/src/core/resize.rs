@@ -9,10 +9,11 @@
 //! A limit that the kernel refuses (memory below what is in use) leaves the
 //! old one; it is tried again, and the reason is told.
 
-use super::event::{Change, Effect, Now};
+use super::event::{Effect, Now};
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::InstanceName;
+use super::record::Change;
 use super::replace::Stage;
 use crate::runtime::ContainerId;
 use serde::{Deserialize, Serialize};

@@ -2,11 +2,12 @@
 //! before it acts, and reports.
 
 use super::action::{self, Action};
-use super::event::{Change, CreateContainer, Effect, HookKind, Now, OutgoingReport};
+use super::event::{CreateContainer, Effect, HookKind, Now, OutgoingReport};
 use super::handle::Core;
 use super::ledger::StopCause;
 use super::name::{InstanceName, log_name, run_log_name, runs_log_group};
 use super::plan::{Wanted, plan};
+use super::record::Change;
 use super::report::{self, Urgency};
 use super::work::WorkRecord;
 use crate::runtime::ContainerId;
