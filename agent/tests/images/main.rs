@@ -14,6 +14,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+mod hostile;
+mod parts;
 mod unneeded;
 mod unpack;
 
