@@ -487,12 +487,12 @@ fn one_that_does_not_stay_after_it_was_confirmed_is_told_as_undone() {
 #[test]
 fn what_was_exchanged_before_it_was_noted_is_not_in_use_for_good() {
     let mut world = pushed(good(), Fault::None, None);
-    for (_, record) in &mut world.records.updates {
+    for record in world.records.updates.values_mut() {
         record.phase = Phase::Confirming { what: "2.0".into() };
     }
     world.start_again();
     assert_eq!(world.state(), Some(UpdateState::Confirmed));
-    for (_, record) in &mut world.records.updates {
+    for record in world.records.updates.values_mut() {
         record.phase = Phase::Confirming { what: "2.0".into() };
     }
     world.slots.here = "1.0".into();

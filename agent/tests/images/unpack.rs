@@ -629,7 +629,7 @@ fn what_is_not_what_it_claims_is_refused() {
     writer.write(&other).unwrap();
     let said = writer.finish().unwrap_err().to_string();
     assert!(said.contains("arrived as"), "{said}");
-    let mut writer = device.store.begin(&need).unwrap();
+    let mut writer = device.begin(&need).unwrap();
     assert_eq!(writer.offset(), 0);
     let said = writer
         .write(&vec![0; other.len() + 1])
@@ -696,7 +696,7 @@ fn a_cut_at_any_byte_is_continued() {
                 Status::Fetched => unreachable!(),
                 Status::Missing(needs) => {
                     let bytes = &image.blobs[&needs[0].digest];
-                    let mut writer = device.store.begin(&needs[0]).unwrap();
+                    let mut writer = device.begin(&needs[0]).unwrap();
                     let offset = writer.offset() as usize;
                     let end = bytes.len().min(offset + step);
                     writer.write(&bytes[offset..end]).unwrap();
