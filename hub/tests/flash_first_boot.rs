@@ -359,6 +359,33 @@ fn a_user_who_is_at_home_on_the_board_keeps_name_and_home() {
     );
 }
 
+#[test]
+fn a_key_for_root_leaves_the_first_user_to_be_named() {
+    let bench = Bench::new();
+    bench.raspios();
+    let more = ["--user", "root", "--ssh-key", "key.pub"];
+    let board = Board::flashed(bench, "raspios.img", 4, &more);
+    board.has_userconf(true);
+    // Somebody's editor writes no end of a last line.
+    board.put("root/.ssh/authorized_keys", "ssh-rsa AAAAB3 old");
+    if !board.boots() {
+        return;
+    }
+    assert_eq!(
+        board.line("etc/passwd", "root:"),
+        "root:x:0:0::/root:/bin/bash"
+    );
+    assert!(board.line("etc/passwd", "pi:").starts_with("pi:x:1000:"));
+    let keys = board.text("root/.ssh/authorized_keys");
+    assert_eq!(keys.lines().count(), 2, "{keys}");
+    assert!(keys.contains("ssh-rsa AAAAB3 old\n") && keys.contains(" me@here\n"));
+    assert!(
+        board
+            .at("etc/systemd/system/multi-user.target.wants/userconfig.service")
+            .is_symlink()
+    );
+}
+
 /// Sources: cloud-init's units, as Debian and Ubuntu have them.
 #[test]
 fn the_service_of_a_generic_image_waits_in_no_circle_with_cloud_init() {

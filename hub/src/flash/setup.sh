@@ -163,10 +163,10 @@ wifi() {
 login() {
     if [ -x "$userconf" ] && systemctl -q is-enabled userconfig.service 2>/dev/null; then
         # Raspberry Pi OS that nobody has used yet: gives its first user this
-        # name and ends its question for one at the screen.
-        case $LOGIN_HASH in
-            '*') "$userconf" "$LOGIN" '' ;;
-            *) "$userconf" "$LOGIN" "$LOGIN_HASH" ;;
+        # name, unless it is root's or a service's, and ends its question for
+        # one at the screen. No password is the empty one there.
+        case $(id -u "$LOGIN" 2>/dev/null) in
+            '' | 1000) "$userconf" "$LOGIN" "${LOGIN_HASH#\*}" ;;
         esac
     fi
     if ! id "$LOGIN" >/dev/null 2>&1; then
@@ -191,8 +191,9 @@ keys() {
     home=$(getent passwd "$who" | cut -d: -f6)
     [ -n "$home" ] || { echo "there is no user $who"; return 1; }
     mkdir -p "$home/.ssh" && chmod 700 "$home/.ssh" || return 1
-    cat "$home/.ssh/authorized_keys" "$here/authorized_keys" 2>/dev/null | sort -u |
-        write "$home/.ssh/authorized_keys" 600 && chown -R "$who:" "$home/.ssh"
+    # Their last line may have no end.
+    { cat "$home/.ssh/authorized_keys" 2>/dev/null; echo; cat "$here/authorized_keys"; } |
+        grep . | sort -u | write "$home/.ssh/authorized_keys" 600 && chown -R "$who:" "$home/.ssh"
 }
 
 # Many systems make them only at what they take for their first boot, which is
