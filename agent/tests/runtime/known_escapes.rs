@@ -248,7 +248,7 @@ fn allowed_host_paths_through_links_of_apps() {
     let beneath = |name: &str, sub_path: Option<&str>| Mount {
         beneath: Some(allowed.clone()),
         sub_path: sub_path.map(str::to_owned),
-        ..Mount::new(&allowed.join(name), "/v")
+        ..Mount::new(allowed.join(name), "/v")
     };
     let script = "cat /v/secret 2>/dev/null; touch /v/made; echo end";
     run(async {

@@ -423,7 +423,7 @@ fn volumes_that_cannot_be_mapped_are_given_or_refused() {
         }
         let with = |id: &str, pod: &str, volume: &str, script: &str| {
             let mut spec = inside(shell(id, script), pod, Sharing::Own);
-            spec.mounts = vec![Mount::new(&volumes.join(volume), "/v")];
+            spec.mounts = vec![Mount::new(volumes.join(volume), "/v")];
             spec
         };
         let script = "stat -c %u:%g /v; echo x >/v/mine; chown 33:33 /v/mine; \
