@@ -204,7 +204,7 @@ pub fn lay_memory(dir: &Path, memory: &Path) -> Result<Reopened, StoreError> {
         return Ok(Reopened::Same);
     };
     tracing::error!("{} takes no writes: {why}", dir.display());
-    volatile::lay(dir, memory, dir).map_err(file_error("laying memory over", dir))?;
+    volatile::lay(dir, memory, dir, dir).map_err(file_error("laying memory over", dir))?;
     tracing::error!("{}", volatile::told(dir));
     Ok(Reopened::Memory)
 }

@@ -6,6 +6,7 @@ pub mod binary;
 pub mod guard;
 pub mod slot;
 pub mod software;
+pub mod starts;
 
 pub use software::Software;
 

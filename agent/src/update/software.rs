@@ -75,8 +75,10 @@ impl Software {
             return Err(reason);
         }
         let artifact = self.artifacts.path(digest);
-        self.with(kind, |slots| slots.install(&artifact, version))?;
+        let installed = self.with(kind, |slots| slots.install(&artifact, version));
+        // Either way it is of no more use: what was refused stays refused.
         self.artifacts.clear();
+        installed?;
         let bad = self.diagnose(broker);
         Ok(bad.into_iter().map(|(kind, _)| kind).collect())
     }

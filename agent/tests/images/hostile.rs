@@ -313,7 +313,7 @@ fn what_is_not_what_it_claims_is_refused() {
     writer.write(&other).unwrap();
     let said = writer.finish().unwrap_err().to_string();
     assert!(said.contains("arrived as"), "{said}");
-    let mut writer = device.store.begin(&need).unwrap();
+    let mut writer = device.begin(&need).unwrap();
     assert_eq!(writer.offset(), 0);
     let said = writer
         .write(&vec![0; other.len() + 1])

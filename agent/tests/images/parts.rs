@@ -15,7 +15,7 @@ fn a_cut_at_any_byte_is_continued() {
                 Status::Fetched => unreachable!(),
                 Status::Missing(needs) => {
                     let bytes = &image.blobs[&needs[0].digest];
-                    let mut writer = device.store.begin(&needs[0]).unwrap();
+                    let mut writer = device.begin(&needs[0]).unwrap();
                     let offset = writer.offset() as usize;
                     let end = bytes.len().min(offset + step);
                     writer.write(&bytes[offset..end]).unwrap();

@@ -2,9 +2,12 @@
 # The first boot of a card that 'skerry flash' wrote: puts agent and settings
 # from this directory into the system, then removes the directory.
 #
-#   firstboot.sh boot      started by systemd.run= in cmdline.txt (Raspberry Pi
-#                          images); systemd restarts the machine afterwards
-#   firstboot.sh service   started by skerry-firstboot.service; the system goes on
+#   setup.sh boot      started by systemd.run= in cmdline.txt (Raspberry Pi
+#                      images); systemd restarts the machine afterwards
+#   setup.sh service   started by skerry-firstboot.service; the system goes on
+#
+# It is not called firstboot.sh: Raspberry Pi OS 12 grows its root partition at
+# every start whose command line has that word anywhere.
 #
 # Safe to run again from the start: a power cut at any moment does no harm.
 # Nothing here ends the script early: a system that lacks one thing should
@@ -17,6 +20,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 log=/var/log/skerry-firstboot.log
 failed=0
 HOST='' TIME_ZONE='' LOGIN='' LOGIN_HASH='*' SSH=''
+userconf=/usr/lib/userconf-pi/userconf
 
 say() { echo "skerry: $*"; echo "skerry: $*" >>"$log"; }
 try() {
@@ -67,7 +71,7 @@ agent() {
     put skerry-agent /usr/bin/skerry-agent 755 &&
         put skerry.slice /usr/lib/systemd/system/skerry.slice 644 &&
         put skerry-agent.service /usr/lib/systemd/system/skerry-agent.service 644 &&
-        sed "s/@SERIAL@/$(serial)/" "$here/agent.yaml" | write /etc/skerry/agent.yaml 600 &&
+        sed "s/@SERIAL@/$SERIAL/" "$here/agent.yaml" | write /etc/skerry/agent.yaml 600 &&
         systemctl enable skerry-agent.service
 }
 
@@ -83,7 +87,7 @@ app_armor() {
 }
 
 host_name() {
-    name=$(echo "$HOST" | sed "s/@SERIAL@/$(serial)/")
+    name=$(echo "$HOST" | sed "s/@SERIAL@/$SERIAL/")
     old=$(cat /etc/hostname 2>/dev/null)
     echo "$name" | write /etc/hostname 644 || return 1
     hostname "$name" 2>/dev/null || echo "$name" >/proc/sys/kernel/hostname
@@ -93,10 +97,6 @@ host_name() {
     else
         { cat /etc/hosts 2>/dev/null; printf '127.0.1.1\t%s\n' "$name"; } | write /etc/hosts 644
     fi || return 1
-    # cloud-init would give the old one back.
-    if [ -d /etc/cloud/cloud.cfg.d ]; then
-        echo 'preserve_hostname: true' | write /etc/cloud/cloud.cfg.d/99-skerry.cfg 644
-    fi
     echo "${old:-none} is now $name"
 }
 
@@ -108,12 +108,41 @@ time_zone() {
     ln -sf "/usr/share/zoneinfo/$TIME_ZONE" /etc/localtime && echo "$TIME_ZONE" | write /etc/timezone 644
 }
 
-wifi() {
-    # Raspberry Pi OS keeps the radio off until somebody chose a country.
-    for file in /var/lib/systemd/rfkill/*:wlan; do
+# cloud-init comes after this script and takes the machine for a new one. It
+# would give the old host name back, and on Raspberry Pi OS make the first user,
+# who has another name now, once more and ask for one at the screen again. Of
+# the files there the last by name counts; user-data counts more.
+cloud_init() {
+    {
+        [ -z "$HOST" ] || echo 'preserve_hostname: true'
+        [ -z "$LOGIN" ] || [ ! -x "$userconf" ] || echo 'users: []'
+    } | write /etc/cloud/cloud.cfg.d/zz-skerry.cfg 644
+}
+
+# Raspberry Pi OS keeps its radio off until somebody chose a country, twice:
+radio_on() {
+    # The kernel starts it switched off, and systemd-rfkill switches it as these
+    # files say. It may not be there yet, so those on the boards themselves
+    # (Zero W, 2 and 3, 4, 5) are named.
+    states=/var/lib/systemd/rfkill
+    if [ -d "$states" ]; then
+        for radio in 20300000.mmcnr 3f300000.mmcnr fe300000.mmcnr 1001100000.mmc; do
+            echo 0 >"$states/platform-$radio:wlan"
+        done
+    fi
+    for file in "$states"/*:wlan; do
         [ ! -e "$file" ] || echo 0 >"$file"
     done
     rfkill unblock wifi 2>/dev/null
+    # NetworkManager has a switch of its own.
+    state=/var/lib/NetworkManager/NetworkManager.state
+    if grep -qs '^WirelessEnabled=false' "$state"; then
+        sed 's/^WirelessEnabled=.*/WirelessEnabled=true/' "$state" | write "$state" 644
+    fi
+}
+
+wifi() {
+    radio_on || return 1
     if [ -x /usr/sbin/NetworkManager ]; then
         put wifi.nmconnection /etc/NetworkManager/system-connections/skerry-wifi.nmconnection 600
     elif [ -d /etc/netplan ]; then
@@ -132,14 +161,21 @@ wifi() {
 }
 
 login() {
+    if [ -x "$userconf" ] && systemctl -q is-enabled userconfig.service 2>/dev/null; then
+        # Raspberry Pi OS that nobody has used yet: gives its first user this
+        # name, unless it is root's or a service's, and ends its question for
+        # one at the screen. No password is the empty one there.
+        case $(id -u "$LOGIN" 2>/dev/null) in
+            '' | 1000) "$userconf" "$LOGIN" "${LOGIN_HASH#\*}" ;;
+        esac
+    fi
     if ! id "$LOGIN" >/dev/null 2>&1; then
-        if [ -x /usr/lib/userconf-pi/userconf ] && [ "$LOGIN_HASH" != '*' ]; then
-            # Raspberry Pi OS: gives its first user this name and ends its
-            # question for one.
-            /usr/lib/userconf-pi/userconf "$LOGIN" "$LOGIN_HASH" && return 0
-        fi
         useradd --create-home --shell /bin/bash "$LOGIN" || return 1
     fi
+    # A first user whom nobody named yet may have no shell.
+    case $(getent passwd "$LOGIN" | cut -d: -f7) in
+        */nologin | */false) usermod --shell /bin/bash "$LOGIN" ;;
+    esac
     echo "$LOGIN:$LOGIN_HASH" | chpasswd -e || return 1
     for group in adm sudo video plugdev netdev gpio i2c spi; do
         if getent group "$group" >/dev/null; then usermod -aG "$group" "$LOGIN"; fi
@@ -155,32 +191,63 @@ keys() {
     home=$(getent passwd "$who" | cut -d: -f6)
     [ -n "$home" ] || { echo "there is no user $who"; return 1; }
     mkdir -p "$home/.ssh" && chmod 700 "$home/.ssh" || return 1
-    cat "$home/.ssh/authorized_keys" "$here/authorized_keys" 2>/dev/null | sort -u |
-        write "$home/.ssh/authorized_keys" 600 && chown -R "$who:" "$home/.ssh"
+    # Their last line may have no end.
+    { cat "$home/.ssh/authorized_keys" 2>/dev/null; echo; cat "$here/authorized_keys"; } |
+        grep . | sort -u | write "$home/.ssh/authorized_keys" 600 && chown -R "$who:" "$home/.ssh"
+}
+
+# Many systems make them only at what they take for their first boot, which is
+# over after this one.
+host_keys() {
+    for key in /etc/ssh/ssh_host_*_key; do
+        [ ! -e "$key" ] || return 0
+    done
+    ssh-keygen -A
 }
 
 ssh_on() {
-    ssh-keygen -A >/dev/null 2>&1
-    if systemctl -q is-enabled ssh.socket 2>/dev/null || systemctl -q is-enabled ssh.service 2>/dev/null; then
-        return 0
+    # Nobody gets in with a password where sshd takes keys only, as it does in
+    # many images with cloud-init. For this user alone: others may have a
+    # password that everybody knows.
+    if [ "$LOGIN_HASH" != '*' ] && [ ! -e "$here/authorized_keys" ] && [ -d /etc/ssh/sshd_config.d ]; then
+        printf 'Match User %s\n    PasswordAuthentication yes\n' "$LOGIN" |
+            write /etc/ssh/sshd_config.d/10-skerry.conf 600
     fi
+    for unit in ssh.socket ssh.service dropbear.service; do
+        if systemctl -q is-enabled "$unit" 2>/dev/null; then return 0; fi
+    done
     systemctl enable ssh.service || systemctl enable sshd.service || return 1
     if [ "$how" = service ]; then systemctl --no-block start ssh.service; fi
 }
 
-# Debian writes cmdline.txt anew with each kernel and takes more from here.
+# Debian writes cmdline.txt anew with each kernel and at its own first start,
+# and takes more from here.
 keep_cmdline() {
+    [ -e /etc/default/raspi-firmware ] && [ -e "$here/cmdline-file" ] || return 0
     extra=/etc/default/raspi-extra-cmdline
-    if [ -e /etc/default/raspi-firmware ] && ! grep -qs cgroup_enable=memory "$extra"; then
-        echo "$(cat "$extra" 2>/dev/null) cgroup_enable=memory" | write "$extra" 644
-    fi
+    words=$(cat "$extra" 2>/dev/null)
+    for word in $(head -n 1 "$here/../$(tail -n 1 "$here/cmdline-file")"); do
+        case $word in
+            cgroup_enable=memory | cfg80211.ieee80211_regdom=*) ;;
+            *) continue ;;
+        esac
+        case " $words " in
+            *" $word "*) ;;
+            *) words="$words $word" ;;
+        esac
+    done
+    echo "$words" | write "$extra" 644
 }
 
+# There are two where the board tries a new kernel beside the old one; the one
+# that it starts with now is the last, so that a power cut leaves it.
 cmdline_without_us() {
-    file=$(cat "$here/cmdline-file") || return 1
-    file=$here/../$file
-    sed -E 's/ systemd\.run(_success_action|_failure_action)?=[^ ]*//g; s/ systemd\.unit=kernel-command-line\.target//g' \
-        "$file" >"$file.new" && [ -s "$file.new" ] && sync "$file.new" && mv "$file.new" "$file" && sync "$file"
+    while read -r name; do
+        file=$here/../$name
+        [ -e "$file" ] || continue
+        sed -E 's/ systemd\.run(_success_action|_failure_action)?=[^ ]*//g; s/ systemd\.unit=kernel-command-line\.target//g' \
+            "$file" >"$file.new" && [ -s "$file.new" ] && sync "$file.new" && mv "$file.new" "$file" && sync "$file" || return 1
+    done <"$here/cmdline-file"
 }
 
 done_with() {
@@ -211,6 +278,9 @@ fi
 echo x >>"$here/tries"
 sync "$here/tries" 2>/dev/null
 tries=$(wc -l <"$here/tries")
+# Network cards may be on their way still; asked once, so that all names agree.
+udevadm settle --timeout=30 2>/dev/null
+SERIAL=$(serial)
 try 'install the agent' agent
 if [ "$failed" != 0 ] && [ "$tries" -lt 3 ] && [ "$how" = boot ]; then
     say "attempt $tries of 3 failed; again"
@@ -218,16 +288,24 @@ if [ "$failed" != 0 ] && [ "$tries" -lt 3 ] && [ "$how" = boot ]; then
 fi
 try 'install the AppArmor profile' app_armor
 [ -z "$HOST" ] || try 'set the host name' host_name
+if [ -d /etc/cloud/cloud.cfg.d ] && [ -n "$HOST$LOGIN" ]; then
+    try 'tell cloud-init' cloud_init
+fi
 [ -z "$TIME_ZONE" ] || try 'set the time zone' time_zone
 [ ! -e "$here/wifi.wpa.conf" ] || try 'set up Wi-Fi' wifi
 [ -z "$LOGIN" ] || try "let $LOGIN log in" login
 [ ! -e "$here/authorized_keys" ] || try 'install the ssh keys' keys
+if command -v ssh-keygen >/dev/null; then try "make ssh's own keys" host_keys; fi
 [ -z "$SSH" ] || try 'switch ssh on' ssh_on
-try 'keep the memory cgroup' keep_cmdline
+try 'keep words of the command line' keep_cmdline
 done_with
 say "first boot done, $failed failures"
 if [ "$how" = service ]; then
     systemctl daemon-reload
     systemctl --no-block start skerry-agent.service
+    if [ -e /etc/netplan/90-skerry-wifi.yaml ]; then
+        # Made by netplan a moment ago, when it was settled already what starts.
+        systemctl --no-block start netplan-wpa-wlan0.service
+    fi
 fi
 exit 0
