@@ -1,6 +1,10 @@
 //! What the HTTP API says and takes, as JSON. `openapi.json` describes the
 //! same; a test holds the two together. Times are milliseconds since 1970 by
 //! the clock of whoever saw the thing.
+//!
+//! Some of them have a twin in [`skerry_wire::report`], and stay apart from it:
+//! that one is positional bytes between our own programs and grows at its end,
+//! these are JSON that operators' programs read.
 
 mod declared;
 mod device;
