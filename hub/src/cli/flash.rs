@@ -41,13 +41,13 @@ pub enum FlashFormat {
 
 /// `skerry flash`.
 #[derive(Debug, Clone, Args)]
-// clap takes the three characters {n} for the end of a line: an escape sequence
-// that changes nothing stands between them, wherever they are meant.
+// clap takes the three characters {n} for the end of a line: a mark stands
+// between them wherever they are meant, and is taken out as help is printed.
 #[command(after_help = "\
 Examples:
   skerry flash raspios-lite-arm64.img.xz /dev/sdb --name kiosk-7 --wifi Shop --wifi-country DE
   skerry flash debian.img.gz kiosk.img --ssh-key ~/.ssh/id_ed25519.pub
-  skerry flash raspios-lite-arm64.img.xz kiosk.img --count 50 --name 'kiosk-{\x1b[0mn}'
+  skerry flash raspios-lite-arm64.img.xz kiosk.img --count 50 --name 'kiosk-{\u{2060}n}'
   skerry flash kiosk.img /dev/sdb --as-is        the same for each of the 50 cards
   skerry flash /dev/sdb --name kiosk-7           sets up a card that has an image already")]
 pub struct FlashArgs {
@@ -61,7 +61,7 @@ pub struct FlashArgs {
     #[arg(
         long,
         value_name = "NAME",
-        help = "The device's name: kiosk-7; for many, kiosk-{\x1b[0mn} (numbered as they join) or kiosk-{serial}"
+        help = "The device's name: kiosk-7; for many, kiosk-{\u{2060}n} (numbered as they join) or kiosk-{serial}"
     )]
     pub name: Option<String>,
     /// How many cards get this image: one token lets so many join
@@ -688,7 +688,7 @@ mod tests {
             flash.clone().render_help(),
             flash.clone().render_long_help(),
         ] {
-            let help = help.to_string();
+            let help = super::super::plain_help(&help);
             assert_eq!(help.matches("kiosk-{n}").count(), 2, "{help}");
         }
     }

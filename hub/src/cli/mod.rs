@@ -48,6 +48,7 @@ pub use error::CliError;
 use clap::{CommandFactory, Parser};
 use client::{Client, Target};
 use output::Out;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Reads the process' arguments and does what they say.
@@ -61,7 +62,11 @@ pub fn main() -> ExitCode {
             };
             // Help and version are errors to clap, with code 0. A closed pipe
             // has nobody left to complain to.
-            let _ = error.print();
+            let text = plain_help(&error.render());
+            let _ = match error.use_stderr() {
+                true => write!(io::stderr().lock(), "{text}"),
+                false => write!(io::stdout().lock(), "{text}"),
+            };
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -87,6 +92,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(&mut out, failed),
     }
+}
+
+/// What clap prints, with the `{n}` of `flash --name`.
+fn plain_help(text: &clap::builder::StyledStr) -> String {
+    text.to_string().replace('\u{2060}', "")
 }
 
 /// The same error with the usage as --help has it: clap takes options that come
