@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use std::time::{Duration, Instant};
 const PREFIX: &str = "skerry-demo-";
 /// The same of the bridge: the kernel takes 15 bytes.
 const BRIDGE_PREFIX: &str = "skdemo";
+/// Where the hub's data is, in the demo's directory.
+const HUB_DIR: &str = "hub";
 /// Devices of a demo are numbered from one to this.
 const MAX_DEVICES: u8 = 2;
 
@@ -176,7 +179,7 @@ impl World {
     }
 
     fn hub_data(&self) -> PathBuf {
-        self.directory.join("hub")
+        self.directory.join(HUB_DIR)
     }
 
     /// Starts the hub and waits until it answers.
@@ -580,7 +583,23 @@ fn remove_remains() {
             let _ = until(super::PATIENCE, || remove_cgroups(&device).then_some(()));
         }
         remove_network(names);
-        let _ = fs::remove_dir_all(std::env::temp_dir().join(format!("{PREFIX}{pid}")));
+        let directory = std::env::temp_dir().join(format!("{PREFIX}{pid}"));
+        kill_hub_on(&directory.join(HUB_DIR));
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Kills the hub whose data is there: it is in no namespace of its own.
+fn kill_hub_on(data: &Path) {
+    let has = |pid: i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = words.split(|byte| *byte == 0);
+        words.any(|word| word == data.as_os_str().as_bytes())
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid| has(*pid)) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
