@@ -5,6 +5,7 @@ mod show;
 
 use anyhow::{Context, bail};
 use skerry_agent::agent::{self, Next};
+use skerry_agent::chain::chain;
 use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
@@ -12,11 +13,14 @@ use skerry_agent::runtime::{helper, hooks, keeper};
 use skerry_agent::store;
 use skerry_agent::update::binary::{BinarySlots, Launch};
 use skerry_agent::update::guard;
+use skerry_agent::update::slot::SlotError;
+use skerry_agent::update::starts::{MAX_IN_A_ROW, Starts, reads_store};
 use skerry_agent::{doctor, init, release};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 const USAGE: &str = "\
 skerry-agent: runs containers on one device
@@ -257,16 +261,14 @@ fn stop(config: &Config, exe: &Path) -> anyhow::Result<ExitCode> {
 /// Runs the agent that is in use, whichever file was started.
 fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let launched =
-        BinarySlots::open(&config.data_dir, &exe, release()).and_then(|mut slots| slots.launch());
-    match launched {
+    match launch(&config, &exe) {
         Ok(Launch::Stay) => {}
         Ok(Launch::Become(program)) => {
             let error = guard::become_agent(&program, &args);
             // The package's own is as good as it was before the update.
             tracing::error!("{} does not start: {error}", program.display());
         }
-        Err(error) => tracing::error!("{}", skerry_agent::machine::chain(&error)),
+        Err(error) => tracing::error!("{}", chain(&error)),
     }
     let data_dir = config.data_dir.clone();
     match agent::run(config, clock, exe)? {
@@ -288,6 +290,31 @@ fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
             nix::sys::reboot::reboot(mode).context("the machine does not start anew")?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Which program the agent is. One that was confirmed and does not stay gives
+/// way to the one before it.
+fn launch(config: &Config, exe: &Path) -> Result<Launch, SlotError> {
+    let system_on_trial = init::slots::here().is_some_and(|here| here.slot != here.confirmed);
+    let mut slots = BinarySlots::open(&config.data_dir, exe, release())?;
+    let launch = slots.launch(system_on_trial)?;
+    if launch == Launch::Stay || system_on_trial {
+        return Ok(launch);
+    }
+    let starts = Starts::new(&config.run_dir);
+    let times = starts.note(Duration::from_millis(Clock::machine().now().boot_ms));
+    if times <= MAX_IN_A_ROW {
+        return Ok(launch);
+    }
+    let store = store::file(&config.data_dir);
+    match slots.fall_back(times - 1, |program| reads_store(program, &store))? {
+        Some(former) => {
+            starts.forget();
+            tracing::error!("the agent in use does not stay: the one before it is taken again");
+            Ok(former)
+        }
+        None => Ok(launch),
     }
 }
 

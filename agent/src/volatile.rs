@@ -8,6 +8,9 @@
 //! <memory>/upper, work, containers
 //! ```
 //!
+//! Our image's init does so for the whole data partition, of which the agent's
+//! directory is a part; what is said of a place below holds for it, too.
+//!
 //! Whatever is here is lost with the power, the count of the agent's starts
 //! among it: the hub then says where to go on
 //! ([`CountOn`](skerry_wire::message::CommandBody::CountOn)).
@@ -30,15 +33,17 @@ const CONTAINERS: &str = "containers";
 /// Written and taken away, to see what the disk says to it.
 const PROBE: &str = ".written";
 
-/// Whether memory was laid over this directory.
+/// Whether memory was laid over this directory, or over one that it is in.
 pub fn is_laid(place: &Path) -> bool {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     fs::canonicalize(place).is_ok_and(|place| is_laid_in(&table, &place))
 }
 
 fn is_laid_in(table: &str, place: &Path) -> bool {
-    let last = mounts(table).filter(|(point, _)| point == place).last();
-    last.is_some_and(|(_, tail)| tail.starts_with(&format!("overlay {SOURCE} ")))
+    let above = mounts(table).filter(|(point, _)| place.starts_with(point));
+    // The nearest, and of those at one point the last.
+    let nearest = above.max_by_key(|(point, _)| point.components().count());
+    nearest.is_some_and(|(_, tail)| tail.starts_with(&format!("overlay {SOURCE} ")))
 }
 
 /// Points of a table of mounts, each with its file system and what follows.
@@ -104,16 +109,23 @@ pub fn told(place: &Path) -> String {
     format!("{}; {}", words(place), remedy())
 }
 
+/// What init says of our image's data partition where it is not used as it
+/// should be: memory over it, or in its place.
+pub fn told_by_init() -> Option<String> {
+    fs::read_to_string(Path::new(crate::init::RUN_DIR).join("data-condition")).ok()
+}
+
 /// Why what is meant for good is not done now; `None` where the disk keeps it.
 pub fn why_not_for_good(place: &Path) -> Option<String> {
-    let text = || format!("the next start would undo it: {}", told(place));
-    is_laid(place).then(text)
+    let why = told_by_init().or_else(|| is_laid(place).then(|| told(place)))?;
+    Some(format!("the next start would undo it: {why}"))
 }
 
 /// Lays memory over what `lower` holds, seen at `place`, which may be the same
-/// directory. `memory` is where that memory is mounted. What other disks hold
-/// below `place` stays in sight. All of it is there when it returns, or nothing.
-pub fn lay(lower: &Path, memory: &Path, place: &Path) -> io::Result<()> {
+/// directory. `data_dir` is the agent's: `place` or below. `memory` is where that
+/// memory is mounted. What other disks hold below `place` stays in sight. All of
+/// it is there when it returns, or nothing.
+pub fn lay(lower: &Path, memory: &Path, place: &Path, data_dir: &Path) -> io::Result<()> {
     for path in [lower, memory] {
         if path.to_string_lossy().contains([',', ':', '\\']) {
             let text = format!("an overlay cannot be made of {}", path.display());
@@ -122,14 +134,14 @@ pub fn lay(lower: &Path, memory: &Path, place: &Path) -> io::Result<()> {
     }
     fs::create_dir_all(memory)?;
     attach(SOURCE, memory, "tmpfs", MsFlags::empty(), OPTIONS)?;
-    let laid = lay_on(lower, memory, place);
+    let laid = lay_on(lower, memory, place, data_dir);
     if laid.is_err() {
         let _ = umount2(memory, MntFlags::MNT_DETACH);
     }
     laid
 }
 
-fn lay_on(lower: &Path, memory: &Path, place: &Path) -> io::Result<()> {
+fn lay_on(lower: &Path, memory: &Path, place: &Path, data_dir: &Path) -> io::Result<()> {
     let [upper, work, containers] = ["upper", "work", CONTAINERS].map(|name| memory.join(name));
     for dir in [&upper, &work, &containers] {
         fs::create_dir(dir)?;
@@ -144,7 +156,7 @@ fn lay_on(lower: &Path, memory: &Path, place: &Path) -> io::Result<()> {
         work.display()
     );
     attach(SOURCE, place, "overlay", MsFlags::empty(), &options)?;
-    let inside = place.join(CONTAINERS);
+    let inside = data_dir.join(CONTAINERS);
     let mut filled = fs::create_dir_all(&inside).and_then(|()| bind(&containers, &inside));
     for (point, dir) in below {
         let again = || {
@@ -203,7 +215,10 @@ mod tests {
     fn only_the_uppermost_mount_counts() {
         let is = |place: &str| is_laid_in(TABLE, Path::new(place));
         assert!(is("/var/lib/my agent"));
+        assert!(is("/var/lib/my agent/volumes/a"), "it is in one");
         assert!(!is("/var/lib/my agent/containers"));
+        assert!(!is("/var/lib/my agent 2"));
+        assert!(!is("/srv/agent"));
         assert!(!is("/var/lib"));
         assert!(!is("/srv"));
     }

@@ -2,7 +2,7 @@
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use skerry_agent::core::update::{SlotState, UpdateEffect, UpdateEvent, UpdateStart};
+use skerry_agent::core::update::{Phase, SlotState, UpdateEffect, UpdateEvent, UpdateStart};
 use skerry_agent::core::{Change, Core, Effect, Event, Identity, Now, Records, Start};
 use skerry_agent::update::slot::Trial;
 use skerry_wire::message::{Command, CommandBody};
@@ -449,6 +449,58 @@ fn a_power_cut_before_any_step_leaves_the_old_or_the_new_and_says_which() {
             assert!(cuts > 8, "{fault:?}: {cuts} cuts");
         }
     }
+}
+
+#[test]
+fn one_that_does_not_stay_after_it_was_confirmed_is_told_as_undone() {
+    let mut world = pushed(good(), Fault::None, None);
+    assert_eq!(world.state(), Some(UpdateState::Confirmed));
+    // What the package's program does when the new one ends again and again.
+    world.slots.in_use = "1.0".into();
+    world.slots.here = "1.0".into();
+    world.slots.undone = Some("it started 10 times in a row".into());
+    for _ in 0..2 {
+        world.start_again();
+        world.run();
+        let Some(UpdateState::RolledBack { reason }) = world.state() else {
+            panic!("{:?}", world.state());
+        };
+        assert!(reason.contains("10 times"), "{reason}");
+    }
+    // The order is not begun again by itself.
+    assert_eq!(world.switches, 1);
+
+    // What was undone before something else was confirmed is another matter.
+    let mut world = pushed(good(), Fault::Crash, None);
+    world.slots.in_use = "2.0".into();
+    world.slots.here = "2.0".into();
+    world.now_ms = 0;
+    world.start_again();
+    world.desire(2, vec![order(8, good())]);
+    world.run();
+    assert_eq!(world.state(), Some(UpdateState::Confirmed), "it runs");
+    assert!(world.slots.undone.is_some());
+    world.start_again();
+    assert_eq!(world.state(), Some(UpdateState::Confirmed));
+}
+
+#[test]
+fn what_was_exchanged_before_it_was_noted_is_not_in_use_for_good() {
+    let mut world = pushed(good(), Fault::None, None);
+    for record in world.records.updates.values_mut() {
+        record.phase = Phase::Confirming { what: "2.0".into() };
+    }
+    world.start_again();
+    assert_eq!(world.state(), Some(UpdateState::Confirmed));
+    for record in world.records.updates.values_mut() {
+        record.phase = Phase::Confirming { what: "2.0".into() };
+    }
+    world.slots.here = "1.0".into();
+    world.start_again();
+    let Some(UpdateState::RolledBack { reason }) = world.state() else {
+        panic!("{:?}", world.state());
+    };
+    assert!(reason.contains("1.0 was put in its place"), "{reason}");
 }
 
 #[test]

@@ -262,6 +262,20 @@ F
     app_runs hello
     app_said hello 'hello from a board'
 }
+# AppArmor's profile is the kernel's, the process of hello_app has it, and so has a
+# further one, which it refuses what a mask would only hide.
+profiles() { on_board cat /sys/kernel/security/apparmor/profiles; }
+is_confined() {
+    profiles | grep -qx 'skerry-default (enforce)' || die "the kernel does not have the profile: $(profiles)"
+    local its said
+    its=$(on_board 'cat /proc/$(pgrep -f "[d]ash -c read word")/attr/current')
+    [ "$its" = 'skerry-default (enforce)' ] || die "AppArmor has the app as '$its'"
+    said=$("$skerry" exec hello -- /usr/bin/dash -c 'read -r its </proc/self/attr/current; echo "$its"; read -r x </proc/kcore' 2>&1 || true)
+    case $said in
+        'skerry-default (enforce)'*'/proc/kcore: Permission denied'*) echo "AppArmor: $(echo "$said" | xargs)" ;;
+        *) die "AppArmor refuses nothing: $said" ;;
+    esac
+}
 # What must go on when the agent changes: a new start of the app would say
 # another word, and another keeper would have another pid.
 lives() {

@@ -384,3 +384,59 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
         println!("{}: {}", device["name"], reason(device, "line"));
     }
 }
+
+#[test]
+fn an_agent_that_does_not_stay_after_it_was_confirmed_gives_way_to_the_former() {
+    need_root();
+    let scratch = Scratch::new("stays");
+    let maker = Maker::new(&scratch);
+    let hub = Hub::start_with(&scratch, &["--release-key", &maker.public]);
+    let mut one = Agent::start(&scratch, "one", &hub.token(&[]));
+    hub.wait_online("one");
+    hub.import_test_image(&scratch);
+    hub.apply(&scratch, &app_manifest("idle", &["sleep"], ""));
+    let before = until(PATIENCE, || {
+        Some(one.container_processes()).filter(|found| found.len() == 1)
+    });
+    let before = before.expect("a container");
+    let new = called(stripped_agent(&scratch), "9.0.0");
+    maker.release(&hub, "9.0.0", &new);
+    let rollout = ["release", "rollout", "9.0.0", "--confirm-within", "300s"];
+    hub.skerry(&[&rollout[..], &["--wait", "--timeout", "600s"]].concat());
+    hub.wait_for_device("one", "of version 9.0.0", |d| {
+        d["facts"]["agent_version"] == "9.0.0" && d["state"] == "online"
+    });
+
+    // A day comes on which it ends at its start, however often it is started.
+    one.kill();
+    let place = one.data().join("agent/a/skerry-agent");
+    fs::rename(&place, place.with_extension("well")).expect("it is there");
+    fs::write(&place, broken("9.0.0", "exit")).expect("written");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("executable");
+    for start in 1..=10 {
+        let ended = one.command("run").output().expect("it starts");
+        assert_eq!(ended.status.code(), Some(3), "start {start}: {ended:?}");
+    }
+    one.start_again();
+    let device = wait_for(&hub, "one", "agent", "9.0.0", "rolled_back");
+    assert!(
+        reason(&device, "agent").contains("started 10 times in a row"),
+        "{device:#}"
+    );
+    hub.wait_for_device("one", "of the former version", |d| {
+        d["facts"]["agent_version"] == env!("CARGO_PKG_VERSION") && d["state"] == "online"
+    });
+    let events = hub.skerry(&["events", "--device", "one"]);
+    assert!(events.contains("UpdateRolledBack"), "{events}");
+    assert_eq!(one.container_processes(), before, "it noticed nothing");
+    // For good.
+    one.kill();
+    one.start_again();
+    hub.wait_online("one");
+    let device = wait_for(&hub, "one", "agent", "9.0.0", "rolled_back");
+    assert_eq!(
+        device["facts"]["agent_version"],
+        env!("CARGO_PKG_VERSION"),
+        "{device:#}"
+    );
+}

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! order ─► Fetching ─► Installing ─► Armed ─► Trying ─► Confirming ─► Confirmed
-//!   │          │            │          (volatile │ stored)
-//!   └──────────┴────────────┴─► Refused          └─► RolledBack
+//!   │          │            │          (volatile │ stored)          │ does not stay
+//!   └──────────┴────────────┴─► Refused          └─► RolledBack ◄───┘
 //! ```
 //!
 //! The laws, each with a test:

@@ -42,8 +42,7 @@ pub fn look(dir: &Path) -> Finding {
 /// Memory is used instead: on our minimal image from the start, anywhere else
 /// from when the disk took no more writes.
 fn lost_with_the_power(dir: &Path) -> Option<Finding> {
-    let condition = Path::new(crate::init::RUN_DIR).join("data-condition");
-    if let Ok(text) = fs::read_to_string(condition) {
+    if let Some(text) = volatile::told_by_init() {
         let remedy = "replace the card: skerry flash, with a new one".to_string();
         return Some(Finding::new(KIND, Verdict::Bad, text, remedy));
     }

@@ -1,7 +1,8 @@
 //! The agent as our child: started, watched, started again. Its keeper and the
 //! containers are not ours to touch.
 
-use super::{DATA_DIR, RUN_DIR, say};
+use super::{AGENT, DATA_DIR, RUN_DIR, say};
+use crate::chain::chain;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -187,7 +188,7 @@ impl Child {
         let mut command = Command::new("/bin/skerry-agent");
         command
             .arg("run")
-            .args(["--data", &format!("{DATA_DIR}/agent")])
+            .args(["--data", &format!("{DATA_DIR}/{AGENT}")])
             .args(["--run", "/run/skerry-agent"]);
         if let Some(config) = &self.config {
             command.args(["--config", config]);
@@ -264,7 +265,7 @@ pub fn usable_config() -> (Option<String>, Option<String>) {
         Err(error) => {
             say::trouble(&format!(
                 "skerry/agent.yaml on the card is not used: {}",
-                crate::machine::chain(&error)
+                chain(&error)
             ));
             (None, None)
         }

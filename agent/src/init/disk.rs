@@ -280,7 +280,7 @@ fn read_only_data(device: &Path, place: &Path) -> io::Result<()> {
     let (lower, memory) = (base.join("disk"), base.join("memory"));
     attach(device, &lower, "ext4", MsFlags::MS_RDONLY, "noload")?;
     fs::create_dir_all(place)?;
-    crate::volatile::lay(&lower, &memory, place)
+    crate::volatile::lay(&lower, &memory, place, &place.join(super::AGENT))
 }
 
 fn grow_file_system(device: &Path, place: &Path) -> io::Result<()> {

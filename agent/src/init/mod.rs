@@ -54,6 +54,8 @@ use std::path::Path;
 pub const RUN_DIR: &str = "/run/skerry-init";
 /// Where the data partition is mounted.
 pub const DATA_DIR: &str = "/data";
+/// The agent's directory on the data partition.
+pub const AGENT: &str = "agent";
 /// What this part keeps on the data partition.
 pub const KEPT_DIR: &str = "/data/init";
 

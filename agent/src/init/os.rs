@@ -18,6 +18,9 @@ const NEEDED: [&str; 4] = ["kernel8.img", "initramfs8", "root.squashfs", "cmdlin
 /// Without a reason of its own.
 const CAME_BACK: &str = "the new system was not confirmed before the machine started anew: it crashed, hung, or the power went";
 
+/// Without a reason, and found where the firmware was to try the other.
+const NOT_TRIED: &str = "the firmware was told to try the new system and started this one: its bootloader knows of no second slot, or finds nothing to start in it";
+
 /// The two slots of our image.
 #[derive(Debug)]
 pub struct OsSlots {
@@ -32,7 +35,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SlotErro
 impl OsSlots {
     /// Those of this machine; `None` if it does not run our image.
     pub fn open() -> Option<Self> {
-        slots::here().map(|here| Self { here })
+        let here = slots::here()?;
+        // An agent that ended between the word and the restart: the restart
+        // that comes some day is another one.
+        let _ = fs::remove_file(Path::new(RUN_DIR).join(slots::RESTART_WORD));
+        Some(Self { here })
     }
 
     fn card(&self) -> Card {
@@ -91,7 +98,10 @@ impl Slots for OsSlots {
         }
         match slots::record() {
             Some(record) if record.tried && record.slot != self.here.slot => Trial::Undone {
-                reason: record.reason.unwrap_or_else(|| CAME_BACK.into()),
+                reason: record.reason.unwrap_or_else(|| {
+                    let tried = !slots::was_not_tried();
+                    if tried { CAME_BACK } else { NOT_TRIED }.into()
+                }),
             },
             _ => Trial::None,
         }
@@ -102,6 +112,9 @@ impl Slots for OsSlots {
             return Err(SlotError::Unsuitable(
                 "this system is on trial itself; the other slot is the way back".into(),
             ));
+        }
+        if let Some(reason) = slots::why_not_try() {
+            return Err(SlotError::Unsuitable(reason.into()));
         }
         let (card, other) = (self.card(), self.other());
         let path = card.partition(other);

@@ -28,6 +28,39 @@ const BOOT_DIR: &str = "/run/skerry-init/card";
 /// The word for the restart, for [`super::system`].
 pub const RESTART_WORD: &str = "restart-word";
 
+/// What the board's own bootloader can do, as 32 bits; boards before the
+/// Raspberry Pi 4 have none, theirs comes with our card.
+const CAPABILITIES: &str = "/proc/device-tree/chosen/bootloader/capabilities";
+/// The bit of "TRYBOOT_A_B", in bootloaders since October 2022.
+const CAN_TRY: u32 = 1 << 2;
+/// Whether this start is the one after `reboot "0 tryboot"`.
+const IS_TRY: &str = "/proc/device-tree/chosen/bootloader/tryboot";
+
+/// What the firmware says in a cell of its device tree; `None` where it says
+/// nothing of the kind.
+fn firmware_says(path: &str) -> Option<u32> {
+    let cell = <[u8; 4]>::try_from(fs::read(path).ok()?).ok()?;
+    Some(u32::from_be_bytes(cell))
+}
+
+/// Why this board would not take the other slot once, and come back by itself.
+pub fn why_not_try() -> Option<&'static str> {
+    why_not(firmware_says(CAPABILITIES))
+}
+
+fn why_not(capabilities: Option<u32>) -> Option<&'static str> {
+    // Nothing at all is no answer.
+    capabilities.filter(|bits| *bits != 0 && bits & CAN_TRY == 0).map(|_| {
+        "this board's bootloader is older than October 2022 and cannot try a system once: start Raspberry Pi OS on it, 'sudo rpi-eeprom-update -a && sudo reboot', put this card back, and order it again"
+    })
+}
+
+/// Whether the firmware was to try the other slot and took this one, which is
+/// confirmed.
+pub fn was_not_tried() -> bool {
+    firmware_says(IS_TRY) == Some(1)
+}
+
 /// What is on trial or was, kept on the data partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrialRecord {
@@ -288,6 +321,18 @@ mod tests {
                 .expect("text")
                 .starts_with(shipped)
         );
+    }
+
+    #[test]
+    fn a_bootloader_that_cannot_try_is_known_before() {
+        // None; nothing; of 2023, as it says so itself; and before tryboot_a_b.
+        for can in [None, Some(0), Some(0x7f), Some(CAN_TRY)] {
+            assert_eq!(why_not(can), None, "{can:?}");
+        }
+        for cannot in [0x3, 0x1b] {
+            let reason = why_not(Some(cannot)).expect("a reason");
+            assert!(reason.contains("rpi-eeprom-update"), "{reason}");
+        }
     }
 
     #[test]

@@ -28,6 +28,14 @@ const WATCHDOG_SECS: u32 = 15;
 const FEED_MS: u64 = 5_000;
 /// How long the agent, then everything else, has to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// The agent counts its time from its own start and tells better than we can why
+/// it was not enough; a system on trial is given up when it says nothing so much
+/// later, in milliseconds.
+const TRIAL_SLACK_MS: u64 = 30_000;
+/// Going down takes longer than the watchdog waits: apps have
+/// [`STOP_PATIENCE`], and a slow card its last writes. What takes longer than
+/// this hangs.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// A system on trial whose agent dies so often is given up.
 const MAX_TRIAL_DEATHS: u32 = 5;
 /// Wishes for drivers that one process looks up.
@@ -245,7 +253,7 @@ impl Init {
             watchdog: None,
             feed_ms: now_ms,
             devices_ms: Some(now_ms + DEVICES_MS),
-            trial_ends_ms: trial_secs.map(|secs| now_ms + u64::from(secs) * 1000),
+            trial_ends_ms: trial_secs.map(|secs| now_ms + u64::from(secs) * 1000 + TRIAL_SLACK_MS),
             memory_ms: None,
         })
     }
@@ -403,6 +411,9 @@ impl Init {
             Down::Restart(_) => "restarting",
             Down::PowerOff => "switching off",
         });
+        if let Some(watchdog) = self.watchdog.take() {
+            feed_while_stopping(watchdog);
+        }
         if let Some(agent) = self.child.pid() {
             let _ = kill(agent, Signal::SIGTERM);
             let mut gone = false;
@@ -427,27 +438,42 @@ impl Init {
             !has_children()
         });
         self.wall.stop();
-        if let Err(error) = nix::mount::umount(DATA_DIR) {
-            // Its journal brings it back; what was written is on the card.
-            say::trouble(&format!("the data partition is still in use: {error}"));
-        }
-        nix::unistd::sync();
         if *down == Down::Restart(Some(slots::TRYBOOT.to_string())) {
             match mailbox::say_tryboot() {
                 Ok(true) => say::news("the firmware takes the other slot, once"),
                 // No Raspberry Pi: whoever starts the kernel hears the word.
                 Ok(false) => {}
-                Err(error) => say::trouble(&format!(
-                    "the firmware cannot be told to take the other slot: {error}"
+                // The old system starts again, and shall know why.
+                Err(error) => give_up(&format!(
+                    "the firmware could not be told to take the other slot: {error}"
                 )),
             }
         }
+        if let Err(error) = nix::mount::umount(DATA_DIR) {
+            // Its journal brings it back; what was written is on the card.
+            say::trouble(&format!("the data partition is still in use: {error}"));
+        }
+        nix::unistd::sync();
         loop {
             let error = sys::go_down(down);
             say::trouble(&format!("the kernel does not go down: {error}"));
             pause(Duration::from_secs(10));
         }
     }
+}
+
+/// Feeds the watchdog while the machine goes down, but not for ever.
+fn feed_while_stopping(watchdog: File) {
+    let deadline = Instant::now() + STOP_WITHIN;
+    // It ends with the machine.
+    std::thread::spawn(move || {
+        while Instant::now() < deadline {
+            // What could be done about it is being done.
+            let _ = sys::feed_watchdog(&watchdog);
+            pause(Duration::from_secs(1));
+        }
+        // Closing it does not stop it: nobody has said the word for that.
+    });
 }
 
 /// Has a process of its own load modules: the names of all modules take more

@@ -15,6 +15,11 @@
 //!
 //! A package of another version than the one that a place was chosen under
 //! goes before all places: somebody installed it here by hand, and means it.
+//! While the whole system is on trial that is not noted: the package is the new
+//! system's, and the old one, should it come back, finds its choice as it was.
+//!
+//! What was confirmed and ends again and again all the same gives way to what
+//! it took the place of, once: see [`starts`](super::starts).
 
 use super::guard::end_of_child;
 use super::slot::{SlotError, Slots, Switch, Trial};
@@ -87,6 +92,28 @@ struct State {
     ready: Option<Candidate>,
     trial: Option<Candidate>,
     undone: Option<String>,
+    /// Where the program lies that the one in use took the place of, until
+    /// something else is put there.
+    #[serde(default)]
+    before: Option<Place>,
+}
+
+impl State {
+    /// As it is for the package's program of this file and version.
+    fn of_package(mut self, exe: &Path, version: &str) -> Self {
+        // A name alone may be one of many hard links or mounts; the version is
+        // what an installation changes.
+        if self.package_version != version {
+            self.package_version = version.to_owned();
+            self.in_use = Place::Package;
+            (self.ready, self.undone, self.before) = (None, None, None);
+        }
+        // A file that was replaced under its process has no name any more.
+        if exe.is_file() {
+            self.package = exe.to_owned();
+        }
+        self
+    }
 }
 
 /// What a start of `run` does first.
@@ -105,6 +132,8 @@ pub struct BinarySlots {
     here: Place,
     version: String,
     state: State,
+    /// What the file says, if there is one, or would need not say.
+    kept: State,
 }
 
 fn file_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> SlotError + 'a {
@@ -136,7 +165,7 @@ impl BinarySlots {
     pub fn open(data_dir: &Path, exe: &Path, version: &str) -> Result<Self, SlotError> {
         let dir = data_dir.join(DIR);
         let here = place_of(&dir, exe);
-        let state = match read_state(&dir)? {
+        let kept = match read_state(&dir)? {
             Some(state) => state,
             None => State {
                 format: FORMAT,
@@ -146,20 +175,27 @@ impl BinarySlots {
                 ready: None,
                 trial: None,
                 undone: None,
+                before: None,
             },
+        };
+        let state = match here {
+            Place::Package => kept.clone().of_package(exe, version),
+            Place::A | Place::B => kept.clone(),
         };
         Ok(Self {
             dir,
             here,
             version: version.to_owned(),
             state,
+            kept,
         })
     }
 
-    /// What an ordinary start does; notes what that means for a trial. Trouble
-    /// with the file never keeps an agent from running: the error is for the
-    /// log, and the program that was started stays.
-    pub fn launch(&mut self) -> Result<Launch, SlotError> {
+    /// What an ordinary start does; notes what that means for a trial, unless
+    /// the whole `system` is on trial itself. Trouble with the file never keeps
+    /// an agent from running: the error is for the log, and the program that
+    /// was started stays.
+    pub fn launch(&mut self, system_on_trial: bool) -> Result<Launch, SlotError> {
         if self.here != Place::Package {
             return Ok(Launch::Stay);
         }
@@ -168,20 +204,50 @@ impl BinarySlots {
             next.undone =
                 Some("the agent or the device started anew before it was confirmed".into());
         }
-        // A name alone may be one of many hard links or mounts; the version is
-        // what an installation changes.
-        if next.package_version != self.version {
-            next.in_use = Place::Package;
-            next.ready = None;
-        }
-        if next != self.state {
-            next.package_version.clone_from(&self.version);
+        if next == self.kept || system_on_trial {
+            self.state = next;
+        } else {
             self.save(next)?;
         }
+        Ok(self.launched())
+    }
+
+    fn launched(&self) -> Launch {
         match self.state.in_use {
-            Place::Package => Ok(Launch::Stay),
-            place => Ok(Launch::Become(self.program(place))),
+            Place::Package => Launch::Stay,
+            place => Launch::Become(self.program(place)),
         }
+    }
+
+    /// The program in use ended again and again: takes the one that it took the
+    /// place of, where that is still there and `can_go_on` from what is stored.
+    /// `None` where nothing else is to be had. Durable when it returns.
+    pub fn fall_back(
+        &mut self,
+        times: u32,
+        can_go_on: impl FnOnce(&Path) -> bool,
+    ) -> Result<Option<Launch>, SlotError> {
+        let Some(before) = self
+            .state
+            .before
+            .filter(|place| *place != self.state.in_use)
+        else {
+            return Ok(None);
+        };
+        if !can_go_on(&self.program(before)) {
+            return Ok(None);
+        }
+        self.save(State {
+            in_use: before,
+            ready: None,
+            trial: None,
+            undone: Some(format!(
+                "it was confirmed, and then started {times} times in a row, each time soon after the time before"
+            )),
+            before: None,
+            ..self.state.clone()
+        })?;
+        Ok(Some(self.launched()))
     }
 
     /// What is on trial, and its program.
@@ -199,7 +265,7 @@ impl BinarySlots {
     /// Reads the file anew: another process has changed it.
     pub fn refresh(&mut self) -> Result<(), SlotError> {
         if let Some(state) = read_state(&self.dir)? {
-            self.state = state;
+            (self.state, self.kept) = (state.clone(), state);
         }
         Ok(())
     }
@@ -227,7 +293,7 @@ impl BinarySlots {
             .map_err(file_error("writing", &new))?;
         fs::rename(&new, &path).map_err(file_error("renaming", &new))?;
         sync_dir(&self.dir)?;
-        self.state = state;
+        (self.state, self.kept) = (state.clone(), state);
         Ok(())
     }
 }
@@ -290,11 +356,25 @@ impl Slots for BinarySlots {
             }
             _ => {}
         }
-        let copied = fs::copy(artifact, &new)
-            .and_then(|_| fs::set_permissions(&new, fs::Permissions::from_mode(0o755)))
-            .and_then(|()| File::open(&new)?.sync_all());
-        copied.map_err(file_error("copying to", &new))?;
-        says_version(&new, version)?;
+        let put = || {
+            fs::copy(artifact, &new)
+                .and_then(|_| fs::set_permissions(&new, fs::Permissions::from_mode(0o755)))
+                .and_then(|()| File::open(&new)?.sync_all())
+                .map_err(file_error("copying to", &new))?;
+            says_version(&new, version)
+        };
+        if let Err(error) = put() {
+            // A disk that is full is to have its room back.
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
+        if self.state.before == Some(place) {
+            // Said before it is not there any more.
+            self.save(State {
+                before: None,
+                ..self.state.clone()
+            })?;
+        }
         fs::rename(&new, &program).map_err(file_error("renaming", &new))?;
         sync_dir(&dir)?;
         sync_dir(&self.dir)?;
@@ -330,6 +410,7 @@ impl Slots for BinarySlots {
         match &self.state.trial {
             Some(trial) if trial.place == self.here => self.save(State {
                 in_use: self.here,
+                before: Some(self.state.in_use),
                 trial: None,
                 ready: None,
                 undone: None,

@@ -6,11 +6,12 @@ pub mod binary;
 pub mod guard;
 pub mod slot;
 pub mod software;
+pub mod starts;
 
 pub use software::Software;
 
+use crate::chain::chain;
 use crate::config::Config;
-use crate::machine::chain;
 use slot::Slots;
 use std::path::Path;
 

@@ -2,10 +2,10 @@
 
 use super::artifact::ArtifactDir;
 use super::slot::{SlotError, Slots, Switch};
+use crate::chain::chain;
 use crate::config::Config;
 use crate::core::update::SlotState;
 use crate::doctor::{self, Verdict};
-use crate::machine::chain;
 use crate::volatile;
 use skerry_wire::Digest;
 use skerry_wire::update::ReleaseKind;
@@ -75,8 +75,10 @@ impl Software {
             return Err(reason);
         }
         let artifact = self.artifacts.path(digest);
-        self.with(kind, |slots| slots.install(&artifact, version))?;
+        let installed = self.with(kind, |slots| slots.install(&artifact, version));
+        // Either way it is of no more use: what was refused stays refused.
         self.artifacts.clear();
+        installed?;
         let bad = self.diagnose(broker);
         Ok(bad.into_iter().map(|(kind, _)| kind).collect())
     }

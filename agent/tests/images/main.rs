@@ -2,8 +2,10 @@
 //! the store, and looked at through the kernel's overlayfs. Needs root, umoci
 //! and tar.
 
+use skerry_agent::chain::chain;
 use skerry_agent::image::{
-    Collected, ImageStore, Limits, Moment, Need, NeedKind, Policy, Status, UnpackedImage,
+    BlobWriter, Collected, ImageStore, Limits, Moment, Need, NeedKind, Policy, Status, StoreError,
+    UnpackedImage,
 };
 use skerry_wire::{Digest, ImageRef};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +14,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+mod hostile;
+mod parts;
 mod unneeded;
 mod unpack;
 
@@ -240,9 +245,22 @@ impl Device {
         }
     }
 
+    /// Begins a blob, also where another writer of it has just ended: a child
+    /// that another test starts meanwhile has all open that we have for a
+    /// moment, and so the lock of that writer.
+    fn begin(&self, need: &Need) -> Result<BlobWriter, StoreError> {
+        let patience = Instant::now() + Duration::from_secs(60);
+        loop {
+            match self.store.begin(need) {
+                Err(StoreError::Busy(_)) if Instant::now() < patience => std::thread::yield_now(),
+                begun => return begun,
+            }
+        }
+    }
+
     fn push(&self, need: &Need, image: &Image) -> Result<(), Box<dyn Error>> {
         let bytes = &image.blobs[&need.digest];
-        let mut writer = self.store.begin(need)?;
+        let mut writer = self.begin(need)?;
         let offset = writer.offset() as usize;
         for chunk in bytes[offset..].chunks(10_000) {
             writer.write(chunk)?;
@@ -267,17 +285,6 @@ impl Device {
     fn entries(&self, dir: &str) -> usize {
         fs::read_dir(self.images().join(dir)).unwrap().count()
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        out.push_str(": ");
-        out.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    out
 }
 
 /// Every name under `dir` with type, mode, owner, size, time, target, content.

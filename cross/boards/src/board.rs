@@ -125,6 +125,8 @@ pub struct Setup {
     pub model: Model,
     /// The image on its card, read and written.
     pub card: PathBuf,
+    /// Whether the card takes no writes, on `virt`: what a worn-out one does.
+    pub card_is_read_only: bool,
     /// Memory of `virt`, in MiB; a Raspberry Pi 3 has 1024.
     pub memory_mib: u32,
     /// Whether it has a network. The guest reaches the host's loopback at
@@ -152,6 +154,7 @@ impl Setup {
         Self {
             model,
             card: card.into(),
+            card_is_read_only: false,
             memory_mib: 512,
             network: true,
             forward: None,
@@ -251,7 +254,9 @@ impl Board {
         match model {
             Model::Virt => {
                 qemu.args(["-m", &setup.memory_mib.to_string()]);
-                qemu.args(["-drive", &format!("{card},if=none,id=d")]);
+                let read_only = if setup.card_is_read_only { "on" } else { "off" };
+                let drive = format!("{card},if=none,id=d,readonly={read_only}");
+                qemu.args(["-drive", &drive]);
                 qemu.args(["-device", "virtio-blk-pci,drive=d"]);
             }
             Model::Raspi3b => {

@@ -476,6 +476,49 @@ fn a_data_partition_that_is_gone_is_said_loudly_and_does_not_stop_the_start() {
 
 #[test]
 #[ignore = "long"]
+fn a_card_that_takes_no_writes_runs_its_apps_from_what_is_on_it() {
+    let bench = Bench::new("worn-card");
+    let mut board = bench.boot(Model::Virt).expect("power");
+    joined(&bench, &board, "worn-card");
+    apply(&bench, PLAIN);
+    said(&board, RUNNING);
+    let kept = until(PATIENCE, || {
+        let device = bench.hub.device("worn-card");
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
+    });
+    assert!(kept.is_some(), "{:#}", bench.hub.device("worn-card"));
+    // What is in the journal only cannot be had from a card that takes no
+    // writes: this start brings it to its place.
+    board.cut_power();
+    board.power_on().expect("power");
+    said(&board, RUNNING);
+    board.cut_power();
+    let mut setup = bench.setup(Model::Virt);
+    setup.card_is_read_only = true;
+    let board = Board::boot(&setup).expect("power");
+    said(&board, "WHAT IS NEW IS LOST AT THE NEXT POWER CUT");
+    said(&board, RUNNING);
+    let told = until(PATIENCE, || {
+        let device = bench.hub.device("worn-card");
+        let conditions = device["conditions"].as_array()?.clone();
+        let mut all = conditions.iter();
+        (device["state"] == "online" && all.any(|c| c["kind"] == "DataDirUnwritable")).then_some(())
+    });
+    assert!(told.is_some(), "{:#}", bench.hub.device("worn-card"));
+    // And what is new, in memory.
+    apply(&bench, &PLAIN.replace("name: plain", "name: late"));
+    let both = until(PATIENCE, || {
+        let device = bench.hub.device("worn-card");
+        (device["generation_applied"].as_u64()? == device["generation_desired"].as_u64()?)
+            .then_some(())
+    });
+    assert!(both.is_some(), "{:#}", bench.hub.device("worn-card"));
+    println!("{}", phases(&board));
+}
+
+#[test]
+#[ignore = "long"]
 fn a_damaged_agent_yaml_does_not_stop_the_start() {
     let bench = Bench::new("typo");
     write_boot_file(&bench.card, "skerry/agent.yaml", b"nmae: [typo\n");

@@ -7,7 +7,7 @@ use super::args::{
     LineArgs, LineCommand, ReleaseArgs, ReleaseCommand, ReleaseKindArg, RolloutOptions,
 };
 use super::client::{Client, encode};
-use super::error::CliError;
+use super::error::{CliError, told};
 use super::get;
 use super::human;
 use super::operate::list_args;
@@ -20,7 +20,6 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use skerry_wire::Digest;
 use skerry_wire::update::{Artifact, ReleaseKind, SignedRelease, key_name, release_key};
-use std::error::Error;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -39,16 +38,6 @@ impl ReleaseArgs {
             | ReleaseCommand::Rollout { .. } => false,
         }
     }
-}
-
-fn told(error: impl Error) -> CliError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    CliError::Told(text)
 }
 
 /// The verbs for the machine that has the key.

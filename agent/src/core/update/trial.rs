@@ -1,9 +1,10 @@
 //! An order on trial: switched to, proved, then kept or undone; and what a
-//! start of the agent finds of it.
+//! start of the agent finds of it, also long after.
 
 use super::{Active, DIAGNOSE_AGAIN_MS, Doctor, Phase, Step, Subject, UpdateEffect, UpdateRecord};
-use crate::core::event::{Change, Effect, Now};
+use crate::core::event::{Effect, Now};
 use crate::core::handle::Core;
+use crate::core::record::Change;
 use crate::core::report::Urgency;
 use crate::update::slot::Trial;
 use skerry_wire::report::Severity;
@@ -18,6 +19,7 @@ impl Core {
                 .kind()
                 .and_then(|k| self.updates.start.slots.get(&k));
             let trial = slot.map(|s| s.trial.clone());
+            let runs = slot.map(|s| s.running.clone()).unwrap_or_default();
             match (record.phase, trial) {
                 (
                     Phase::Trying {
@@ -52,8 +54,17 @@ impl Core {
                     });
                     self.confirm_slot(subject);
                 }
-                (Phase::Confirming { what }, Some(Trial::None)) => {
+                (Phase::Confirming { what }, Some(Trial::None)) if runs == what => {
                     self.confirmed(now, subject, record.order, &what);
+                }
+                (Phase::Confirming { what }, Some(Trial::None)) => {
+                    let reason = format!("{runs} was put in its place on the device");
+                    self.rolled_back(now, subject, record.order, &what, reason);
+                }
+                // It ended again and again after it was confirmed. What was
+                // undone before it was in use anyway is another matter.
+                (Phase::Confirmed { what }, Some(Trial::Undone { reason })) if runs != what => {
+                    self.rolled_back(now, subject, record.order, &what, reason);
                 }
                 (
                     Phase::Trying { what, .. } | Phase::Confirming { what },

@@ -340,6 +340,60 @@ fn one_that_does_not_come_back_stops_it_and_one_that_was_away_does_not() {
 }
 
 #[test]
+fn one_that_does_not_stay_after_it_was_confirmed_stops_it_too() {
+    let mut site = Site::new(3);
+    site.import("2.0");
+    site.roll_out("2.0", 1, false).unwrap();
+    let order = site.units[0].orders[0].order;
+    assert!(site.try_it(0));
+    site.end(0, Some("2.0"));
+    assert_eq!(site.ordered(), [1]);
+    let reason = "it started 10 times in a row".to_string();
+    assert!(site.says(0, order, UpdateState::RolledBack { reason }));
+    let stopped = site.state();
+    assert!(
+        matches!(&stopped, RolloutState::Stopped { device, reason }
+            if device.as_str() == "d0" && reason.contains("10 times")),
+        "{stopped:?}"
+    );
+    assert_eq!(site.ordered(), Vec::<usize>::new());
+    // What was undone does not come to life by an old word.
+    assert!(site.says(0, order, UpdateState::Confirmed));
+    assert_eq!(site.state(), stopped);
+}
+
+#[test]
+fn a_hub_from_a_backup_whose_clock_is_behind_counts_on_from_what_devices_know() {
+    let mut site = Site::new(2);
+    site.import("2.0");
+    site.roll_out("2.0", 2, false).unwrap();
+    let [first, second] = [0, 1].map(|number| site.units[number].orders[0].order);
+    // Both did orders that this hub does not know of any more.
+    let later = second + 1_000_000;
+    let reason = "undone before the backup was put back".to_string();
+    for number in [0, 1] {
+        let state = UpdateState::RolledBack {
+            reason: reason.clone(),
+        };
+        // The first one's is the greatest.
+        site.says(number, later - number as u64, state);
+    }
+    let [again, other] = [0, 1].map(|number| site.units[number].orders[0].order);
+    assert!(again > later && again > first, "{again}");
+    assert!(other > later && other != again, "{other}");
+    assert_eq!(site.state(), RolloutState::Running);
+    // One that lies does not bring the count to its end.
+    let lie = UpdateState::Confirmed;
+    site.says(0, u64::MAX, lie);
+    assert_eq!(site.units[0].orders[0].order, again);
+    for number in [0, 1] {
+        assert!(site.try_it(number));
+        site.end(number, Some("2.0"));
+    }
+    assert_eq!(site.state(), RolloutState::Complete);
+}
+
+#[test]
 fn only_a_known_makers_releases_are_taken() {
     let mut site = Site::new(1);
     let stranger = signed("2.0", [6; 32]);

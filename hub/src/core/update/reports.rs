@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 /// Longest reason of a device that is kept, in characters.
 const MAX_REASON_CHARS: usize = 400;
+/// No device makes us count on from a greater number: so many are left that none
+/// brings the count to its end.
+const MAX_ORDER: u64 = u64::MAX - u32::MAX as u64;
 
 impl Fleet {
     /// Whether the device is about to try what this hub does not mean (any
@@ -43,6 +46,7 @@ impl Fleet {
         name: &DeviceId,
         updates: &[UpdateStatus],
     ) {
+        self.count_on(turn, name, updates);
         for update in updates {
             let Some(attempt) = self
                 .updates
@@ -53,8 +57,19 @@ impl Fleet {
             else {
                 continue;
             };
-            let ended =
-                !attempt.state.is_open() && !matches!(attempt.state, AttemptState::Lost { .. });
+            let ended = match (&attempt.state, &update.state) {
+                (AttemptState::Ordered | AttemptState::Trying { .. }, _)
+                | (AttemptState::Lost { .. }, _) => false,
+                // It was well, and then did not stay: the others are not to
+                // follow it.
+                (AttemptState::Confirmed, UpdateState::RolledBack { .. }) => false,
+                (
+                    AttemptState::Confirmed
+                    | AttemptState::Refused { .. }
+                    | AttemptState::RolledBack { .. },
+                    _,
+                ) => true,
+            };
             if ended {
                 continue;
             }
@@ -82,6 +97,25 @@ impl Fleet {
             if state != attempt.state {
                 self.put_attempt(turn, AttemptRecord { state, ..attempt });
             }
+        }
+    }
+
+    /// A device knows of a later order than this hub, which came from a backup
+    /// while its clock is behind: what it was ordered since then has a number
+    /// that it will not begin any more.
+    fn count_on(&mut self, turn: &mut Turn, name: &DeviceId, updates: &[UpdateStatus]) {
+        let known = updates.iter().map(|update| update.order);
+        let Some(newest) = known.filter(|order| *order <= MAX_ORDER).max() else {
+            return;
+        };
+        self.updates.last_order = self.updates.last_order.max(newest);
+        // One at a time is ordered of a device: a later one is not of this hub.
+        let ordered = self.updates.open_attempts(name);
+        let ordered = ordered.filter(|a| a.state == AttemptState::Ordered && a.order < newest);
+        let subjects: Vec<Subject> = ordered.map(|a| a.subject).collect();
+        for subject in subjects {
+            // It gets another, with a number above.
+            self.take_back(turn, name, subject);
         }
     }
 
