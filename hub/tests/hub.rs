@@ -286,6 +286,35 @@ fn a_revoked_device_is_cut_off_at_once() {
     });
 }
 
+/// The hub's own broker lets it ask, so that device and operator hear why not.
+#[test]
+fn a_token_that_has_expired_is_answered_and_told_of() {
+    run(|executor| async move {
+        let dir = tempfile::tempdir().unwrap();
+        let server = start(dir.path(), &executor, b"layer").await;
+        let wish = json!({"uses": 10_000, "expires_secs": 1});
+        let token = new_token(&server, wish).await;
+        let reason = loop {
+            let key = KeyPair::generate(&mut skerry_hub::keys::Entropy);
+            match ask_to_join(&executor, &token, &key, "late", Seq(1)).await {
+                // A second is long.
+                JoinReply::Accepted { .. } => {}
+                JoinReply::Refused { reason } => break reason,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(reason.contains("expired"), "{reason}");
+        let events = http(&server, "GET", "/v1/events", None).await.ok();
+        let told = |e: &Value| {
+            let message = e["message"].as_str().unwrap_or_default();
+            e["reason"] == "JoinRefused" && message.contains("'late'") && message.contains(&reason)
+        };
+        let events = events["items"].as_array().unwrap();
+        assert!(events.iter().any(told), "{events:?}");
+        server.stop().await.unwrap();
+    });
+}
+
 /// Everything on one line: which topics a device's login reaches.
 #[test]
 fn a_device_reaches_only_its_own_topics() {

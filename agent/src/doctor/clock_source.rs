@@ -6,10 +6,20 @@ use crate::facts::Host;
 
 const KIND: &str = "ClockUnsynchronised";
 
-/// What makes the network keep the clock here.
+/// What makes the network keep the clock here. Where a client runs already, as
+/// Raspberry Pi OS has it, it reaches no time server, and to switch it on does
+/// nothing.
 pub(super) fn remedy(host: &Host) -> &'static str {
-    if host.has("usr/bin/timedatectl") {
+    const UNIT: &str = "systemd/system/systemd-timesyncd.service";
+    let has_unit = || host.has(&format!("usr/lib/{UNIT}")) || host.has(&format!("lib/{UNIT}"));
+    if host.has("run/systemd/timesync") {
+        "timedatectl timesync-status; ip route   # does it reach a time server (UDP port 123)?"
+    } else if host.has("run/chrony") {
+        "chronyc sources; ip route   # does it reach a time server (UDP port 123)?"
+    } else if host.has("usr/bin/timedatectl") && has_unit() {
         "timedatectl set-ntp true"
+    } else if host.has("usr/bin/timedatectl") && host.has("usr/bin/apt-get") {
+        "apt-get install -y systemd-timesyncd && timedatectl set-ntp true"
     } else {
         "install and start an NTP client, such as chrony"
     }
@@ -56,6 +66,23 @@ fn judged(host: &Host, synchronised: Option<bool>) -> Finding {
 mod tests {
     use super::*;
     use crate::facts::tests::{Tree, pi_3};
+
+    #[test]
+    fn the_remedy_fits_what_is_installed_and_what_runs() {
+        let on = |files: &[&str]| {
+            let files: Vec<(&str, &[u8])> = files.iter().map(|f| (*f, &b""[..])).collect();
+            remedy(&Tree::new(&files).host())
+        };
+        let tool = "usr/bin/timedatectl";
+        let unit = "usr/lib/systemd/system/systemd-timesyncd.service";
+        assert_eq!(on(&[tool, unit]), "timedatectl set-ntp true");
+        let runs = on(&[tool, unit, "run/systemd/timesync/synchronized"]);
+        assert!(runs.starts_with("timedatectl timesync-status"), "{runs}");
+        let bare = on(&[tool, "usr/bin/apt-get"]);
+        assert!(bare.starts_with("apt-get install"), "{bare}");
+        assert!(on(&["run/chrony/chronyd.pid"]).starts_with("chronyc"));
+        assert!(on(&[]).contains("chrony"));
+    }
 
     #[test]
     fn the_clocks_source_is_named() {

@@ -91,7 +91,7 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
     let mut all = local(&host, data_dir);
     all.push(user_namespaces::find(&host));
     all.push(apparmor::find(&host));
-    all.push(nftables::find());
+    all.push(nftables::find(&host));
     all.push(clock_source::find(&host));
     all.extend(
         known

@@ -2,7 +2,9 @@
 //! the one question of nftables that reads nothing and changes nothing: the
 //! number of its rule set.
 
+use super::overlay::{MODULES_ARE_GONE, modules_are_gone};
 use super::{Finding, Verdict};
+use crate::facts::Host;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto,
@@ -64,7 +66,11 @@ fn ask() -> Result<Answer, Errno> {
     read(&bytes[..count]).ok_or(Errno::EBADMSG)
 }
 
-fn judged(answer: Result<Answer, Errno>) -> Finding {
+fn judged(host: &Host, answer: Result<Answer, Errno>) -> Finding {
+    let remedy = match modules_are_gone(host) {
+        true => MODULES_ARE_GONE,
+        false => "modprobe nf_tables && echo nf_tables > /etc/modules-load.d/nf_tables.conf",
+    };
     let missing = |why: Errno| {
         Finding::new(
             KIND,
@@ -73,7 +79,7 @@ fn judged(answer: Result<Answer, Errno>) -> Finding {
                 "the kernel has no nftables ({}): apps can only use the host's network",
                 why.desc()
             ),
-            "modprobe nf_tables && echo nf_tables > /etc/modules-load.d/nf_tables.conf",
+            remedy,
         )
     };
     match answer {
@@ -86,13 +92,14 @@ fn judged(answer: Result<Answer, Errno>) -> Finding {
 }
 
 /// Asks the kernel.
-pub fn find() -> Finding {
-    judged(ask())
+pub fn find(host: &Host) -> Finding {
+    judged(host, ask())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::tests::Tree;
 
     #[test]
     fn the_kernels_answer_is_read() {
@@ -105,11 +112,13 @@ mod tests {
             panic!("an error is no generation");
         };
         assert_eq!(errno, Errno::EINVAL);
-        assert_eq!(judged(Err(errno)).verdict, Verdict::Poor);
+        let tree = Tree::new(&[]);
+        let host = tree.host();
+        assert_eq!(judged(&host, Err(errno)).verdict, Verdict::Poor);
         assert!(read(&answer[..10]).is_none());
-        let refused = judged(Ok(Answer::Refused(Errno::EPERM)));
+        let refused = judged(&host, Ok(Answer::Refused(Errno::EPERM)));
         assert_eq!(refused.verdict, Verdict::Unknown);
         // This kernel says one or the other, and at once.
-        assert_ne!(find().verdict, Verdict::Bad);
+        assert_ne!(find(&host).verdict, Verdict::Bad);
     }
 }

@@ -92,7 +92,7 @@ pub enum Command {
     /// Serve: be the hub
     Hub(HubArgs),
     /// Show devices, apps, jobs, cronjobs, containers, images, events, tokens,
-    /// configs or secrets
+    /// configs, secrets, releases or rollouts
     #[command(visible_alias = "list")]
     Get(GetArgs),
     /// Show all containers of all devices

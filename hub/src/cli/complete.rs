@@ -7,7 +7,8 @@ use super::client::{Client, Target};
 use super::error::CliError;
 use super::get::{devices, familiar_image, is_kind};
 use super::output::Out;
-use crate::api::types::{App, Config, DeviceState, Image, Token};
+use super::rollout::SUBJECTS;
+use crate::api::types::{App, Config, DeviceState, Image, Release, Token};
 use clap::CommandFactory;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -87,6 +88,11 @@ impl Names for Live {
                 let configs: Vec<Config> = c.list(path)?;
                 Ok(configs.into_iter().map(|c| c.name).collect())
             }),
+            Resource::Releases => self.ask(|c| {
+                let releases: Vec<Release> = c.list("/v1/releases")?;
+                Ok(releases.into_iter().map(|r| r.version).collect())
+            }),
+            Resource::Rollouts => Some(SUBJECTS.map(String::from).to_vec()),
             Resource::Containers | Resource::Events => None,
         };
         names.unwrap_or_default()
@@ -223,13 +229,21 @@ fn flags(command: &clap::Command, globals: &[&clap::Arg]) -> Vec<String> {
         .collect()
 }
 
+/// Whether it says so, in what --help calls its value.
+fn takes_file(flag: &clap::Arg) -> bool {
+    let names = flag.get_value_names().unwrap_or_default();
+    names
+        .iter()
+        .any(|name| matches!(name.as_str(), "FILE" | "DIR"))
+}
+
 fn flag_values(flag: &clap::Arg, names: &dyn Names) -> Vec<String> {
     let possible = flag.get_possible_values();
     if !possible.is_empty() {
         return possible.iter().map(|v| v.get_name().to_string()).collect();
     }
     match flag.get_id().as_str() {
-        "files" | "data" | "config" | "registry_auth" => vec![FILES.into()],
+        _ if takes_file(flag) => vec![FILES.into()],
         "namespace" => names.namespaces(),
         "device" => names.of(Resource::Devices),
         "app" => names.of(Resource::Apps),
@@ -253,11 +267,13 @@ fn positional(
         usual.map(|(_, names)| names[0].to_string()).collect()
     };
     use Resource::{
-        Apps, Configs, Containers, CronJobs, Devices, Events, Images, Jobs, Secrets, Tokens,
+        Apps, Configs, Containers, CronJobs, Devices, Events, Images, Jobs, Releases, Rollouts,
+        Secrets, Tokens,
     };
     match (path, positionals) {
         (["get"], []) => resources(&[
             Devices, Apps, Jobs, CronJobs, Containers, Images, Events, Tokens, Configs, Secrets,
+            Releases, Rollouts,
         ]),
         (["describe"], []) => resources(&[Devices, Apps, Jobs, CronJobs, Configs, Secrets]),
         (["top"], []) => resources(&[Devices, Apps]),
@@ -282,7 +298,12 @@ fn positional(
         (["volume", "restore"], [_, _]) => vec![FILES.into()],
         (["token", "delete"], _) => names.of(Tokens),
         (["completion"], []) => ["bash", "zsh", "fish"].map(String::from).to_vec(),
-        (["backup" | "restore"], []) | (["image", "import"], []) => vec![FILES.into()],
+        (["release", "rollout" | "delete"], []) => names.of(Releases),
+        (["rollout", "status" | "pause" | "resume" | "undo"], []) => names.of(Rollouts),
+        (["rollout", "restart"], []) => names.of(Apps),
+        (["backup" | "restore"], []) | (["image" | "release", "import"], []) | (["flash"], _) => {
+            vec![FILES.into()]
+        }
         _ => Vec::new(),
     }
 }
@@ -352,6 +373,8 @@ mod tests {
             match resource {
                 Resource::Devices => vec!["kiosk-1".into(), "kiosk-2".into()],
                 Resource::Apps => vec!["web".into()],
+                Resource::Releases => vec!["0.2.0".into()],
+                Resource::Rollouts => SUBJECTS.map(String::from).to_vec(),
                 _ => vec![],
             }
         }
@@ -397,6 +420,11 @@ mod tests {
             ("completion ", "bash fish zsh"),
             ("--hub http://x get de", "devices"),
             ("image import ", ":files"),
+            ("flash ", ":files"),
+            ("flash --agent ", ":files"),
+            ("release import ", ":files"),
+            ("release rollout ", "0.2.0"),
+            ("rollout status a", "agent"),
             ("nonsense ", ""),
             ("__com", ""),
         ] {

@@ -44,7 +44,16 @@ pub(super) fn describe(
             Resource::Secrets => {
                 config::describe(client, ConfigKind::Secret, &args.namespace.namespace, name)?
             }
-            Resource::Containers | Resource::Images | Resource::Events | Resource::Tokens => {
+            Resource::Rollouts => {
+                return Err(CliError::Usage(
+                    "a rollout is shown by 'skerry rollout status agent' (or os, or line)".into(),
+                ));
+            }
+            Resource::Containers
+            | Resource::Images
+            | Resource::Events
+            | Resource::Tokens
+            | Resource::Releases => {
                 return Err(CliError::Usage(
                     "devices, apps, jobs, cronjobs, configs and secrets can be described; use 'skerry get' for the others".into(),
                 ));
@@ -124,16 +133,20 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
     facts.line("System", &machine.os);
     facts.line("Kernel", &machine.kernel);
     facts.line("Architecture", arch(machine));
-    facts.line("Cpus", machine.cpus.to_string());
-    facts.line("Memory", human::bytes(machine.memory_bytes));
-    facts.line("Cgroups", format!("v{}", machine.cgroup_version));
+    // Nothing of it is known before its first report.
+    let known = |there: bool, text: String| if there { text } else { String::new() };
+    let (cpus, memory) = (machine.cpus, machine.memory_bytes);
+    facts.line("Cpus", known(cpus > 0, cpus.to_string()));
+    facts.line("Memory", known(memory > 0, human::bytes(memory)));
+    let version = machine.cgroup_version;
+    facts.line("Cgroups", known(version > 0, format!("v{version}")));
     facts.line("Agent", &machine.agent_version);
     facts.line("Boots", boots(machine));
     if let Some(vitals) = &device.vitals {
         vitals_lines(&mut facts, vitals);
     }
     let mut text = facts.text;
-    text.push_str(&super::release::updates_text(device, colour));
+    text.push_str(&super::rollout::updates_text(device, colour));
     if !device.conditions.is_empty() {
         text.push_str("\nConditions:\n");
         let mut table = Table::new(&["KIND", "SO", "REASON", "MESSAGE"]);
@@ -345,7 +358,7 @@ fn container_detail(app: &DeviceApp, container: &crate::api::types::Container) -
     }
 }
 
-fn indented(text: &str) -> String {
+pub(super) fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 

@@ -4,7 +4,7 @@
 use super::args::{Approve, Connection};
 use super::client::{Client, Target};
 use super::error::CliError;
-use super::human::{self, parse_duration};
+use super::human::{self, parse_life};
 use super::operate;
 use super::output::Out;
 use crate::api::types::{Approval, CreatedToken, NewToken};
@@ -41,11 +41,13 @@ pub enum FlashFormat {
 
 /// `skerry flash`.
 #[derive(Debug, Clone, Args)]
+// clap takes the three characters {n} for the end of a line: a mark stands
+// between them wherever they are meant, and is taken out as help is printed.
 #[command(after_help = "\
 Examples:
   skerry flash raspios-lite-arm64.img.xz /dev/sdb --name kiosk-7 --wifi Shop --wifi-country DE
   skerry flash debian.img.gz kiosk.img --ssh-key ~/.ssh/id_ed25519.pub
-  skerry flash raspios-lite-arm64.img.xz kiosk.img --count 50 --name kiosk-{n}
+  skerry flash raspios-lite-arm64.img.xz kiosk.img --count 50 --name 'kiosk-{\u{2060}n}'
   skerry flash kiosk.img /dev/sdb --as-is        the same for each of the 50 cards
   skerry flash /dev/sdb --name kiosk-7           sets up a card that has an image already")]
 pub struct FlashArgs {
@@ -55,9 +57,12 @@ pub struct FlashArgs {
     /// The card (/dev/sdb) or a file to make
     pub target: Option<PathBuf>,
 
-    /// The device's name: kiosk-7; for many, kiosk-{n} (numbered as they join)
-    /// or kiosk-{serial}
-    #[arg(long, value_name = "NAME")]
+    /// The device's name.
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "The device's name: kiosk-7; for many, kiosk-{\u{2060}n} (numbered as they join) or kiosk-{serial}"
+    )]
     pub name: Option<String>,
     /// How many cards get this image: one token lets so many join
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -75,7 +80,7 @@ pub struct FlashArgs {
     #[arg(long, value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
     /// How long the hub's new token is good for
-    #[arg(long, value_parser = parse_duration, default_value = "7d", value_name = "TIME")]
+    #[arg(long, value_parser = parse_life, default_value = "7d", value_name = "TIME")]
     pub expires: Duration,
     /// Labels that devices get which join with the hub's new token
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
@@ -127,7 +132,7 @@ pub struct FlashArgs {
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
     /// The SHA-256 that the image's file must have
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub sha256: Option<String>,
     /// Write the image and nothing else into it: it was set up before
     #[arg(long, conflicts_with_all = ["name", "join_token_file", "wifi", "ssh_keys", "ssh", "time_zone", "user", "agent"])]
@@ -147,6 +152,15 @@ pub struct FlashArgs {
     /// How to print the result
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: FlashFormat,
+}
+
+/// Looked at before an hour's writing, not after it.
+fn sha256(text: &str) -> Result<String, String> {
+    let is_one = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let text = text.to_ascii_lowercase();
+    is_one
+        .then_some(text)
+        .ok_or_else(|| "a SHA-256 has 64 hexadecimal digits".into())
 }
 
 impl From<FlashError> for CliError {
@@ -251,7 +265,7 @@ pub(super) fn flash(
         }
     };
     match args.output {
-        FlashFormat::Text => tell(out, place, args, &done),
+        FlashFormat::Text => tell(out, place, args, &done, token_id.as_deref()),
         FlashFormat::Json => print_json(out, place, &done, token_id.as_deref())?,
     }
     Ok(())
@@ -544,7 +558,7 @@ fn put_in(settings: &Settings, args: &FlashArgs, own: bool) -> String {
     parts.join("; ")
 }
 
-fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done) {
+fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done, token: Option<&str>) {
     if done.bytes > 0 {
         out.note(&format!(
             "written   {}, read back and compared; SHA-256 {}",
@@ -566,6 +580,13 @@ fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done) {
             out.note("note      no --wifi-country: some boards keep their radio off without one");
         }
     }
+    if let Some(id) = token {
+        out.note(&format!(
+            "token     {id} lets {} join in the next {}; 'skerry token list' shows how many still can",
+            human::count(args.count as usize, "device"),
+            human::span(args.expires)
+        ));
+    }
     out.note("");
     let is_file = std::fs::metadata(place).is_ok_and(|m| m.is_file());
     if is_file {
@@ -573,7 +594,9 @@ fn tell(out: &mut Out, place: &Path, args: &FlashArgs, done: &Done) {
             "Next: skerry flash {} /dev/sdX --as-is   for each card (lsblk lists them)",
             place.display()
         ));
-        out.note("      the file holds a join token: keep it to yourself");
+        if !args.as_is {
+            out.note("      the file holds a join token: keep it to yourself");
+        }
     }
     out.note(
         "Put the card into the board, give it power, and watch it join: skerry events --watch",
@@ -656,6 +679,26 @@ fn line(step: Step, took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_help_shows_how_many_cards_are_numbered() {
+        let command = <super::super::Cli as clap::CommandFactory>::command();
+        let flash = command.find_subcommand("flash").expect("the verb");
+        for help in [
+            flash.clone().render_help(),
+            flash.clone().render_long_help(),
+        ] {
+            let help = super::super::plain_help(&help);
+            assert_eq!(help.matches("kiosk-{n}").count(), 2, "{help}");
+        }
+    }
+
+    #[test]
+    fn a_sha256_that_cannot_be_one_is_refused_at_once() {
+        let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
+        assert_eq!(sha256(&digits), Ok(digits.to_lowercase()));
+        assert!(sha256("00").is_err() && sha256(&"x".repeat(64)).is_err());
+    }
 
     #[test]
     fn the_line_of_progress_says_how_far_how_fast_and_how_long_still() {

@@ -49,6 +49,16 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(total))
 }
 
+/// The same, but a number alone could as well mean days: its unit must be said.
+pub(super) fn parse_life(text: &str) -> Result<Duration, String> {
+    match text.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        true => Err(format!(
+            "'{text}' of what? Write {text}d for days, {text}h for hours"
+        )),
+        false => parse_duration(text),
+    }
+}
+
 /// How long ago, as kubectl shows it: `5s`, `3m12s`, `4h`, `2d`.
 pub(super) fn age(then_ms: u64, now_ms: u64) -> String {
     span(Duration::from_millis(now_ms.saturating_sub(then_ms)))

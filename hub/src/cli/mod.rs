@@ -32,6 +32,7 @@ mod logs;
 mod operate;
 mod output;
 mod release;
+mod rollout;
 mod serve;
 mod table;
 mod terminal;
@@ -47,9 +48,10 @@ mod yaml;
 pub use args::{Cli, Command, HubArgs};
 pub use error::CliError;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use client::{Client, Target};
 use output::Out;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Reads the process' arguments and does what they say.
@@ -57,9 +59,17 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let error = match error.use_stderr() {
+                true => with_plain_usage(error),
+                false => error,
+            };
             // Help and version are errors to clap, with code 0. A closed pipe
             // has nobody left to complain to.
-            let _ = error.print();
+            let text = plain_help(&error.render());
+            let _ = match error.use_stderr() {
+                true => write!(io::stderr().lock(), "{text}"),
+                false => write!(io::stdout().lock(), "{text}"),
+            };
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -87,6 +97,27 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What clap prints, with the `{n}` of `flash --name`.
+fn plain_help(text: &clap::builder::StyledStr) -> String {
+    text.to_string().replace('\u{2060}', "")
+}
+
+/// The same error with the usage as --help has it: clap takes options that come
+/// from the environment for typed ones, and shows `--data <DIR>` as if it had
+/// to be given.
+fn with_plain_usage(error: clap::Error) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    let again = plain_usage(command).try_get_matches();
+    again.err().unwrap_or(error)
+}
+
+fn plain_usage(mut command: clap::Command) -> clap::Command {
+    let usage = command.render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_string();
+    command.override_usage(usage).mut_subcommands(plain_usage)
+}
+
 fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result<(), CliError> {
     let client = Client::new(Target::find(connection)?)?;
     match command {
@@ -105,7 +136,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Token(args) => operate::token(out, &client, args),
         Command::Image(args) => image::image(out, &client, args),
         Command::Release(args) => release::release(out, &client, args),
-        Command::Rollout(args) => release::rollout(out, &client, args),
+        Command::Rollout(args) => rollout::rollout(out, &client, args),
         Command::Line(args) => release::line(out, &client, args),
         Command::Events(args) => get::events(out, &client, &args),
         Command::Top(args) => top::top(out, client, &args),

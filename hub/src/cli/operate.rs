@@ -13,7 +13,7 @@ use super::get::{self, app_path, device_path, resource_and_names};
 use super::human;
 use super::output::{Out, Style};
 use crate::api::types::{
-    Applied, Approval, Approve, CreatedToken, LabelChange, List, NewToken, Status,
+    Applied, Approval, Approve, CreatedToken, DeviceState, LabelChange, List, NewToken, Status,
 };
 use skerry_wire::{ConfigKind, label};
 use std::collections::BTreeMap;
@@ -51,6 +51,11 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
             Resource::Tokens => format!("/v1/tokens/{}", encode(name)),
             Resource::Configs => config_path(ConfigKind::Config, &args.namespace.namespace, name),
             Resource::Secrets => config_path(ConfigKind::Secret, &args.namespace.namespace, name),
+            Resource::Releases | Resource::Rollouts => {
+                return Err(CliError::Usage(
+                    "releases are deleted by 'skerry release delete VERSION', and rollouts taken back by 'skerry rollout undo'".into(),
+                ));
+            }
             Resource::Containers | Resource::Images | Resource::Events => {
                 return Err(CliError::Usage(format!(
                     "a {singular} cannot be deleted; apps, jobs, cronjobs, devices, tokens, configs and secrets can"
@@ -135,7 +140,19 @@ pub(super) fn labels(words: &[String]) -> Result<BTreeMap<String, String>, CliEr
 /// Lets devices in.
 pub(super) fn approve(out: &mut Out, client: &Client, args: &ApproveArgs) -> Result<(), CliError> {
     let labels = labels(&args.labels)?;
-    for name in &args.names {
+    let mut names = args.names.clone();
+    if names.is_empty() {
+        let mut waiting = get::devices(client, args.selector.as_deref())?;
+        waiting.retain(|d| d.state == DeviceState::Pending);
+        names = waiting.into_iter().map(|d| d.name).collect();
+        if names.is_empty() {
+            out.note(&match &args.selector {
+                Some(selector) => format!("no device in the lobby matches '{selector}'"),
+                None => "no device waits in the lobby".into(),
+            });
+        }
+    }
+    for name in &names {
         let name = name.strip_prefix("device/").unwrap_or(name);
         let path = format!("{}/approve", device_path(name));
         let body = Approve {

@@ -1,22 +1,19 @@
-//! `release`, `rollout` and `line`: what devices themselves run and how they
-//! reach the hub.
+//! `release` and `line`: what devices themselves run and how they reach the hub.
 //!
 //! `release keygen` and `release sign` speak to no hub: they are for the
 //! machine that has the key, which should be another one.
 
 use super::args::{
-    LineArgs, LineCommand, ReleaseArgs, ReleaseCommand, ReleaseKindArg, RolloutArgs,
-    RolloutCommand, RolloutOptions,
+    LineArgs, LineCommand, ReleaseArgs, ReleaseCommand, ReleaseKindArg, RolloutOptions,
 };
 use super::client::{Client, encode};
 use super::error::{CliError, told};
+use super::get;
 use super::human;
-use super::output::{Out, Style};
-use super::table::{Cell, Table};
-use crate::api::types::{
-    Device, DeviceUpdate, NewRollout, Release, Rollout, RolloutState, UpdateState, WantedLine,
-    WantedRelease,
-};
+use super::operate::list_args;
+use super::output::Out;
+use super::rollout::{replaced_text, wait};
+use crate::api::types::{NewRollout, Release, Rollout, WantedLine, WantedRelease};
 use crate::keys::{random, write_private};
 use crate::release;
 use rustls_pki_types::CertificateDer;
@@ -26,10 +23,7 @@ use skerry_wire::update::{Artifact, ReleaseKind, SignedRelease, key_name, releas
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// Between two looks at a rollout.
-const POLL: Duration = Duration::from_millis(300);
 /// Longest key file, in bytes.
 const MAX_KEY_BYTES: u64 = 1024;
 
@@ -39,7 +33,7 @@ impl ReleaseArgs {
         match self.command {
             ReleaseCommand::Keygen { .. } | ReleaseCommand::Sign { .. } => true,
             ReleaseCommand::Import { .. }
-            | ReleaseCommand::List
+            | ReleaseCommand::List { .. }
             | ReleaseCommand::Delete { .. }
             | ReleaseCommand::Rollout { .. } => false,
         }
@@ -58,7 +52,7 @@ pub(super) fn offline(out: &mut Out, args: ReleaseArgs) -> Result<(), CliError> 
             artifacts,
         } => sign(out, &key, version, kind, &output, &artifacts),
         ReleaseCommand::Import { .. }
-        | ReleaseCommand::List
+        | ReleaseCommand::List { .. }
         | ReleaseCommand::Delete { .. }
         | ReleaseCommand::Rollout { .. } => unreachable!("done with a client"),
     }
@@ -103,7 +97,15 @@ fn read_key(path: &Path) -> Result<[u8; 32], CliError> {
     })
 }
 
-/// `arm64=FILE`, `arm/v7=FILE`, `linux/amd64=FILE`.
+/// What 'cross/build' calls its machines, and who knows only these may write.
+const MACHINES: [(&str, &str); 4] = [
+    ("aarch64", "arm64"),
+    ("armv7", "arm/v7"),
+    ("armv6", "arm/v6"),
+    ("x86_64", "amd64"),
+];
+
+/// `arm64=FILE`, `arm/v7=FILE`, `linux/amd64=FILE`, `aarch64=FILE`.
 fn artifact_word(word: &str) -> Result<(String, String, PathBuf), CliError> {
     let usage = || {
         CliError::Usage(format!(
@@ -112,6 +114,8 @@ fn artifact_word(word: &str) -> Result<(String, String, PathBuf), CliError> {
     };
     let (platform, file) = word.split_once('=').ok_or_else(usage)?;
     let platform = platform.strip_prefix("linux/").unwrap_or(platform);
+    let machine = MACHINES.iter().find(|(machine, _)| *machine == platform);
+    let platform = machine.map_or(platform, |(_, usual)| usual);
     let (arch, variant) = platform.split_once('/').unwrap_or((platform, ""));
     let known = ["amd64", "arm64", "arm", "riscv64"].contains(&arch);
     if !known || file.is_empty() {
@@ -196,30 +200,7 @@ pub(super) fn release(out: &mut Out, client: &Client, args: ReleaseArgs) -> Resu
                 platforms.join(" ")
             ))
         }
-        ReleaseCommand::List => {
-            let now = human::now_ms();
-            let mut table = Table::new(&["KIND", "VERSION", "PLATFORMS", "SIGNED BY", "AGE"]);
-            for release in client.list::<Release>("/v1/releases")? {
-                let platforms: Vec<&str> = release
-                    .platforms
-                    .iter()
-                    .map(|p| p.platform.as_str())
-                    .collect();
-                table.row(vec![
-                    release.kind.as_str().into(),
-                    release.version.as_str().into(),
-                    platforms.join(" ").into(),
-                    release.key.as_str().into(),
-                    human::age(release.added_ms, now).into(),
-                ]);
-            }
-            if table.is_empty() {
-                out.note("no releases; 'skerry release sign' makes one, 'skerry release import' brings it here");
-                return Ok(());
-            }
-            let text = table.render(out.colour, true);
-            out.print(&text)
-        }
+        ReleaseCommand::List { output } => get::get(out, client, list_args("releases", output)),
         ReleaseCommand::Delete { version, kind } => {
             let kind = ReleaseKind::from(kind).as_str();
             client.delete(&format!("/v1/releases/{kind}/{}", encode(&version)))?;
@@ -297,6 +278,7 @@ fn start(
     new: NewRollout,
     options: RolloutOptions,
 ) -> Result<(), CliError> {
+    let before: Vec<Rollout> = client.list("/v1/rollouts")?;
     let confirm = u32::try_from(options.confirm_within.as_secs()).unwrap_or(u32::MAX);
     let new = NewRollout {
         selector: options.selector.unwrap_or_default(),
@@ -311,6 +293,9 @@ fn start(
         rollout.target,
         human::count(rollout.devices as usize, "device")
     ))?;
+    if let Some(text) = replaced_text(&before, &rollout.subject) {
+        out.note(&text);
+    }
     if options.wait {
         return wait(out, client, rollout.id, options.timeout);
     }
@@ -319,227 +304,4 @@ fn start(
         rollout.subject
     ));
     Ok(())
-}
-
-fn wait(out: &mut Out, client: &Client, id: u64, timeout: Duration) -> Result<(), CliError> {
-    let begun = Instant::now();
-    loop {
-        let all: Vec<Rollout> = client.list("/v1/rollouts")?;
-        let Some(rollout) = all.into_iter().find(|r| r.id == id) else {
-            return Err(CliError::Told(
-                "the rollout is forgotten: 'skerry rollout history' shows what there is".into(),
-            ));
-        };
-        let name = format!("rollout/{id} of {}", rollout.target);
-        match rollout.state {
-            RolloutState::Complete => {
-                out.wipe();
-                return out.print(&format!(
-                    "{name} complete: {}\n",
-                    human::count(rollout.devices as usize, "device")
-                ));
-            }
-            RolloutState::Stopped => {
-                out.wipe();
-                let why = rollout.message.unwrap_or_default();
-                return Err(CliError::Told(format!(
-                    "{name} stopped: {why}; 'skerry rollout undo {}' goes back, 'skerry rollout resume {}' tries again",
-                    rollout.subject, rollout.subject
-                )));
-            }
-            RolloutState::Superseded => {
-                out.wipe();
-                return Err(CliError::Told(format!(
-                    "{name} was replaced by another one"
-                )));
-            }
-            RolloutState::Running | RolloutState::Paused => {}
-        }
-        out.progress(&format!("{name}: {}", progress(&rollout)));
-        if begun.elapsed() >= timeout {
-            out.wipe();
-            return Err(CliError::Told(format!(
-                "{name} is not complete after {}: {}; it goes on, see 'skerry rollout status {}'",
-                human::span(timeout),
-                progress(&rollout),
-                rollout.subject
-            )));
-        }
-        super::wait::pause(POLL);
-    }
-}
-
-fn progress(rollout: &Rollout) -> String {
-    let mut text = format!("{} of {} updated", rollout.updated, rollout.devices);
-    for (count, what) in [
-        (rollout.updating, "under way"),
-        (rollout.failed, "failed"),
-        (rollout.offline, "offline"),
-    ] {
-        if count > 0 {
-            text.push_str(&format!(", {count} {what}"));
-        }
-    }
-    text
-}
-
-fn state_text(state: RolloutState) -> (&'static str, Style) {
-    match state {
-        RolloutState::Running => ("running", Style::Busy),
-        RolloutState::Paused => ("paused", Style::Busy),
-        RolloutState::Stopped => ("stopped", Style::Bad),
-        RolloutState::Complete => ("complete", Style::Good),
-        RolloutState::Superseded => ("superseded", Style::Plain),
-    }
-}
-
-/// `skerry rollout`.
-pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Result<(), CliError> {
-    let steer = |out: &mut Out, subject: &str, verb: &str, done: &str| {
-        let path = format!("/v1/rollouts/{}/{verb}", encode(subject));
-        let rollout: Rollout = client.post(&path, &serde_json::json!({}))?;
-        out.print(&format!(
-            "rollout/{} of {} {done}\n",
-            rollout.id, rollout.target
-        ))
-    };
-    match args.command {
-        RolloutCommand::Status {
-            subject,
-            namespace,
-            wait: w,
-            timeout,
-        } => {
-            if let Some(app) = subject.as_deref().and_then(app_of) {
-                let wait = w.then_some(timeout);
-                return super::change::status(out, client, &namespace.namespace, app, wait);
-            }
-            let all: Vec<Rollout> = client.list("/v1/rollouts")?;
-            let wanted = |r: &&Rollout| subject.as_ref().is_none_or(|s| r.subject == *s);
-            let newest = all.iter().rev().find(wanted).ok_or_else(|| {
-                CliError::failed(
-                    "nothing was rolled out yet",
-                    "'skerry release rollout' or 'skerry line set' does",
-                )
-            })?;
-            if w {
-                return wait(out, client, newest.id, timeout);
-            }
-            show(out, client, newest)
-        }
-        RolloutCommand::Pause { subject } => steer(out, &subject, "pause", "paused"),
-        RolloutCommand::Resume { subject } => steer(out, &subject, "resume", "resumed"),
-        RolloutCommand::Restart {
-            app,
-            namespace,
-            wait,
-            timeout,
-        } => {
-            let app = app_of(&app).unwrap_or(&app);
-            let wait = wait.then_some(timeout);
-            super::change::restart(out, client, &namespace.namespace, app, wait)
-        }
-        RolloutCommand::Undo { subject } => steer(out, &subject, "undo", "started: it goes back"),
-        RolloutCommand::History => {
-            let now = human::now_ms();
-            let mut table = Table::new(&[
-                "ID", "TARGET", "STATE", "DEVICES", "SELECTOR", "AGE", "REASON",
-            ]);
-            for r in client.list::<Rollout>("/v1/rollouts")? {
-                let (state, style) = state_text(r.state);
-                table.row(vec![
-                    r.id.to_string().into(),
-                    r.target.as_str().into(),
-                    Cell::new(state, style),
-                    format!("{}/{}", r.updated, r.devices).into(),
-                    r.selector.as_str().into(),
-                    human::age(r.created_ms, now).into(),
-                    r.message.unwrap_or_default().into(),
-                ]);
-            }
-            let text = table.render(out.colour, true);
-            out.print(&text)
-        }
-    }
-}
-
-fn show(out: &mut Out, client: &Client, rollout: &Rollout) -> Result<(), CliError> {
-    let (state, style) = state_text(rollout.state);
-    out.print(&format!(
-        "rollout/{} of {} to '{}': {}\n{}, at most {} at a time, {} each to confirm\n",
-        rollout.id,
-        rollout.target,
-        rollout.selector,
-        style.paint(state, out.colour),
-        progress(rollout),
-        rollout.max_unavailable,
-        human::span(Duration::from_secs(rollout.confirm_secs.into())),
-    ))?;
-    if let Some(message) = &rollout.message {
-        out.print(&format!("stopped because {message}\n"))?;
-    }
-    let mut table = Table::new(&["DEVICE", "STATE", "REASON"]);
-    for device in client.list::<Device>("/v1/devices")? {
-        for update in device.updates.iter().filter(|u| u.rollout == rollout.id) {
-            table.row(vec![
-                device.name.as_str().into(),
-                update_cell(update),
-                update.message.clone().unwrap_or_default().into(),
-            ]);
-        }
-    }
-    if table.is_empty() {
-        return Ok(());
-    }
-    let text = table.render(out.colour, true);
-    out.print(&format!("\n{text}"))
-}
-
-/// How an order fares, in a word.
-fn update_cell(update: &DeviceUpdate) -> Cell {
-    let (text, style) = match update.state {
-        UpdateState::Ordered => ("ordered", Style::Plain),
-        UpdateState::Trying => ("trying", Style::Busy),
-        UpdateState::Confirmed => ("confirmed", Style::Good),
-        UpdateState::Refused => ("refused", Style::Bad),
-        UpdateState::RolledBack => ("rolled back", Style::Bad),
-        UpdateState::Lost => ("lost", Style::Bad),
-    };
-    Cell::new(text, style)
-}
-
-/// The agent's version, and what of the device is or failed to be changed.
-pub(super) fn agent_text(device: &Device) -> String {
-    let version = &device.facts.agent_version;
-    let news = device.updates.iter().find_map(|update| match update.state {
-        UpdateState::Confirmed => None,
-        UpdateState::Ordered => Some(format!("{version} (ordered: {})", update.target)),
-        UpdateState::Trying => Some(format!("{version} (trying {})", update.target)),
-        UpdateState::Refused => Some(format!("{version} (refused {})", update.target)),
-        UpdateState::RolledBack => Some(format!("{version} (rolled back {})", update.target)),
-        UpdateState::Lost => Some(format!("{version} (lost with {})", update.target)),
-    });
-    news.unwrap_or_else(|| version.clone())
-}
-
-/// The orders of a device as a table, or nothing.
-pub(super) fn updates_text(device: &Device, colour: bool) -> String {
-    if device.updates.is_empty() {
-        return String::new();
-    }
-    let mut table = Table::new(&["WHAT", "STATE", "ORDERED", "REASON"]);
-    for update in &device.updates {
-        table.row(vec![
-            update.target.as_str().into(),
-            update_cell(update),
-            human::moment(update.ordered_ms).into(),
-            update.message.clone().unwrap_or_default().into(),
-        ]);
-    }
-    format!("\nUpdates:\n{}", table.render(colour, true))
-}
-/// The app that `app/NAME`, `job/NAME` or `cronjob/NAME` means.
-fn app_of(subject: &str) -> Option<&str> {
-    let kinds = ["app/", "job/", "cronjob/"];
-    kinds.iter().find_map(|kind| subject.strip_prefix(kind))
 }

@@ -28,7 +28,9 @@ pub(super) fn top(out: &mut Out, client: Client, args: &TopArgs) -> Result<(), C
         | Resource::Events
         | Resource::Tokens
         | Resource::Configs
-        | Resource::Secrets => {
+        | Resource::Secrets
+        | Resource::Releases
+        | Resource::Rollouts => {
             return Err(CliError::Usage("top knows devices and apps".into()));
         }
     };

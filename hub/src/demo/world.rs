@@ -6,20 +6,68 @@ use super::{APP_PORT, DemoOptions, image};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const BRIDGE: &str = "skerry-demo";
-/// A network of our own; only this machine's namespaces are in it.
-const NETWORK: [u8; 3] = [10, 86, 77];
+/// What the names of namespaces, cgroups and directories begin with; the
+/// process id follows, so that several demos do not disturb each other.
+const PREFIX: &str = "skerry-demo-";
+/// The same of the bridge: the kernel takes 15 bytes.
+const BRIDGE_PREFIX: &str = "skdemo";
+/// Where the hub's data is, in the demo's directory.
+const HUB_DIR: &str = "hub";
+/// Devices of a demo are numbered from one to this.
+const MAX_DEVICES: u8 = 2;
 
-fn network_address(host: u8) -> Ipv4Addr {
-    let [a, b, c] = NETWORK;
-    Ipv4Addr::new(a, b, c, host)
+/// What one demo calls its things.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    pid: u32,
+    /// The third byte of its network; only this machine's namespaces are in it.
+    network: u8,
+}
+
+impl Names {
+    fn new() -> Result<Self> {
+        let pid = std::process::id();
+        let output = Command::new("ip").args(["-4", "-o", "addr"]).output();
+        let taken = output.context("cannot run ip")?.stdout;
+        let network = free_network(pid, &String::from_utf8_lossy(&taken));
+        let network = network.context("every network 10.86.0.0/24 to 10.86.255.0/24 is in use")?;
+        Ok(Self { pid, network })
+    }
+
+    fn address(self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 86, self.network, host)
+    }
+
+    fn bridge(self) -> String {
+        format!("{BRIDGE_PREFIX}{}", self.pid)
+    }
+
+    /// The end of a device's cable that is on the bridge.
+    fn cable(self, device: u8) -> String {
+        format!("skd{device}-{}", self.pid)
+    }
+
+    /// A device's network namespace, and its cgroup.
+    fn device(self, device: u8) -> String {
+        format!("{PREFIX}{}-{device}", self.pid)
+    }
+}
+
+/// A network of 10.86 that no interface has. Each demo begins to look
+/// elsewhere, so that two that start at once find different ones.
+fn free_network(pid: u32, addresses: &str) -> Option<u8> {
+    let first = (pid % 256) as u8;
+    let mut all = (0..=u8::MAX).map(|step| first.wrapping_add(step));
+    all.find(|network| !addresses.contains(&format!(" 10.86.{network}.")))
 }
 
 /// Everything that stands in the demo's way, each with its remedy.
@@ -62,6 +110,7 @@ pub fn what_is_missing(options: &DemoOptions) -> Vec<String> {
 /// One device: its namespace, its directories, its agent.
 pub struct Device {
     name: String,
+    names: Names,
     number: u8,
     token: String,
     directory: PathBuf,
@@ -78,11 +127,11 @@ impl Device {
 
     /// Its address on the demo's network.
     pub fn address(&self) -> IpAddr {
-        network_address(10 + self.number).into()
+        self.names.address(10 + self.number).into()
     }
 
     fn namespace(&self) -> String {
-        format!("{BRIDGE}-{}", self.number)
+        self.names.device(self.number)
     }
 
     fn cgroup(&self) -> String {
@@ -92,6 +141,7 @@ impl Device {
 
 /// All of it.
 pub struct World {
+    names: Names,
     directory: PathBuf,
     skerry: PathBuf,
     agent: PathBuf,
@@ -104,28 +154,32 @@ pub struct World {
 impl World {
     /// Makes the directory and the network.
     pub fn create(options: &DemoOptions) -> Result<Self> {
-        let directory = std::env::temp_dir().join(format!("skerry-demo-{}", std::process::id()));
+        remove_remains();
+        let names = Names::new()?;
+        let directory = std::env::temp_dir().join(format!("{PREFIX}{}", names.pid));
         fs::create_dir(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
+        // Each demo begins to look for ports elsewhere, too.
+        let offset = (names.pid % 3_000) as u16;
         let world = World {
+            names,
             skerry: std::env::current_exe().context("cannot find this program's file")?,
             agent: options.agent.canonicalize()?,
-            api: (Ipv4Addr::LOCALHOST, free_port(20_000)?).into(),
-            broker_port: free_port(26_000)?,
+            api: (Ipv4Addr::LOCALHOST, free_port(20_000 + offset)?).into(),
+            broker_port: free_port(26_000 + offset)?,
             directory,
             hub: None,
             devices: Vec::new(),
         };
-        // What an interrupted demo left would stand in the way.
-        remove_network(2);
-        ip(&format!("link add {BRIDGE} type bridge"))?;
-        ip(&format!("addr add {}/24 dev {BRIDGE}", network_address(1)))?;
-        ip(&format!("link set {BRIDGE} up"))?;
+        let bridge = names.bridge();
+        ip(&format!("link add {bridge} type bridge"))?;
+        ip(&format!("addr add {}/24 dev {bridge}", names.address(1)))?;
+        ip(&format!("link set {bridge} up"))?;
         Ok(world)
     }
 
     fn hub_data(&self) -> PathBuf {
-        self.directory.join("hub")
+        self.directory.join(HUB_DIR)
     }
 
     /// Starts the hub and waits until it answers.
@@ -137,15 +191,15 @@ impl World {
             .args(["--api", &self.api.to_string()])
             .args([
                 "--listen",
-                &format!("{}:{}", network_address(1), self.broker_port),
+                &format!("{}:{}", self.names.address(1), self.broker_port),
             ])
             .args([
                 "--advertise",
-                &format!("{}:{}", network_address(1), self.broker_port),
+                &format!("{}:{}", self.names.address(1), self.broker_port),
             ]);
         println!(
             "$ skerry hub --data hub --listen {}:{}",
-            network_address(1),
+            self.names.address(1),
             self.broker_port
         );
         self.hub = Some(self.spawn(command, "hub.log")?);
@@ -170,6 +224,7 @@ impl World {
         fs::create_dir(&directory)?;
         let device = Device {
             name: name.into(),
+            names: self.names,
             number,
             token: token.into(),
             directory,
@@ -177,12 +232,15 @@ impl World {
             boots: 0,
         };
         let namespace = device.namespace();
-        let (outside, inside) = (format!("skd{number}"), "eth0");
+        let (outside, inside) = (self.names.cable(number), "eth0");
         ip(&format!("netns add {namespace}"))?;
         ip(&format!(
             "link add {outside} type veth peer name {inside} netns {namespace}"
         ))?;
-        ip(&format!("link set {outside} master {BRIDGE} up"))?;
+        ip(&format!(
+            "link set {outside} master {} up",
+            self.names.bridge()
+        ))?;
         ip(&format!(
             "-n {namespace} addr add {}/24 dev {inside}",
             device.address()
@@ -265,7 +323,7 @@ impl World {
     pub fn cut_power(&mut self, name: &str) -> Result<()> {
         println!("  power of {name} is cut");
         let index = self.index(name)?;
-        kill_all_in(&self.devices[index])?;
+        kill_all_in(&self.devices[index].namespace())?;
         if let Some(mut agent) = self.devices[index].agent.take() {
             agent.wait()?;
         }
@@ -407,7 +465,7 @@ spec:
     pub fn remove(&mut self) -> Result<()> {
         let mut problems = Vec::new();
         for device in &mut self.devices {
-            if let Err(e) = kill_all_in(device) {
+            if let Err(e) = kill_all_in(&device.namespace()) {
                 problems.push(format!("{}: {e:#}", device.name));
             }
             if let Some(mut agent) = device.agent.take() {
@@ -426,7 +484,7 @@ spec:
                 problems.push(format!("cgroup {} stays", device.cgroup()));
             }
         }
-        remove_network(self.devices.len() as u8);
+        remove_network(self.names);
         if let Err(e) = fs::remove_dir_all(&self.directory) {
             problems.push(format!("{}: {e}", self.directory.display()));
         }
@@ -437,12 +495,12 @@ spec:
     }
 }
 
-/// Kills every process in the device's network namespace: all of them were
+/// Kills every process in a device's network namespace: all of them were
 /// started by its agent.
-fn kill_all_in(device: &Device) -> Result<()> {
+fn kill_all_in(namespace: &str) -> Result<()> {
     let emptied = until(super::PATIENCE, || {
         let output = Command::new("ip")
-            .args(["netns", "pids", &device.namespace()])
+            .args(["netns", "pids", namespace])
             .output()
             .ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -496,13 +554,59 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
-fn remove_network(devices: u8) {
+fn remove_network(names: Names) {
     // Each may be absent; what matters is that none is left.
-    for number in 1..=devices {
-        let _ = ip(&format!("link del skd{number}"));
-        let _ = ip(&format!("netns del {BRIDGE}-{number}"));
+    for number in 1..=MAX_DEVICES {
+        let _ = ip(&format!("link del {}", names.cable(number)));
+        let _ = ip(&format!("netns del {}", names.device(number)));
     }
-    let _ = ip(&format!("link del {BRIDGE}"));
+    let _ = ip(&format!("link del {}", names.bridge()));
+}
+
+/// Takes away what demos left that were interrupted: their agents and apps
+/// still run, in namespaces whose name says by whom they were made.
+fn remove_remains() {
+    let found = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let pids = found.filter_map(|e| demo_of(e.file_name().to_str()?));
+    let bridges = fs::read_dir("/sys/class/net").into_iter().flatten();
+    let bridges = bridges.flatten().filter_map(|e| {
+        let name = e.file_name();
+        name.to_str()?.strip_prefix(BRIDGE_PREFIX)?.parse().ok()
+    });
+    let pids: BTreeSet<u32> = pids.chain(bridges).collect();
+    let ended = |pid: &u32| !Path::new(&format!("/proc/{pid}")).exists();
+    for pid in pids.into_iter().filter(ended) {
+        let names = Names { pid, network: 0 };
+        for number in 1..=MAX_DEVICES {
+            let device = names.device(number);
+            let _ = kill_all_in(&device);
+            let _ = until(super::PATIENCE, || remove_cgroups(&device).then_some(()));
+        }
+        remove_network(names);
+        let directory = std::env::temp_dir().join(format!("{PREFIX}{pid}"));
+        kill_hub_on(&directory.join(HUB_DIR));
+        let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Kills the hub whose data is there: it is in no namespace of its own.
+fn kill_hub_on(data: &Path) {
+    let has = |pid: i32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut words = words.split(|byte| *byte == 0);
+        words.any(|word| word == data.as_os_str().as_bytes())
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|e| e.file_name().to_str()?.parse().ok());
+    for pid in pids.filter(|pid| has(*pid)) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// The process id of the demo that made this namespace.
+fn demo_of(namespace: &str) -> Option<u32> {
+    let (pid, _) = namespace.strip_prefix(PREFIX)?.split_once('-')?;
+    pid.parse().ok()
 }
 
 /// A port of loopback, at or after this one, that nobody listens on. None that
@@ -560,4 +664,25 @@ pub fn wait_for_ctrl_c() -> Result<()> {
     signals.thread_block()?;
     signals.wait()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_demo_has_names_and_a_network_of_its_own() {
+        let names = Names {
+            pid: 4_194_303,
+            network: 7,
+        };
+        // The longest process id, and IFNAMSIZ of linux/if.h.
+        assert!(names.bridge().len() < 16 && names.cable(MAX_DEVICES).len() < 16);
+        assert_eq!(demo_of(&names.device(2)), Some(names.pid));
+        assert_eq!(demo_of("skerry-test-7-1"), None);
+        let used = "2: eth0    inet 10.86.7.1/24 brd 10.86.7.255 scope global eth0";
+        assert_eq!(free_network(7, used), Some(8));
+        assert_eq!(free_network(8, used), Some(8));
+        assert_eq!(free_network(255 + 256, ""), Some(255));
+    }
 }

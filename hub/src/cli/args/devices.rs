@@ -1,7 +1,7 @@
 //! Who belongs to the fleet.
 
 use super::words::{Approve, Format};
-use crate::cli::human::parse_duration;
+use crate::cli::human::parse_life;
 use clap::{Args, Subcommand};
 use std::time::Duration;
 
@@ -17,8 +17,14 @@ pub struct LabelArgs {
 #[derive(Debug, Clone, Args)]
 pub struct ApproveArgs {
     /// Devices of the lobby
-    #[arg(required = true)]
+    #[arg(required_unless_present_any = ["selector", "all"])]
     pub names: Vec<String>,
+    /// All of the lobby that have these labels, as of their token
+    #[arg(long, value_name = "SELECTOR", conflicts_with_all = ["names", "all"])]
+    pub selector: Option<String>,
+    /// All of the lobby
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
     /// Give them these labels
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
@@ -44,7 +50,7 @@ pub enum TokenCommand {
         #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
         uses: u32,
         /// For how long, as in 7d
-        #[arg(long, value_parser = parse_duration, default_value = "1d", value_name = "TIME")]
+        #[arg(long, value_parser = parse_life, default_value = "1d", value_name = "TIME")]
         expires: Duration,
         /// How they get in: auto is at once, manual waits for skerry approve
         #[arg(long, value_name = "HOW")]

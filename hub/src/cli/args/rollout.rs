@@ -1,6 +1,6 @@
 //! Changes of the devices themselves, and how they are brought to them.
 
-use super::words::InNamespace;
+use super::words::{DataFormat, Format, InNamespace};
 use crate::cli::human::parse_duration;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -57,7 +57,11 @@ pub enum ReleaseCommand {
     },
     /// Show the hub's releases
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
     /// Delete a release that is not being rolled out
     #[command(visible_alias = "rm")]
     Delete {
@@ -129,6 +133,9 @@ pub enum RolloutCommand {
         /// How long to wait
         #[arg(long, value_parser = parse_duration, default_value = "1h", value_name = "TIME")]
         timeout: Duration,
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: DataFormat,
     },
     /// No further device gets it; those that are at it go on
     Pause {
@@ -156,13 +163,18 @@ pub enum RolloutCommand {
         #[arg(long, value_parser = parse_duration, default_value = "60s", value_name = "TIME")]
         timeout: Duration,
     },
-    /// Roll out what was rolled out before it
+    /// Roll out what the same devices had before it and none failed at; with
+    /// nothing before it, call it off
     Undo {
         /// agent, os or line
         subject: String,
     },
     /// Show all rollouts
-    History,
+    History {
+        /// How to print
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
 }
 
 /// `skerry line`.

@@ -8,8 +8,8 @@ use std::time::Duration;
 /// `skerry get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
-    /// devices, apps, containers, images, events, tokens, configs or secrets;
-    /// or device/NAME
+    /// devices, apps, jobs, cronjobs, containers, images, events, tokens,
+    /// configs, secrets, releases or rollouts; or device/NAME
     pub resource: String,
     /// Only these
     pub names: Vec<String>,

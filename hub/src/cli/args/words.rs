@@ -34,11 +34,15 @@ pub enum Resource {
     Configs,
     /// The same, shown to nobody.
     Secrets,
+    /// What devices themselves can run.
+    Releases,
+    /// How that comes to them.
+    Rollouts,
 }
 
 impl Resource {
     /// Every name that people use for it, the usual one first.
-    pub(in crate::cli) const NAMES: [(Resource, &[&str]); 10] = [
+    pub(in crate::cli) const NAMES: [(Resource, &[&str]); 12] = [
         (
             Resource::Devices,
             &["devices", "device", "dev", "devs", "nodes", "node", "no"],
@@ -58,6 +62,8 @@ impl Resource {
             &["configs", "config", "configmaps", "configmap", "cm"],
         ),
         (Resource::Secrets, &["secrets", "secret"]),
+        (Resource::Releases, &["releases", "release"]),
+        (Resource::Rollouts, &["rollouts", "rollout"]),
     ];
 
     /// The resource that people mean by `text`.
@@ -68,7 +74,7 @@ impl Resource {
                 return Ok(resource);
             }
         }
-        Err("use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs or secrets".into())
+        Err("use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs, secrets, releases or rollouts".into())
     }
 
     /// `device`, as in `device/kiosk-7`.
@@ -84,6 +90,8 @@ impl Resource {
             Resource::Tokens => "token",
             Resource::Configs => "config",
             Resource::Secrets => "secret",
+            Resource::Releases => "release",
+            Resource::Rollouts => "rollout",
         }
     }
 }

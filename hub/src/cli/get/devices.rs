@@ -58,7 +58,7 @@ pub(super) fn device_table(devices: &[Device], show: &Show) -> Table {
                 allocatable(device).into(),
                 temperature(device.vitals.as_ref()).into(),
                 uptime(device.vitals.as_ref()).into(),
-                crate::cli::release::agent_text(device).into(),
+                crate::cli::rollout::agent_text(device).into(),
                 device.key.as_str().into(),
             ]);
         }

@@ -7,9 +7,10 @@ mod devices;
 mod events;
 mod images;
 mod jobs;
+mod releases;
 mod show;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod tokens;
 
 pub(super) use apps::{app_is_ready, app_update_text};
@@ -18,6 +19,7 @@ pub(super) use devices::{arch, labels, state_text, temperature, uptime};
 pub(super) use events::events;
 pub(super) use images::familiar_image;
 pub(super) use jobs::is_kind;
+pub(super) use releases::rollout_state;
 
 use super::args::{GetArgs, Resource};
 use super::client::{Client, encode, with_query};
@@ -25,7 +27,9 @@ use super::config;
 use super::error::CliError;
 use super::output::Out;
 use super::yaml;
-use crate::api::types::{App, Config, Device, DeviceApp, DeviceState, Event, Image, Token};
+use crate::api::types::{
+    App, Config, Device, DeviceApp, DeviceState, Event, Image, Release, Rollout, Token,
+};
 use crate::manifest;
 use apps::app_table;
 use containers::{container_rows, container_table};
@@ -33,6 +37,7 @@ use devices::device_table;
 use events::event_table;
 use images::{full_image, image_table};
 use jobs::{cron_table, job_table};
+use releases::{release_table, rollout_table};
 pub(super) use show::Show;
 use skerry_wire::ConfigKind;
 use tokens::token_table;
@@ -113,6 +118,22 @@ pub(super) fn get(out: &mut Out, client: &Client, args: GetArgs) -> Result<(), C
                 &t.id
             })?;
             show.list(out, resource, &tokens, token_table, |t| t.id.clone())
+        }
+        Resource::Releases => {
+            refuse_selector(&args, "releases are chosen by version")?;
+            let releases = client.list("/v1/releases")?;
+            let releases = only(releases, &names, resource, |r: &Release| &r.version)?;
+            show.list(out, resource, &releases, release_table, |r| {
+                format!("{}/{}", r.kind, r.version)
+            })
+        }
+        Resource::Rollouts => {
+            refuse_selector(&args, "rollouts are chosen by their subject")?;
+            let rollouts = client.list("/v1/rollouts")?;
+            let rollouts = only(rollouts, &names, resource, |r: &Rollout| &r.subject)?;
+            show.list(out, resource, &rollouts, rollout_table, |r| {
+                r.id.to_string()
+            })
         }
         Resource::Configs | Resource::Secrets => {
             refuse_selector(&args, "these are chosen by name and namespace")?;

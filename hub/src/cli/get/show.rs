@@ -123,6 +123,12 @@ pub(super) fn nothing(resource: Resource, selector: Option<&str>) -> String {
             "no secrets here; make one with 'skerry create secret', or look everywhere with -A"
         }
         Resource::Tokens => "no tokens; make one with 'skerry token create'",
+        Resource::Releases => {
+            "no releases; 'skerry release sign' makes one, 'skerry release import' brings it here"
+        }
+        Resource::Rollouts => {
+            "nothing was rolled out yet; 'skerry release rollout' or 'skerry line set' does"
+        }
     };
     text.into()
 }

@@ -26,7 +26,7 @@ fn show(format: Format) -> Show {
     }
 }
 
-fn device() -> Device {
+pub(in crate::cli) fn device() -> Device {
     serde_json::from_value(serde_json::json!({
         "name": "kiosk-7", "state": "online", "labels": {"site": "berlin", "role": "kiosk"},
         "key": "0123abcd",
@@ -101,6 +101,6 @@ fn resources_have_the_names_that_people_use() {
     let error = resource_and_names("thing", &[]).unwrap_err().to_string();
     assert_eq!(
         error,
-        "there is no resource 'thing'; use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs or secrets"
+        "there is no resource 'thing'; use devices, apps, jobs, cronjobs, containers, images, events, tokens, configs, secrets, releases or rollouts"
     );
 }

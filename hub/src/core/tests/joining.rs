@@ -97,6 +97,11 @@ fn the_lobby_keeps_devices_until_they_are_approved() {
     assert!(world.event("MessageRefused").message.contains("lobby"));
     let event = world.join_message(&mut machine, "amd64");
     let effects = world.say(event);
+    assert_eq!(world.join_reply(&machine, &effects), Some(waiting.clone()));
+    // Its token may end while it waits.
+    world.now = Timestamp(world.now.0 + 3_600_001);
+    let event = world.join_message(&mut machine, "amd64");
+    let effects = world.say(event);
     assert_eq!(world.join_reply(&machine, &effects), Some(waiting));
 
     let labels = Labels::from([("role".into(), "kiosk".into())]);

@@ -421,6 +421,85 @@ fn only_a_known_makers_releases_are_taken() {
 }
 
 #[test]
+fn nothing_goes_back_to_what_a_device_failed_at() {
+    let mut site = Site::new(2);
+    site.import("2.0");
+    site.import("3.0");
+    let everywhere = |site: &mut Site, version| {
+        site.roll_out(version, 2, true).unwrap();
+        for number in 0..2 {
+            assert!(site.try_it(number));
+            site.end(number, Some(version));
+        }
+        assert_eq!(site.state(), RolloutState::Complete);
+    };
+    everywhere(&mut site, "2.0");
+    site.roll_out("3.0", 1, false).unwrap();
+    assert!(site.try_it(0));
+    site.end(0, None);
+    let stopped = site.state();
+    let no = site.steer(Steer::Pause).unwrap_err();
+    assert_eq!(no.reason, "RolloutStopped", "it says so already");
+    site.steer(Steer::Undo).unwrap();
+    assert_eq!(site.state(), RolloutState::Complete, "everybody runs 2.0");
+    let history: Vec<&RolloutRecord> = site.world.fleet.rollouts().collect();
+    assert_eq!(history[1].state, stopped, "the reason stays to be read");
+    let no = site.steer(Steer::Undo).unwrap_err();
+    assert_eq!(no.reason, "NothingBefore", "3.0 is broken");
+    // Once it did work, one may go back to it.
+    everywhere(&mut site, "3.0");
+    everywhere(&mut site, "2.0");
+    let Ok(Answer::Rollout(id)) = site.steer(Steer::Undo) else {
+        panic!("3.0 is there to go back to");
+    };
+    let last = site.world.fleet.rollouts().last().unwrap();
+    assert!((last.id, last.target.shown().as_str()) == (id, "agent 3.0"));
+}
+
+#[test]
+fn nothing_goes_back_to_what_only_other_devices_had() {
+    let mut site = Site::new(2);
+    site.import("2.0");
+    site.import("3.0");
+    site.label(0, "rome");
+    site.label(1, "berlin");
+    let to = |site: &mut Site, version: &str, selector: &str| {
+        let wish = Wish::Release {
+            kind: ReleaseKind::Agent,
+            version: version.into(),
+            allow_older: false,
+        };
+        let selector: Selector = selector.parse().unwrap();
+        let (max_unavailable, confirm_secs) = (MaxUnavailable::Count(2), CONFIRM_SECS);
+        site.ask(|request| Event::StartRollout {
+            request,
+            wish,
+            selector,
+            max_unavailable,
+            confirm_secs,
+        })
+        .unwrap();
+    };
+    to(&mut site, "2.0", "site=rome");
+    assert!(site.try_it(0));
+    site.end(0, Some("2.0"));
+    to(&mut site, "3.0", "site=berlin");
+    assert_eq!(site.ordered(), [1]);
+    site.steer(Steer::Undo).unwrap();
+    assert_eq!(site.state(), RolloutState::Superseded, "called off");
+    assert_eq!(site.ordered(), Vec::<usize>::new(), "1.0 stays in Berlin");
+    // What all had is there to go back to for some.
+    to(&mut site, "2.0", "");
+    assert!(site.try_it(1));
+    site.end(1, Some("2.0"));
+    to(&mut site, "3.0", "site=berlin");
+    assert!(site.try_it(1));
+    site.end(1, Some("3.0"));
+    site.steer(Steer::Undo).unwrap();
+    assert_eq!(site.ordered(), [1]);
+}
+
+#[test]
 fn a_deleted_release_leaves_with_its_bytes_when_nothing_needs_them() {
     let mut site = Site::new(1);
     for version in ["2.0", "3.0"] {

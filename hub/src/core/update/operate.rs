@@ -94,19 +94,24 @@ impl Fleet {
             return Err(Refused {
                 kind: RefusedKind::Invalid,
                 reason: "NoDevice",
-                message: format!(
-                    "no device matches '{selector}': 'skerry get devices' shows their labels"
-                ),
+                message: match selector == Selector::default() {
+                    true => "there are no devices yet: 'skerry get devices' shows them".into(),
+                    false => format!(
+                        "no device matches '{selector}': 'skerry get devices' shows their labels"
+                    ),
+                },
             });
         }
         let subject = target.subject();
-        let others: Vec<u64> = self
-            .updates
-            .rollouts
-            .values()
-            .filter(|r| r.target.subject() == subject && r.state != RolloutState::Complete)
-            .map(|r| r.id)
-            .collect();
+        // One that stopped has come to its end, and its reason stays to be read.
+        let goes_on = |r: &&RolloutRecord| match r.state {
+            RolloutState::Running | RolloutState::Paused => r.target.subject() == subject,
+            RolloutState::Stopped { .. } | RolloutState::Complete | RolloutState::Superseded => {
+                false
+            }
+        };
+        let others = self.updates.rollouts.values().filter(goes_on);
+        let others: Vec<u64> = others.map(|r| r.id).collect();
         for id in others {
             self.set_state(turn, id, RolloutState::Superseded);
         }
@@ -116,7 +121,11 @@ impl Fleet {
             .keys()
             .next_back()
             .map_or(1, |id| id + 1);
-        let message = format!("{} is rolled out to '{selector}'", target.shown());
+        let shown = target.shown();
+        let message = match selector == Selector::default() {
+            true => format!("{shown} is rolled out to all devices"),
+            false => format!("{shown} is rolled out to '{selector}'"),
+        };
         let rollout = RolloutRecord {
             id,
             target,
@@ -178,7 +187,14 @@ impl Fleet {
                 let message = format!("the rollout of {shown} is paused");
                 self.note(turn, None, None, "RolloutPaused", message);
             }
-            (Steer::Pause, RolloutState::Paused | RolloutState::Stopped { .. }) => {}
+            (Steer::Pause, RolloutState::Paused) => {}
+            (Steer::Pause, RolloutState::Stopped { device, .. }) => {
+                let message = format!(
+                    "the rollout of {shown} stopped by itself, at device '{device}': no further device gets it"
+                );
+                let no = refused(RefusedKind::Conflict, "RolloutStopped", message);
+                return turn.answer(request, no);
+            }
             (Steer::Resume, RolloutState::Running) => {}
             (Steer::Resume, RolloutState::Paused | RolloutState::Stopped { .. }) => {
                 if let Some(rollout) = self.updates.rollouts.get_mut(&id) {
@@ -198,16 +214,36 @@ impl Fleet {
         turn.answer(request, Ok(Answer::Rollout(id)));
     }
 
-    /// The newest other thing that was rolled out before. Going back is what
-    /// the operator orders with this very word.
+    /// The newest other thing that was rolled out before to the same devices,
+    /// and that none failed at. Going back is what the operator orders with
+    /// this very word.
     pub(super) fn undo(
         &mut self,
         turn: &mut Turn,
         rollout: &RolloutRecord,
     ) -> Result<u64, Refused> {
         let subject = rollout.target.subject();
+        // By how it ended the last time; one that was taken back says nothing.
+        let failed = |target: &Target| {
+            let of_it = self.updates.rollouts.values().rev();
+            let mut ends = of_it.filter(|r| r.target == *target).map(|r| &r.state);
+            ends.find_map(|state| match state {
+                RolloutState::Stopped { .. } => Some(true),
+                RolloutState::Complete => Some(false),
+                RolloutState::Running | RolloutState::Paused | RolloutState::Superseded => None,
+            }) == Some(true)
+        };
+        // What others had is nothing that these could go back to.
+        let was_for_all = |before: &RolloutRecord| {
+            let mut devices = self.devices_of(&rollout.selector);
+            devices.all(|device| self.is_meant(device, &before.selector))
+        };
         let before = self.updates.rollouts.values().rev().find(|r| {
-            r.id < rollout.id && r.target.subject() == subject && r.target != rollout.target
+            r.id < rollout.id
+                && r.target.subject() == subject
+                && r.target != rollout.target
+                && !failed(&r.target)
+                && was_for_all(r)
         });
         if let Some(before) = before {
             let target = before.target.clone();
@@ -240,7 +276,9 @@ impl Fleet {
         Err(Refused {
             kind: RefusedKind::Conflict,
             reason: "NothingBefore",
-            message: format!("this hub rolled out nothing before it: {remedy}"),
+            message: format!(
+                "this hub rolled out nothing before it to these devices that none failed at: {remedy}"
+            ),
         })
     }
 

@@ -75,8 +75,11 @@ impl Fleet {
     ) {
         let is_this = |target: &Target| matches!(target, Target::Release { kind: k, version: v, .. } if *k == kind && *v == version);
         let going_on = |r: &&RolloutRecord| match r.state {
-            RolloutState::Running | RolloutState::Paused | RolloutState::Stopped { .. } => {
-                is_this(&r.target)
+            RolloutState::Running | RolloutState::Paused => is_this(&r.target),
+            // It could be resumed, unless another came after it.
+            RolloutState::Stopped { .. } => {
+                let newest = self.updates.newest(r.target.subject());
+                is_this(&r.target) && newest.is_some_and(|newest| newest.id == r.id)
             }
             RolloutState::Complete | RolloutState::Superseded => false,
         };

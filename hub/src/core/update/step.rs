@@ -4,8 +4,8 @@ use crate::core::record::{
     AttemptRecord, AttemptState, RolloutRecord, RolloutState, Standing, Subject, Target,
 };
 use crate::core::{Device, Fleet, Turn};
-use skerry_wire::DeviceId;
 use skerry_wire::update::ReleaseKind;
+use skerry_wire::{DeviceId, Selector};
 use std::collections::BTreeMap;
 
 /// A device may be so much later than its time to confirm, in milliseconds:
@@ -130,11 +130,11 @@ impl Fleet {
             return;
         }
         if updated == total && total > 0 {
-            let message = format!(
-                "{} is on all {total} devices of '{}'",
-                rollout.target.shown(),
-                rollout.selector
-            );
+            let (shown, selector) = (rollout.target.shown(), &rollout.selector);
+            let message = match *selector == Selector::default() {
+                true => format!("{shown} is on all {total} devices"),
+                false => format!("{shown} is on all {total} devices of '{selector}'"),
+            };
             self.set_state(turn, rollout.id, RolloutState::Complete);
             return self.note(turn, None, None, "RolloutComplete", message);
         }
