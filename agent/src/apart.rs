@@ -25,7 +25,7 @@ pub struct Ended {
 }
 
 /// Whether this process has one thread: only then is a copy of it whole.
-pub fn is_single_threaded() -> bool {
+fn is_single_threaded() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.take(2).count() == 1)
 }
 

@@ -154,7 +154,7 @@ impl Ask {
 }
 
 /// Where the socket is.
-pub fn socket_path(run_dir: &Path) -> PathBuf {
+fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("agent.sock")
 }
 

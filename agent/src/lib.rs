@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod apart;
+pub mod chain;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -16,11 +17,13 @@ pub mod line;
 pub mod machine;
 pub mod network;
 pub mod notify;
+mod openat2;
 pub mod pages;
 pub mod runtime;
 pub mod store;
 pub mod update;
 pub mod volatile;
+mod whole_file;
 
 /// What goes before the version in the program's file, so that a program for
 /// another machine can be asked what it is without running it

@@ -5,6 +5,7 @@ mod show;
 
 use anyhow::{Context, bail};
 use skerry_agent::agent::{self, Next};
+use skerry_agent::chain::chain;
 use skerry_agent::clock::{Clock, FAKE_CLOCK};
 use skerry_agent::config::{Config, Overrides};
 use skerry_agent::control::{self, Answer, Request};
@@ -267,7 +268,7 @@ fn run(config: Config, clock: Clock, exe: PathBuf) -> anyhow::Result<ExitCode> {
             // The package's own is as good as it was before the update.
             tracing::error!("{} does not start: {error}", program.display());
         }
-        Err(error) => tracing::error!("{}", skerry_agent::machine::chain(&error)),
+        Err(error) => tracing::error!("{}", chain(&error)),
     }
     let data_dir = config.data_dir.clone();
     match agent::run(config, clock, exe)? {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use skerry_wire::Timestamp;
-use skerry_wire::zone::utc_text;
+use skerry_wire::calendar::utc_text;
 
 /// For programs.
 pub fn json(value: &Value) -> anyhow::Result<String> {

@@ -8,6 +8,8 @@
 # systemd the service is enabled and started; run it again to upgrade:
 # containers run on. With DESTDIR set, files are laid out there and no more.
 set -eu
+# Whatever whoever installs has: the hub's own user reads its settings.
+umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 root=${DESTDIR:-}
 
@@ -24,6 +26,11 @@ if [ -z "$root" ] && ! "$here/bin/$program" --version >/dev/null; then
     echo "install.sh: $program does not run here: this archive is for @MACHINE@, this machine is $(uname -m)" >&2
     exit 1
 fi
+# Two of them would start in each other's place.
+if [ -z "$root" ] && [ "$(dpkg-query -W -f '${db:Status-Status}' "$service" 2>/dev/null)" = installed ]; then
+    echo "install.sh: the package $service is installed; upgrade it with a newer one, or first: apt remove $service" >&2
+    exit 1
+fi
 
 mkdir -p "$root/usr/local/bin" "$root/etc/skerry"
 # Beside it and renamed: a program that runs cannot be written to.
@@ -31,7 +38,7 @@ cp "$here/bin/$program" "$root/usr/local/bin/.$program.new"
 chmod 755 "$root/usr/local/bin/.$program.new"
 mv "$root/usr/local/bin/.$program.new" "$root/usr/local/bin/$program"
 if [ ! -e "$root/etc/skerry/$settings" ]; then
-    cp "$here/etc/$settings" "$root/etc/skerry/$settings"
+    (umask 077 && cp "$here/etc/$settings" "$root/etc/skerry/$settings")
     chmod 600 "$root/etc/skerry/$settings"
 fi
 if [ "$1" = agent ]; then
@@ -54,11 +61,14 @@ cp "$here/doc/"* "$here/$service.sbom.cdx.json" "$root/usr/local/share/doc/$serv
 if [ "$1" = hub ] && [ -z "$root" ]; then
     if ! grep -q '^skerry:' /etc/passwd; then
         if command -v useradd >/dev/null; then
-            useradd --system --user-group --home-dir /var/lib/skerry --no-create-home \
-                --shell /usr/sbin/nologin skerry
+            group=--user-group
+            if grep -q '^skerry:' /etc/group; then group=--gid=skerry; fi
+            useradd --system "$group" --home-dir /var/lib/skerry --no-create-home \
+                --shell /usr/sbin/nologin --comment "Skerry hub" skerry
         else
-            adduser -S -D -H -h /var/lib/skerry -s /sbin/nologin skerry
-            addgroup -S skerry 2>/dev/null || true
+            # busybox's
+            grep -q '^skerry:' /etc/group || addgroup -S skerry
+            adduser -S -D -H -h /var/lib/skerry -s /sbin/nologin -G skerry -g "Skerry hub" skerry
         fi
     fi
     chgrp skerry /etc/skerry/hub.yaml
@@ -83,13 +93,26 @@ else
     # OpenRC, sysv, busybox and their like: a line is all it needs.
     case $1 in
         agent) line='/usr/local/bin/skerry-agent run' ;;
-        hub) line='/usr/local/bin/skerry hub --config /etc/skerry/hub.yaml' ;;
+        hub)
+            line='/usr/local/bin/skerry hub --config /etc/skerry/hub.yaml'
+            # With systemd, its unit does this.
+            mkdir -p /var/lib/skerry
+            chown skerry:skerry /var/lib/skerry
+            chmod 700 /var/lib/skerry
+            ;;
     esac
     echo "No systemd here. Let your init run this at boot, and again whenever it ends:"
     echo "    $line"
-    if [ "$1" = hub ]; then echo "as the user skerry, who must own /var/lib/skerry (mode 700)"; fi
-    echo "Stop the agent with a signal to it alone, never to its process group or cgroup: containers outlive it."
-    echo "OpenRC: supervisor=supervise-daemon, command=${line%% *}, command_args='${line#* }'. inittab: sk:2345:respawn:$line"
+    openrc="supervisor=supervise-daemon command=${line%% *} command_args='${line#* }' respawn_max=0"
+    if [ "$1" = hub ]; then
+        echo "as the user skerry."
+        echo "OpenRC: $openrc command_user=skerry:skerry"
+    else
+        echo "Stop the agent with a signal to it alone, never to its process group or cgroup: containers outlive it."
+        echo "OpenRC: $openrc"
+        echo "inittab: sk:2345:respawn:$line"
+    fi
+    echo "If one runs already: end it, and the new one is started in its place; containers run on."
 fi
 if [ "$1" = agent ]; then
     echo "To join a fleet: skerry-agent join TOKEN (from 'skerry token create' on the hub)"

@@ -11,6 +11,10 @@ case ${1:-} in
     hub) program=skerry service=skerry-hub settings=hub.yaml data=/var/lib/skerry ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
+case ${2:-} in
+    '' | --purge) ;;
+    *) echo "uninstall.sh: $2: it is --purge or nothing" >&2; exit 2 ;;
+esac
 root=${DESTDIR:-}
 if [ -z "$root" ]; then
     if [ "$(id -u)" != 0 ]; then
@@ -35,12 +39,15 @@ rm -rf "$root/usr/local/bin/$program" "$root/usr/local/share/doc/$service" \
     "$root/etc/systemd/system/$service.service"
 if [ "$1" = agent ]; then rm -rf "$root/etc/systemd/system/skerry.slice" "$root/run/skerry-agent"; fi
 if [ "${2:-}" = --purge ]; then
-    rm -rf "$root$data"
+    rm -rf "$root$data" ||
+        echo "uninstall.sh: $data is not wholly gone, something is mounted there; after its umount: rm -r $data" >&2
     rm -f "$root/etc/skerry/$settings"
     if [ "$1" = agent ]; then rm -f "$root/etc/apparmor.d/skerry-default"; fi
     rmdir "$root/etc/skerry" 2>/dev/null || true
-    if [ "$1" = hub ] && [ -z "$root" ] && grep -q '^skerry:' /etc/passwd; then
-        userdel skerry 2>/dev/null || deluser skerry
+    # An account of this name with another home is not the one that we made.
+    if [ "$1" = hub ] && [ -z "$root" ] && grep -q '^skerry:.*:/var/lib/skerry:' /etc/passwd; then
+        if command -v userdel >/dev/null; then userdel skerry; else deluser skerry; fi ||
+            echo "uninstall.sh: the user 'skerry' stays, something still runs as it" >&2
     fi
 fi
 if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -2,13 +2,13 @@
 //! blobs. All of it blocks; the shell calls it off its loop.
 
 use crate::authority::now;
+use crate::chain::chain;
 use crate::image::{
-    self, BlobStore, Credentials, ImageRecord, ImportError, ImportOptions, Reference, Registry,
-    RegistryOptions,
+    self, BlobStore, Credentials, ImportError, ImportOptions, Reference, Registry, RegistryOptions,
 };
 use crate::keys::make_private_dir;
-use crate::model::{Image, Platform, PlatformImage};
-use skerry_wire::{Digest, Timestamp};
+use crate::model::{Image, Platform};
+use skerry_wire::Digest;
 use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -108,21 +108,6 @@ impl DiskImages {
     }
 }
 
-/// An error with all its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !out.ends_with(&words) {
-            out.push_str(": ");
-            out.push_str(&words);
-        }
-        cause = error.source();
-    }
-    out
-}
-
 fn name(text: &str) -> Result<Reference, ImageFailure> {
     text.parse::<Reference>().map_err(|error| ImageFailure {
         is_invalid: true,
@@ -131,38 +116,18 @@ fn name(text: &str) -> Result<Reference, ImageFailure> {
     })
 }
 
-fn image(record: ImageRecord) -> Image {
-    let platform = |p: &image::PlatformImage| PlatformImage {
-        platform: Platform {
-            arch: p.arch.clone(),
-            variant: p.variant.clone(),
-        },
-        manifest: p.manifest,
-        manifest_size: p.manifest_size,
-        blobs: p.blobs().collect(),
-    };
-    Image {
-        digest: record.digest,
-        added: Timestamp(record.imported_at),
-        platforms: record.platforms.iter().map(platform).collect(),
-        reference: record.reference,
-    }
-}
-
 impl Images for DiskImages {
     fn import(&self, archive: &Path, called: Option<&str>) -> Result<Vec<Image>, ImageFailure> {
         let options = ImportOptions {
             name: called.map(name).transpose()?,
-            now_ms: now().0,
+            now: now(),
             max_bytes: MAX_ARCHIVE_BYTES,
         };
-        let records = image::import_path(&self.blobs, archive, &options);
-        let records = records.map_err(|error| ImageFailure {
+        image::import_path(&self.blobs, archive, &options).map_err(|error| ImageFailure {
             is_invalid: !matches!(error, ImportError::Blob(_) | ImportError::Read { .. }),
             reason: "ImportFailed",
             message: chain(&error),
-        })?;
-        Ok(records.into_iter().map(image).collect())
+        })
     }
 
     fn pull(
@@ -176,20 +141,15 @@ impl Images for DiskImages {
             Some(digest) if named.digest().is_none() => name(&format!("{named}@{digest}"))?,
             Some(_) | None => named.clone(),
         };
-        let platforms: Vec<image::Platform> = platforms
-            .iter()
-            .map(|p| image::Platform::new(&p.arch, &p.variant))
-            .collect();
         let failed = |error: &dyn Error| ImageFailure {
             is_invalid: false,
             reason: "PullFailed",
             message: chain(error),
         };
         let mut registry = Registry::new(self.registries.clone()).map_err(|e| failed(&e))?;
-        let record = registry
-            .pull(&self.blobs, &wanted, &platforms, now().0, &mut |_| {})
+        let mut pulled = registry
+            .pull(&self.blobs, &wanted, platforms, now(), &mut |_| {})
             .map_err(|e| failed(&e))?;
-        let mut pulled = image(record);
         pulled.reference = named.to_string();
         Ok(pulled)
     }

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod authority;
 pub mod backup;
+pub mod chain;
 pub mod cli;
 pub mod core;
 pub mod demo;

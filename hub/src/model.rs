@@ -1,6 +1,10 @@
 //! The hub's nouns: what operators declare. Records of the store wrap these;
 //! devices get them resolved, as [`skerry_wire::Desired`].
 
+mod platform;
+
+pub use platform::Platform;
+
 use serde::{Deserialize, Serialize};
 use skerry_wire::{
     AppPolicy, AppRef, Config, Digest, PodSpec, RevisionId, Selector, Timestamp, encode,
@@ -93,57 +97,4 @@ pub struct PlatformImage {
     /// Config and layers as they travel: what a device may fetch besides the
     /// manifest, each with its bytes.
     pub blobs: Vec<(Digest, u64)>,
-}
-
-/// What an image runs on, in OCI's words; the system is always Linux.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Platform {
-    /// `amd64`, `arm64`, `arm`, `riscv64`.
-    pub arch: String,
-    /// `v6`, `v7`, `v8`, or empty.
-    pub variant: String,
-}
-
-impl Platform {
-    /// How well an image for `self` suits a device that is `device`: `None`
-    /// when it does not run there, else the higher the better.
-    pub fn suits(&self, device: &Platform) -> Option<u32> {
-        let ours = |p: &Platform| crate::image::Platform::new(&p.arch, &p.variant);
-        ours(self).suits(&ours(device))
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "linux/{}", self.arch)?;
-        if !self.variant.is_empty() {
-            write!(f, "/{}", self.variant)?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_suit_machines_of_their_kind_and_not_newer() {
-        let p = |arch: &str, variant: &str| Platform {
-            arch: arch.into(),
-            variant: variant.into(),
-        };
-        for (image, device, suits) in [
-            (p("amd64", ""), p("amd64", ""), Some(1)),
-            (p("amd64", "v3"), p("amd64", ""), None),
-            (p("arm64", ""), p("arm64", "v8"), Some(8)),
-            (p("arm64", "v8"), p("arm64", ""), Some(8)),
-            (p("arm", "v6"), p("arm", "v7"), Some(6)),
-            (p("arm", "v7"), p("arm", "v6"), None),
-            (p("arm", "v7"), p("arm64", "v8"), None),
-            (p("ppc64le", "odd"), p("ppc64le", "odd"), Some(0)),
-        ] {
-            assert_eq!(image.suits(&device), suits, "{image} on {device}");
-        }
-    }
 }

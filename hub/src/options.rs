@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where the hub keeps everything.
-pub const DEFAULT_DATA: &str = "/var/lib/skerry";
+const DEFAULT_DATA: &str = "/var/lib/skerry";
 /// The API's port.
-pub const DEFAULT_API_PORT: u16 = 7420;
+const DEFAULT_API_PORT: u16 = 7420;
 
 /// Settings that were checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

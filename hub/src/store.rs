@@ -134,7 +134,8 @@ impl Store {
     }
 
     /// A store behind another door to the disk: for tests of torn writes.
-    pub fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
+    #[cfg(test)]
+    fn with_backend(backend: impl redb::StorageBackend) -> Result<Self, StoreError> {
         let db = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(backend)

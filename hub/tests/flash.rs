@@ -1,323 +1,15 @@
-//! `skerry flash` on real files and real block devices: images with the
-//! layouts of Raspberry Pi OS, Ubuntu for the Pi, Debian's generic image and
-//! our own, made with the usual tools, and read back with those, not with the
-//! code that wrote them.
+//! `skerry flash` on real files: images with the layouts of Raspberry Pi OS,
+//! Ubuntu for the Pi, Debian's generic image and our own, made with the usual
+//! tools, and read back with those, not with the code that wrote them.
 //!
-//! Needs mtools, dosfstools, e2fsprogs, fdisk, xz-utils and zstd; the tests of
-//! block devices need root and loop devices, and say so when they are skipped.
+//! Needs mtools, dosfstools, e2fsprogs, fdisk, xz-utils and zstd.
 
-use skerry_wire::FleetId;
-use skerry_wire::seal::{KeyPair, TokenSecret};
-use skerry_wire::token::JoinToken;
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod flash_bench;
 
-const MIB: u64 = 1 << 20;
-const CMDLINE: &str = "console=serial0,115200 root=PARTUUID=12345678-02 rootfstype=ext4 rootwait\n";
-const AARCH64: u16 = 183;
-const ARM: u16 = 40;
-
-fn run(program: &str, args: &[&str]) -> Vec<u8> {
-    let output = Command::new(program)
-        .args(args)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .env("MTOOLS_SKIP_CHECK", "1")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("{program} cannot be run ({e}): install mtools dosfstools e2fsprogs fdisk xz-utils zstd"));
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output.stdout
-}
-
-/// What counts as a static program for a machine: an ELF header, and bytes
-/// that do not compress, so that sizes are as they are in life.
-fn program(machine: u16, bytes: usize) -> Vec<u8> {
-    let class = if machine == ARM { 1 } else { 2 };
-    let mut elf = vec![
-        0x7f, b'E', b'L', b'F', class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0,
-    ];
-    elf.extend(machine.to_le_bytes());
-    elf.resize(64, 0);
-    let mut state = 88_172_645_463_325_252u64;
-    while elf.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        elf.extend(state.to_le_bytes());
-    }
-    elf
-}
-
-fn token() -> String {
-    let token = JoinToken {
-        fleet: FleetId::new("shop").unwrap(),
-        broker: "mqtts://hub.example:8883".into(),
-        hub_key: KeyPair::from_secret_bytes(&[3; 32])
-            .expect("a key")
-            .public(),
-        tls_pin: Some([9; 32]),
-        secret: TokenSecret {
-            id: [1; 8],
-            secret: [2; 32],
-        },
-    };
-    token.to_string()
-}
-
-/// A directory with images, an agent and a token.
-struct Bench {
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("token"), token() + "\n").unwrap();
-        fs::write(dir.path().join("agent"), program(AARCH64, 3_000_000)).unwrap();
-        fs::write(
-            dir.path().join("key.pub"),
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA me@here\n",
-        )
-        .unwrap();
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// A directory tree of a system with systemd, as far as it is looked at.
-    fn system(&self, name: &str, machine: u16, fstab: &str) -> PathBuf {
-        let root = self.path(name);
-        for dir in [
-            "etc/systemd/system/multi-user.target.wants",
-            "usr/lib/systemd",
-            "usr/bin",
-            "var/lib",
-        ] {
-            fs::create_dir_all(root.join(dir)).unwrap();
-        }
-        symlink("usr/bin", root.join("bin")).unwrap();
-        fs::write(root.join("usr/bin/sh"), program(machine, 100_000)).unwrap();
-        fs::write(
-            root.join("usr/lib/systemd/systemd"),
-            program(machine, 100_000),
-        )
-        .unwrap();
-        fs::write(
-            root.join("usr/lib/os-release"),
-            "NAME=Test\nPRETTY_NAME=\"Test OS 13 (trixie)\"\n",
-        )
-        .unwrap();
-        symlink("../usr/lib/os-release", root.join("etc/os-release")).unwrap();
-        fs::write(root.join("etc/fstab"), fstab).unwrap();
-        root
-    }
-
-    /// A disk image of `size` MiB with `table` (sfdisk's script), and the files
-    /// given put at their MiB.
-    fn disk(&self, name: &str, size: u64, table: &str, parts: &[(u64, &str)]) -> PathBuf {
-        let path = self.path(name);
-        File::create(&path).unwrap().set_len(size * MIB).unwrap();
-        let script = self.path("table");
-        fs::write(&script, table).unwrap();
-        let input = File::open(script).unwrap();
-        let status = Command::new("sfdisk")
-            .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-            .args(["-q", "--no-reread", "--no-tell-kernel"])
-            .arg(&path)
-            .stdin(input)
-            .status()
-            .expect("sfdisk (package fdisk)");
-        assert!(status.success());
-        let file = File::options().write(true).open(&path).unwrap();
-        for (at, part) in parts {
-            file.write_all_at(&fs::read(self.path(part)).unwrap(), at * MIB)
-                .unwrap();
-        }
-        path
-    }
-
-    fn fat(&self, name: &str, mib: u64, label: &str, files: &[(&str, &str)]) {
-        let path = self.text(name);
-        File::create(&path).unwrap().set_len(mib * MIB).unwrap();
-        run("mkfs.vfat", &["-F", "32", "-s", "1", "-n", label, &path]);
-        for (to, text) in files {
-            let from = self.text("from");
-            fs::write(&from, text).unwrap();
-            if let Some((dir, _)) = to.split_once('/') {
-                run("mmd", &["-i", &path, &format!("::{dir}")]);
-            }
-            run("mcopy", &["-i", &path, &from, &format!("::{to}")]);
-        }
-    }
-
-    fn ext4(&self, name: &str, mib: u64, root: &Path) {
-        let path = self.text(name);
-        File::create(&path).unwrap().set_len(mib * MIB).unwrap();
-        run(
-            "mke2fs",
-            &["-q", "-t", "ext4", "-d", &root.display().to_string(), &path],
-        );
-    }
-
-    /// As Raspberry Pi OS is: MBR, FAT with cmdline.txt, ext4.
-    fn raspios(&self) -> PathBuf {
-        let root = self.system(
-            "rpi-root",
-            AARCH64,
-            "PARTUUID=12345678-01 /boot/firmware vfat defaults 0 2\n",
-        );
-        self.fat(
-            "rpi-boot",
-            48,
-            "bootfs",
-            &[
-                ("cmdline.txt", CMDLINE),
-                ("config.txt", "[all]\narm_64bit=1\n"),
-            ],
-        );
-        self.ext4("rpi-ext4", 24, &root);
-        let table = "label: dos\nlabel-id: 0x12345678\nstart=8192,size=98304,type=c\nstart=106496,size=49152,type=83\n";
-        self.disk(
-            "raspios.img",
-            77,
-            table,
-            &[(4, "rpi-boot"), (52, "rpi-ext4")],
-        )
-    }
-
-    /// As Debian's generic image is: GPT, ESP, ext4.
-    fn debian(&self) -> PathBuf {
-        let root = self.system(
-            "deb-root",
-            AARCH64,
-            "UUID=x / ext4 defaults 0 1\nUUID=y /boot/efi vfat umask=0077 0 1\n",
-        );
-        self.fat("deb-esp", 40, "ESP", &[("startup.nsh", "grub\n")]);
-        self.ext4("deb-ext4", 32, &root);
-        let table =
-            "label: gpt\nstart=2048,size=81920,type=uefi\nstart=83968,size=65536,type=linux\n";
-        self.disk("debian.img", 74, table, &[(1, "deb-esp"), (41, "deb-ext4")])
-    }
-
-    fn skerry(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_skerry"));
-        command
-            .arg("flash")
-            .args(args)
-            .env_remove("SKERRY_HUB")
-            .env_remove("SKERRY_TOKEN")
-            .env_remove("SKERRY_JOIN_TOKEN")
-            .env_remove("SKERRY_WIFI_PASSWORD")
-            .env("HOME", self.dir.path())
-            .env("SKERRY_DATA", self.path("no-hub"))
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn flash(&self, args: &[&str]) -> Said {
-        Said::from(self.skerry(args).output().unwrap())
-    }
-
-    /// Flashes with token and agent.
-    fn prepared(&self, image: &str, target: &str, more: &[&str]) -> Said {
-        let mut args = vec![
-            image,
-            target,
-            "--join-token-file",
-            "token",
-            "--agent",
-            "agent",
-        ];
-        args.extend(more);
-        self.flash(&args)
-    }
-
-    /// A file of a FAT within an image.
-    fn fat_file(&self, image: &str, offset_mib: u64, path: &str) -> Vec<u8> {
-        run(
-            "mcopy",
-            &[
-                "-n",
-                "-i",
-                &format!("{}@@{offset_mib}M", self.text(image)),
-                &format!("::{path}"),
-                "-",
-            ],
-        )
-    }
-
-    fn debugfs(&self, image: &str, offset_mib: u64, what: &str) -> String {
-        let place = format!("{}?offset={}", self.text(image), offset_mib * MIB);
-        String::from_utf8_lossy(&run("debugfs", &["-R", what, &place])).into_owned()
-    }
-
-    fn compress(&self, image: &str) -> Vec<String> {
-        run("xz", &["-k", "-0", "-T1", &self.text(image)]);
-        run("gzip", &["-k", "-1", &self.text(image)]);
-        run("zstd", &["-q", "-1", &self.text(image)]);
-        // Names say nothing: content does.
-        ["xz", "gz", "zst"]
-            .map(|end| {
-                let name = format!("packed-as-{}.img", end.len());
-                let name = if end == "gz" {
-                    "packed-gz".to_string()
-                } else {
-                    format!("{end}-{name}")
-                };
-                fs::rename(self.path(&format!("{image}.{end}")), self.path(&name)).unwrap();
-                name
-            })
-            .into()
-    }
-}
-
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Said {
-    #[track_caller]
-    fn ok(self) -> Self {
-        assert_eq!(self.code, Some(0), "{}\n{}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn refused(self, part: &str) {
-        assert!(self.code.is_some_and(|c| c != 0), "{}", self.err);
-        assert!(
-            self.err.contains(part),
-            "expected {part:?} in: {}",
-            self.err
-        );
-    }
-}
+use flash_bench::{ARM, Bench, CMDLINE, MIB, Said, program, run, token};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
@@ -363,7 +55,7 @@ fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
             "cgroup_enable=memory",
             "cfg80211.ieee80211_regdom=DE",
             "systemd.unit=kernel-command-line.target",
-            "systemd.run=/boot/firmware/skerry/firstboot.sh",
+            "systemd.run=/boot/firmware/skerry/setup.sh",
             "systemd.run_success_action=reboot",
         ] {
             assert!(line.split_whitespace().any(|w| w == word), "{word}: {line}");
@@ -423,34 +115,20 @@ fn a_raspberry_pi_image_gets_everything_whatever_it_is_packed_with() {
 #[test]
 fn ubuntus_command_line_is_found_where_config_txt_says() {
     let bench = Bench::new();
-    let root = bench.system(
-        "root",
-        AARCH64,
-        "LABEL=system-boot /boot/firmware vfat defaults 0 1\n",
+    bench.ubuntu(false);
+    let more = ["--count", "50", "--name", "kiosk-{n}"];
+    let said = bench.prepared("ubuntu.img", "card.img", &more).ok();
+    assert!(
+        said.err.contains("user-data gives a user a password"),
+        "{}",
+        said.err
     );
-    let config = "[all]\nos_prefix=current/\ncmdline=cmdline.txt\n";
-    let files = [
-        ("config.txt", config),
-        ("current/cmdline.txt", CMDLINE),
-        ("user-data", "#cloud-config\n"),
-    ];
-    bench.fat("boot", 48, "system-boot", &files);
-    bench.ext4("ext4", 24, &root);
-    let table = "label: dos\nstart=2048,size=98304,type=c\nstart=100352,size=49152,type=83\n";
-    bench.disk("ubuntu.img", 74, table, &[(1, "boot"), (49, "ext4")]);
-    bench
-        .prepared(
-            "ubuntu.img",
-            "card.img",
-            &["--count", "50", "--name", "kiosk-{n}"],
-        )
-        .ok();
     let text = |path: &str| String::from_utf8(bench.fat_file("card.img", 1, path)).unwrap();
-    assert!(text("current/cmdline.txt").contains("systemd.run=/boot/firmware/skerry/firstboot.sh"));
-    assert_eq!(text("skerry/cmdline-file"), "current/cmdline.txt\n");
+    assert!(text("current/cmdline.txt").contains("systemd.run=/boot/firmware/skerry/setup.sh"));
+    assert!(text("skerry/cmdline-file").ends_with("\ncurrent/cmdline.txt\n"));
     assert!(text("skerry/settings.sh").contains("HOST='kiosk-@SERIAL@'"));
     assert!(text("skerry/agent.yaml").contains("name: \"kiosk\""));
-    assert_eq!(text("user-data"), "#cloud-config\n");
+    assert!(text("user-data").starts_with("#cloud-config\nchpasswd:"));
 }
 
 #[test]
@@ -668,6 +346,24 @@ fn what_cannot_work_is_refused_before_anything_is_claimed() {
     // No image, no system, no token, no hub; wrong words.
     fs::write(bench.path("zip"), b"PK\x03\x04 something").unwrap();
     bench.prepared("zip", "c.img", &[]).refused("unzip it");
+    fs::write(bench.path("7z"), b"7z\xbc\xaf\x27\x1c something").unwrap();
+    bench
+        .prepared("7z", "c.img", &[])
+        .refused("unpack it (7z x)");
+    // As Debian packs the disks of its cloud images.
+    run(
+        "tar",
+        &[
+            "-C",
+            &bench.text(""),
+            "-cJf",
+            &bench.text("disk.tar.xz"),
+            "agent",
+        ],
+    );
+    bench
+        .prepared("disk.tar.xz", "c.img", &[])
+        .refused("it is a tar archive");
     fs::write(bench.path("text"), vec![b'x'; 5000]).unwrap();
     bench
         .prepared("text", "c.img", &[])
@@ -710,23 +406,17 @@ fn what_cannot_work_is_refused_before_anything_is_claimed() {
         .prepared("raspios.img", "/dev/no-such-card", &[])
         .refused("lsblk");
 
-    // Another tool's first boot stays another tool's.
-    let other = CMDLINE.trim_end().to_string() + " systemd.run=/boot/firstrun.sh\n";
-    fs::write(bench.path("from"), other).unwrap();
-    run(
-        "mcopy",
-        &[
-            "-o",
-            "-i",
-            &format!("{}@@4M", bench.text("raspios.img")),
-            &bench.text("from"),
-            "::cmdline.txt",
-        ],
-    );
-    bench
-        .prepared("raspios.img", "d.img", &[])
-        .refused("systemd.run=/boot/firstrun.sh");
-    gone("d.img");
+    // Another tool's first boot stays another tool's, and what is put into a
+    // system that forgets it would be gone.
+    let at = format!("{}@@4M", bench.text("raspios.img"));
+    for word in ["systemd.run=/boot/firstrun.sh", "overlayroot=tmpfs"] {
+        let other = format!("{} {word}\n", CMDLINE.trim_end());
+        fs::write(bench.path("from"), other).unwrap();
+        let from = bench.text("from");
+        run("mcopy", &["-o", "-i", &at, &from, "::cmdline.txt"]);
+        bench.prepared("raspios.img", "d.img", &[]).refused(word);
+        gone("d.img");
+    }
 }
 
 #[test]
@@ -775,185 +465,4 @@ fn a_disk_that_fills_up_leaves_no_file_that_looks_finished() {
         .output();
     Said::from(output.unwrap()).refused("cannot write to card.img");
     assert!(!bench.path("card.img").exists() && !bench.path("card.img.part").exists());
-}
-
-/// A loop device; detached when dropped.
-struct Loop(String);
-
-impl Loop {
-    /// `None` without root or without loop devices, said loudly.
-    fn attach(file: &Path) -> Option<Self> {
-        let output = Command::new("losetup")
-            .args(["--show", "-fP"])
-            .arg(file)
-            .output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self(
-                String::from_utf8(output.stdout).unwrap().trim().into(),
-            )),
-            other => {
-                eprintln!("SKIPPED: no loop device for a block device to write to: {other:?}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
-    }
-}
-
-fn empty(path: &Path, mib: u64) {
-    let file = File::create(path).unwrap();
-    file.set_len(mib * MIB).unwrap();
-    // What was on the card before must not shine through.
-    file.write_all_at(&[0xaa; 4096], 0).unwrap();
-}
-
-#[test]
-fn a_block_device_is_written_and_a_used_or_short_one_is_not() {
-    let bench = Bench::new();
-    bench.raspios();
-    let packed = bench.compress("raspios.img").swap_remove(0);
-    empty(&bench.path("backing"), 100);
-    let Some(card) = Loop::attach(&bench.path("backing")) else {
-        return;
-    };
-    // Nobody was asked, so nothing is written.
-    bench.prepared(&packed, &card.0, &[]).refused("--yes");
-    let mut head = [0; 4096];
-    File::open(bench.path("backing"))
-        .unwrap()
-        .read_exact_at(&mut head, 0)
-        .unwrap();
-    assert_eq!(head, [0xaa; 4096]);
-    bench
-        .prepared(&packed, &card.0, &["--yes", "--name", "k"])
-        .ok();
-    let backing = fs::read(bench.path("backing")).unwrap();
-    assert_eq!(
-        backing[..512],
-        fs::read(bench.path("raspios.img")).unwrap()[..512]
-    );
-    assert!(!bench.fat_file("backing", 4, "skerry/agent.yaml").is_empty());
-    // Written as it is onto the next card: the same bytes.
-    bench.prepared("raspios.img", "ready.img", &[]).ok();
-    bench
-        .flash(&["ready.img", &card.0, "--as-is", "--yes"])
-        .ok();
-    let (ready, backing) = (
-        fs::read(bench.path("ready.img")).unwrap(),
-        fs::read(bench.path("backing")).unwrap(),
-    );
-    assert!(backing[..ready.len()] == ready[..]);
-    // The file behind a device is not the place to write to.
-    bench
-        .prepared("raspios.img", "backing", &["--overwrite"])
-        .refused("it is in use as /dev/loop");
-
-    // Too short: said before anything is written, by the image's own table.
-    empty(&bench.path("small-backing"), 60);
-    if let Some(small) = Loop::attach(&bench.path("small-backing")) {
-        bench
-            .prepared(&packed, &small.0, &["--yes"])
-            .refused("too small: it has 63 MB");
-        File::open(bench.path("small-backing"))
-            .unwrap()
-            .read_exact_at(&mut head, 0)
-            .unwrap();
-        assert_eq!(head, [0xaa; 4096]);
-    }
-
-    // Mounted: refused with where.
-    let mount = bench.path("mnt");
-    fs::create_dir(&mount).unwrap();
-    empty(&bench.path("fs-backing"), 100);
-    run(
-        "mke2fs",
-        &["-q", "-t", "ext4", "-F", &bench.text("fs-backing")],
-    );
-    if let Some(used) = Loop::attach(&bench.path("fs-backing")) {
-        let mounted = Command::new("mount")
-            .arg(&used.0)
-            .arg(&mount)
-            .status()
-            .unwrap()
-            .success();
-        if mounted {
-            let said = bench.prepared(&packed, &used.0, &["--yes"]);
-            assert!(
-                Command::new("umount")
-                    .arg(&mount)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-            said.refused(&format!("is mounted at {}", mount.display()));
-            run("e2fsck", &["-fn", &bench.text("fs-backing")]);
-        } else {
-            eprintln!("SKIPPED: mounting is not allowed here");
-        }
-    }
-
-    // A medium that fails half-way: what backs it has no more room.
-    let small = bench.path("tmpfs");
-    fs::create_dir(&small).unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "none"])
-        .arg(&small)
-        .status();
-    if !mount.unwrap().success() {
-        eprintln!("SKIPPED: mounting is not allowed here");
-        return;
-    }
-    empty(&small.join("backing"), 100);
-    let bad = Loop::attach(&small.join("backing"));
-    let said = bad
-        .as_ref()
-        .map(|bad| bench.prepared(&packed, &bad.0, &["--yes"]));
-    drop(bad);
-    let mut head = [0; 512];
-    File::open(small.join("backing"))
-        .unwrap()
-        .read_exact_at(&mut head, 0)
-        .unwrap();
-    assert!(
-        Command::new("umount")
-            .args(["-l"])
-            .arg(&small)
-            .status()
-            .unwrap()
-            .success()
-    );
-    if let Some(said) = said {
-        said.refused("does not boot");
-        assert_eq!(head, [0; 512], "no partition table on an unfinished card");
-    }
-}
-
-#[test]
-fn the_disk_of_this_system_is_refused() {
-    let root = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let source = root
-        .lines()
-        .filter(|l| l.split(' ').nth(4) == Some("/"))
-        .filter_map(|l| l.split(" - ").nth(1)?.split(' ').nth(1).map(String::from))
-        .find(|s| s.starts_with("/dev/") && Path::new(s).exists());
-    let Some(source) = source else {
-        eprintln!("SKIPPED: / is on no block device that is visible here");
-        return;
-    };
-    let bench = Bench::new();
-    bench.raspios();
-    let said = bench.prepared("raspios.img", &source, &["--yes", "--allow-fixed-disk"]);
-    assert!(
-        said.err
-            .contains("this disk holds the system that runs here")
-            || said.err.contains("is a partition"),
-        "{}",
-        said.err
-    );
-    assert_ne!(said.code, Some(0));
 }

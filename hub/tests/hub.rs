@@ -12,7 +12,7 @@ use skerry_wire::message::{CommandBody, JoinReply};
 use skerry_wire::seal::{KeyPair, Purpose};
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
 use skerry_wire::topic::{Lane, Topic};
-use skerry_wire::{Generation, Seq, StreamId};
+use skerry_wire::{Seq, StreamId};
 use smol::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,9 +59,7 @@ fn a_device_fetches_a_large_blob_and_states_overtake_it() {
         let layer: Vec<u8> = (0..3_000_000u32).map(|n| (n / 7) as u8).collect();
         let server = start(dir.path(), &executor, &layer).await;
         let token = new_token(&server, json!({})).await;
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(&executor, &token, "kiosk").await;
         http(&server, "POST", "/v1/apply", Some(&manifest("web")))
             .await
             .ok();
@@ -132,9 +130,7 @@ fn logs_and_exec_travel_through_the_hub() {
         let dir = tempfile::tempdir().unwrap();
         let server = start(dir.path(), &executor, b"layer").await;
         let token = new_token(&server, json!({})).await;
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(&executor, &token, "kiosk").await;
 
         let logs = "/v1/devices/kiosk/apps/default/web/logs?tail=5&timestamps=true";
         let asked = http(&server, "GET", logs, None);
@@ -267,9 +263,7 @@ fn a_revoked_device_is_cut_off_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let server = start(dir.path(), &executor, b"layer").await;
         let token = new_token(&server, json!({"uses": 5})).await;
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let device = TestDevice::online(&executor, &token, "kiosk").await;
         http(&server, "DELETE", "/v1/devices/kiosk", None)
             .await
             .ok();
@@ -316,7 +310,8 @@ fn a_device_reaches_only_its_own_topics() {
             config
         };
         let attempt = attempt();
-        let (user, password) = (token.broker_username(), token.broker_password());
+        let asking = join_config(&token, &attempt);
+        let (user, password) = (asking.username.unwrap(), asking.password.unwrap());
         let thief_topic = Topic::Device(thief.clone(), Lane::Desired).in_fleet(&token.fleet);
         let victims = |lane| Topic::Device(victim.name.clone(), lane).in_fleet(&token.fleet);
         let refused = [
@@ -408,9 +403,7 @@ fn a_backup_restores_into_a_hub_that_devices_believe() {
         let (old, new) = (dir.path().join("old"), dir.path().join("new"));
         let server = start(&old, &executor, b"layer").await;
         let token = new_token(&server, json!({"uses": 5})).await;
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(&executor, &token, "kiosk").await;
         http(&server, "POST", "/v1/apply", Some(&manifest("web")))
             .await
             .ok();
@@ -461,9 +454,7 @@ fn forged_messages_are_told_to_whoever_watches() {
         let dir = tempfile::tempdir().unwrap();
         let server = start(dir.path(), &executor, b"layer").await;
         let token = new_token(&server, json!({})).await;
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(&executor, &token, "kiosk").await;
         let address = server.api_url.strip_prefix("http://").unwrap();
         let mut line = TcpStream::connect(address).await.unwrap();
         let head = format!(
@@ -602,9 +593,7 @@ fn mosquitto_will_do() {
         .await;
         let token = new_token(&server, json!({})).await;
         assert_eq!(token.broker, format!("mqtt://127.0.0.1:{port}"));
-        let mut device = TestDevice::join(&executor, &token, "kiosk").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(&executor, &token, "kiosk").await;
         http(&server, "POST", "/v1/apply", Some(&manifest("web")))
             .await
             .ok();

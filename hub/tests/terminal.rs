@@ -7,9 +7,9 @@ mod common;
 use common::*;
 use serde_json::json;
 use skerry_hub::server::Server;
+use skerry_wire::StreamId;
 use skerry_wire::message::{CommandBody, ExecRequest};
 use skerry_wire::stream::{Channel, End, Frame, FrameBody};
-use skerry_wire::{Generation, StreamId};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -104,9 +104,7 @@ impl Stage {
             .await
             .unwrap();
         let token = new_token(&server, json!({})).await;
-        let mut device = TestDevice::join(executor, &token, "kiosk-7").await;
-        device.presence(Generation(0));
-        device.hear_desired().await;
+        let mut device = TestDevice::online(executor, &token, "kiosk-7").await;
         let body = json!({"files": [{"name": "app.yaml", "text": APP}]});
         http(&server, "POST", "/v1/apply", Some(&body)).await.ok();
         device.hear_desired().await;

@@ -16,8 +16,9 @@
 //! On a loaded machine look at the processor's time rather than at the clock's:
 //! of the distributions the median, of the rest what is called cpu.
 
+use skerry_agent::core::action::{Action, apply};
 use skerry_agent::core::observed::{ImageState, Observed};
-use skerry_agent::core::plan::{Action, Wanted, apply, plan};
+use skerry_agent::core::plan::{Wanted, plan};
 use skerry_agent::runtime::{Status, Timestamp};
 use skerry_tests::cost::{
     anonymous, children_millis, descriptors, head, median, ours, pss, row, scheduled_millis,

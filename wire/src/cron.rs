@@ -6,8 +6,9 @@
 //! twice in autumn is due twice. When day of month and day of week are both
 //! given, one of them is enough; `*/2` counts as given.
 
+use crate::calendar::{civil_from_days, weekday};
 use crate::id::Timestamp;
-use crate::zone::{DAY, Zone, civil, weekday};
+use crate::zone::{DAY, Zone};
 use std::str::FromStr;
 
 /// Longest schedule, in bytes.
@@ -284,7 +285,7 @@ impl Schedule {
 
     /// Whether a local day since 1970 is one of them.
     fn is_day(&self, day: i64) -> bool {
-        let (_, month, of_month) = civil(day);
+        let (_, month, of_month) = civil_from_days(day);
         if self.months & 1 << month == 0 {
             return false;
         }

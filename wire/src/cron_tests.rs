@@ -1,12 +1,12 @@
 use super::*;
-use crate::zone::days;
+use crate::calendar::days_from_civil;
 use proptest::prelude::*;
 
 /// Minute by minute, and field by field from the text: nothing in common with
 /// what is tested but the calendar.
 fn is_due(text: &str, zone: &Zone, minute: i64) -> bool {
     let local = minute + zone.stretch(minute).offset;
-    let (_, month, day) = civil(local.div_euclid(DAY));
+    let (_, month, day) = civil_from_days(local.div_euclid(DAY));
     let of_day = local.rem_euclid(DAY);
     let now = [
         of_day % 60,
@@ -124,12 +124,12 @@ proptest! {
 }
 
 fn around(month: i64, day: i64) -> std::ops::Range<i64> {
-    let first = days(2027, month, day) * DAY;
+    let first = days_from_civil(2027, month, day) * DAY;
     first..first + 3 * DAY
 }
 
 fn at(year: i64, month: i64, day: i64, hour: i64, minute: i64) -> Timestamp {
-    timestamp(days(year, month, day) * DAY + hour * 60 + minute)
+    timestamp(days_from_civil(year, month, day) * DAY + hour * 60 + minute)
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! the bytes of every released version.
 #![forbid(unsafe_code)]
 
+pub mod calendar;
 pub mod capability;
 pub mod codec;
 pub mod config;

@@ -50,18 +50,6 @@ pub enum TokenError {
     Damaged,
 }
 
-impl JoinToken {
-    /// User name of a joining device at the hub's broker.
-    pub fn broker_username(&self) -> String {
-        joining_username(&self.secret.id)
-    }
-
-    /// Its password: derived, so that the broker never learns the secret.
-    pub fn broker_password(&self) -> String {
-        joining_password(&self.secret)
-    }
-}
-
 /// What user names of joining devices start with; no device name does.
 pub const JOINING_PREFIX: &str = "join.";
 

@@ -1,9 +1,10 @@
 //! What the hub asks of this run of the agent.
 
-use super::event::{Change, Effect, LogPlace, Now};
+use super::event::{Effect, LogPlace, Now};
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::{InstanceName, log_name, run_log_name};
+use super::record::Change;
 use super::streams::{Steps, StreamKind, Streams};
 use super::work::RunPhase;
 use crate::runtime::{ContainerId, Earlier, Status};

@@ -5,8 +5,9 @@
 //! change is committed, then written, and written again whenever this run of
 //! the agent cannot know that it was.
 
-use super::event::{Change, Configs, Effect};
+use super::event::{Configs, Effect};
 use super::handle::Core;
+use super::record::Change;
 use skerry_wire::message::{VolumeAction, VolumeRef, VolumeRequest};
 use skerry_wire::{
     AppName, Assignment, Config, ConfigRef, Desired, Namespace, VolumeSource, named_configs,

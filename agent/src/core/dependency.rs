@@ -1,10 +1,10 @@
 //! Apps that wait for other apps of the device: which of them are not yet as
 //! they are waited for.
 
+use super::ledger::Ledger;
 use super::ledger::{Entry, Phase};
 use super::name::InstanceName;
 use super::observed::Observed;
-use super::plan::Ledger;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::policy::Work;
 use skerry_wire::{AppRef, Assignment};

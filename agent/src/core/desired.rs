@@ -1,8 +1,9 @@
 //! A desired state comes: whether it is taken, and what keeps running
 //! meanwhile.
 
-use super::event::{Change, DesiredRecord, Effect, Now};
+use super::event::{Effect, Now};
 use super::handle::{Core, InForce};
+use super::record::{Change, DesiredRecord};
 use super::report::Urgency;
 use super::update::MAX_ORDERS;
 use skerry_wire::policy::Work;

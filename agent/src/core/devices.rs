@@ -12,10 +12,10 @@
 
 use super::event::{Effect, Now};
 use super::handle::Core;
+use super::ledger::Ledger;
 use super::ledger::Phase;
 use super::name::InstanceName;
 use super::observed::Observed;
-use super::plan::Ledger;
 use super::report::Urgency;
 use crate::runtime::ContainerId;
 use skerry_wire::pod::{DeviceSource, Resources};

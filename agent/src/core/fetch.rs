@@ -9,11 +9,11 @@ use skerry_wire::{Digest, ImageRef, SessionId, StreamId};
 use std::collections::BTreeMap;
 
 /// The wait after a first failure, in milliseconds.
-pub const RETRY_FIRST_MS: u64 = 5_000;
+const RETRY_FIRST_MS: u64 = 5_000;
 /// The longest wait, in milliseconds.
-pub const RETRY_CAP_MS: u64 = 5 * 60 * 1_000;
+const RETRY_CAP_MS: u64 = 5 * 60 * 1_000;
 /// A transfer without a byte for so many milliseconds begins anew.
-pub const STALL_MS: u64 = 60_000;
+const STALL_MS: u64 = 60_000;
 
 /// All images that are being had.
 #[derive(Debug, Clone)]

@@ -3,15 +3,16 @@
 
 use super::desired::read_desired;
 use super::devices::WatchedDevice;
-use super::event::{Change, Effect, Event, Now, Outgoing, Records};
+use super::event::{Effect, Event, Now, Outgoing};
 use super::fetch::Fetcher;
 use super::inbox::{Inbox, Said};
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::ledger::{Phase, restart_policy};
 use super::name::InstanceName;
 use super::network::PodShape;
 use super::observed::Observed;
-use super::plan::Ledger;
+use super::record::{Change, Records};
 use super::replace::Replacement;
 use super::replacing::Watched;
 use super::report::{Pace, Urgency};
@@ -32,9 +33,9 @@ use skerry_wire::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A removal that failed is tried again after so many milliseconds.
-pub const REMOVE_AGAIN_MS: u64 = 30_000;
+const REMOVE_AGAIN_MS: u64 = 30_000;
 /// The hub's streams outlive a lost line for so many milliseconds.
-pub const STREAMS_OFFLINE_MS: u64 = 30_000;
+const STREAMS_OFFLINE_MS: u64 = 30_000;
 /// Presence is repeated at most once in so many milliseconds.
 const PRESENCE_GAP_MS: u64 = 5_000;
 

@@ -22,11 +22,11 @@ use std::collections::BTreeMap;
 
 /// Probes are due at multiples of this, in milliseconds: at most two wakes a
 /// second, however many containers there are.
-pub const GRID_MS: u64 = 500;
+const GRID_MS: u64 = 500;
 /// Probes without an answer yet. Each may cost a helper process.
 pub const MAX_ASKED: usize = 16;
 /// Characters of a failure's text that are kept.
-pub const MAX_WHY_CHARS: usize = 200;
+const MAX_WHY_CHARS: usize = 200;
 
 /// What a probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,7 @@ use skerry_wire::{DeviceId, FleetId, Seq, decode, encode};
 /// The wait for an answer before the question is repeated, in milliseconds.
 pub const ASK_AGAIN_MS: u64 = 5_000;
 /// The longest wait between two questions in the lobby, in milliseconds.
-pub const LOBBY_CAP_MS: u64 = 60_000;
+const LOBBY_CAP_MS: u64 = 60_000;
 
 /// One attempt to join. Holds no secret of the token: the shell seals.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use skerry_wire::{AppRef, Timestamp};
 use std::collections::VecDeque;
 
 /// Characters of an event's message.
-pub const MAX_MESSAGE_CHARS: usize = 400;
+const MAX_MESSAGE_CHARS: usize = 400;
 
 /// The events of this run of the agent that nobody has acknowledged.
 #[derive(Debug, Clone)]

@@ -18,15 +18,19 @@ use serde::{Deserialize, Serialize};
 use skerry_wire::probe::Hook;
 use skerry_wire::report::ExitStatus;
 use skerry_wire::{AppRef, Assignment, ContainerName, Digest, RestartPolicy, RevisionId, Role};
+use std::collections::BTreeMap;
 
 /// The wait before the first restart, in milliseconds.
-pub const BACKOFF_FIRST_MS: u64 = 1_000;
+const BACKOFF_FIRST_MS: u64 = 1_000;
 /// The longest wait: Kubernetes' figure. Costs at most 288 starts a day.
 pub const BACKOFF_CAP_MS: u64 = 5 * 60 * 1_000;
 /// A container that ran this long starts over with the first wait.
-pub const BACKOFF_RESET_MS: u64 = 10 * 60 * 1_000;
+const BACKOFF_RESET_MS: u64 = 10 * 60 * 1_000;
 /// Characters of a failure's text that are kept.
-pub const MAX_SETBACK_CHARS: usize = 400;
+const MAX_SETBACK_CHARS: usize = 400;
+
+/// What we did.
+pub type Ledger = BTreeMap<InstanceName, Entry>;
 
 /// What we did for one instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -281,7 +285,7 @@ pub fn restarts(policy: RestartPolicy, exit: ExitStatus) -> bool {
 
 /// The wait after `failures` earlier ones: doubling, capped, and up to a
 /// quarter shorter by a jitter that is the same whenever it is asked for.
-pub fn backoff_ms(failures: u32, name: &InstanceName) -> u64 {
+fn backoff_ms(failures: u32, name: &InstanceName) -> u64 {
     // 2^20 times the first wait is far beyond the cap.
     let factor = 1u64 << failures.min(20);
     let whole = BACKOFF_FIRST_MS.saturating_mul(factor).min(BACKOFF_CAP_MS);

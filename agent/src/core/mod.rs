@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod action;
 pub mod dependency;
 pub mod devices;
 pub mod event;
@@ -21,13 +22,13 @@ pub mod name;
 pub mod observed;
 pub mod order;
 pub mod plan;
+pub mod record;
 pub mod replace;
 pub mod report;
 pub mod resize;
 pub mod streams;
 pub mod update;
 pub mod work;
-pub mod work_cron;
 
 mod asked;
 mod command;
@@ -44,9 +45,10 @@ mod view;
 pub use asked::WaitingUpdate;
 pub use devices::{DevicesSeen, Presence, WatchedDevice};
 pub use event::{
-    Change, Configs, CreateContainer, DesiredRecord, Effect, Event, HookKind, ImageStatus,
-    LogPlace, MissingBlob, Now, Outgoing, OutgoingReport, Records,
+    Configs, CreateContainer, Effect, Event, HookKind, ImageStatus, LogPlace, MissingBlob, Now,
+    Outgoing, OutgoingReport,
 };
 pub use handle::{Core, Identity, Start};
 pub use network::PodShape;
+pub use record::{Change, DesiredRecord, Records};
 pub use resize::Carried;

@@ -1,9 +1,9 @@
 //! What the machine says, as far as we heard. Never stored: it is asked anew
 //! after each start.
 
+use super::action::{Action, KILL_AGAIN_MS};
 use super::devices::DevicesSeen;
 use super::health::Health;
-use super::plan::{Action, KILL_AGAIN_MS};
 use crate::runtime::{ContainerId, Status};
 use skerry_wire::report::Allocatable;
 use skerry_wire::{AppRef, Digest, RevisionId};

@@ -1,18 +1,19 @@
 //! What became of what the machine was told: containers and images.
 
-use super::event::{Change, Effect, Now};
+use super::event::{Effect, Now};
 use super::fetch::News;
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::InstanceName;
 use super::observed::ImageState;
+use super::record::Change;
 use super::report::Urgency;
 use crate::runtime::{self, ContainerId, Status};
 use skerry_wire::report::Severity;
 
 /// The same image is not examined again within so many milliseconds: each time
 /// every name in it is looked at.
-pub const EXAMINE_AGAIN_MS: u64 = 10 * 60 * 1_000;
+const EXAMINE_AGAIN_MS: u64 = 10 * 60 * 1_000;
 /// What a shell and a dynamic linker end with when they do not find or cannot
 /// read what they shall run (POSIX, "Exit Status for Commands").
 const NOT_RUNNABLE: [i32; 2] = [126, 127];

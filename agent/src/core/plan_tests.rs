@@ -1,6 +1,7 @@
 //! The laws of the plan, by table and at random.
 
 use super::*;
+use crate::core::action::apply;
 use crate::core::health::{Answer, Verdict};
 use crate::core::name::MADE;
 use crate::core::observed::ImageState;
@@ -9,7 +10,7 @@ use crate::runtime::{Exit, ExitStatus as RuntimeExit, Timestamp};
 use proptest::prelude::*;
 use skerry_wire::desired::{Awaited, Dependency};
 use skerry_wire::probe::{Check, Probe};
-use skerry_wire::{ContainerSpec, Digest, PodSpec};
+use skerry_wire::{ContainerSpec, Digest, ImageRef, PodSpec, RestartPolicy};
 use std::collections::BTreeSet;
 
 fn assignment(app: &str, revision: &str) -> Assignment {

@@ -20,10 +20,10 @@
 //! the machine went down is not known, so it begins anew after each start of
 //! the machine, and [`MAX_REBOOTS`] of them end it.
 
+use super::ledger::Ledger;
 use super::ledger::{Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed};
-use super::plan::Ledger;
 use serde::{Deserialize, Serialize};
 use skerry_wire::policy::{Grant, Strategy, UpdatePolicy};
 use skerry_wire::report::ExitStatus;
@@ -32,7 +32,7 @@ use skerry_wire::{Assignment, RevisionId, Role};
 /// A new revision has to stay ready for so many milliseconds, even if its
 /// policy asks for less: long enough for a program that does not find what it
 /// needs to end.
-pub const PROVE_MS: u64 = 10_000;
+const PROVE_MS: u64 = 10_000;
 /// Failed ends, or failed starts, of one container in a row that are no
 /// accident any more.
 pub const MAX_FAILURES: u32 = 3;
@@ -350,7 +350,7 @@ fn after(since_ms: u64, secs: u32) -> u64 {
 }
 
 /// Whether the app that runs can hold an update.
-pub fn can_hold(new: &Assignment, old: &Assignment) -> bool {
+fn can_hold(new: &Assignment, old: &Assignment) -> bool {
     let may = |of: &Assignment| of.policy.grants.contains(&Grant::HoldUpdates);
     new.policy.update.hold_limit_secs > 0 && may(new) && may(old)
 }

@@ -2,9 +2,10 @@
 //! committed, and what is told.
 
 use super::desired::is_service;
-use super::event::{Change, Effect, Now};
+use super::event::{Effect, Now};
 use super::handle::Core;
 use super::plan::images_here;
+use super::record::Change;
 use super::replace::{
     self, ASK_AGAIN_MS, HASTY_TRIES, Heard, Hold, MAX_REASON_CHARS, Next, PATIENT_TRIES,
     Replacement, Runs, Seen, Stage, Standing, standing,

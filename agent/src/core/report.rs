@@ -4,11 +4,12 @@
 use super::dependency::{Running, unmet};
 use super::devices::{Lack, lacks};
 use super::event::Now;
+use super::ledger::Ledger;
 use super::ledger::{Entry, Phase, Setback};
 use super::name::InstanceName;
 use super::observed::{ImageState, Observed, Operation};
 use super::order::Order;
-use super::plan::{self, Entries, Ledger, by_pod};
+use super::plan::{self, Entries, by_pod};
 use super::replace::{self, Replacement, Runs, Stage};
 use super::work::Works;
 use crate::runtime::Status;
@@ -23,18 +24,18 @@ use skerry_wire::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changes within so many milliseconds go into one report.
-pub const COALESCE_MS: u64 = 100;
+const COALESCE_MS: u64 = 100;
 /// At least so many milliseconds between two reports.
-pub const GAP_MS: u64 = 1_000;
+const GAP_MS: u64 = 1_000;
 /// The same for what nobody waits for: progress, repeated refusals.
-pub const SLOW_GAP_MS: u64 = 10_000;
+const SLOW_GAP_MS: u64 = 10_000;
 /// The wait for an acknowledgement before a report is sent again, in
 /// milliseconds; it doubles.
-pub const RESEND_FIRST_MS: u64 = 5_000;
+const RESEND_FIRST_MS: u64 = 5_000;
 /// The longest such wait.
-pub const RESEND_CAP_MS: u64 = 5 * 60 * 1_000;
+const RESEND_CAP_MS: u64 = 5 * 60 * 1_000;
 /// Longest report, in bytes: what fits into a message, and some to spare.
-pub const MAX_REPORT_BYTES: usize = 120 * 1024;
+const MAX_REPORT_BYTES: usize = 120 * 1024;
 
 /// How much a change matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,11 @@
 //! A limit that the kernel refuses (memory below what is in use) leaves the
 //! old one; it is tried again, and the reason is told.
 
-use super::event::{Change, Effect, Now};
+use super::event::{Effect, Now};
 use super::handle::Core;
 use super::ledger::Phase;
 use super::name::InstanceName;
+use super::record::Change;
 use super::replace::Stage;
 use crate::runtime::ContainerId;
 use serde::{Deserialize, Serialize};
@@ -24,9 +25,9 @@ use std::collections::BTreeMap;
 
 /// The wait before refused limits are tried again, in milliseconds; it
 /// doubles.
-pub const RESIZE_AGAIN_MS: u64 = 10_000;
+const RESIZE_AGAIN_MS: u64 = 10_000;
 /// The longest such wait.
-pub const RESIZE_CAP_MS: u64 = 5 * 60 * 1_000;
+const RESIZE_CAP_MS: u64 = 5 * 60 * 1_000;
 
 /// A revision that runs under the name of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +60,7 @@ enum SizeState {
 }
 
 /// Whether two pods differ at most in what the kernel changes in place.
-pub fn differ_in_size_only<Image: Clone + PartialEq>(
-    a: &PodSpec<Image>,
-    b: &PodSpec<Image>,
-) -> bool {
+fn differ_in_size_only<Image: Clone + PartialEq>(a: &PodSpec<Image>, b: &PodSpec<Image>) -> bool {
     let shape = |pod: &PodSpec<Image>| {
         let mut pod = pod.clone();
         let inits = pod.init_containers.iter_mut();

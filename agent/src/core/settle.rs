@@ -1,11 +1,13 @@
 //! Between what shall be and what is: plans until nothing is planned, commits
 //! before it acts, and reports.
 
-use super::event::{Change, CreateContainer, Effect, HookKind, Now, OutgoingReport};
+use super::action::{self, Action};
+use super::event::{CreateContainer, Effect, HookKind, Now, OutgoingReport};
 use super::handle::Core;
 use super::ledger::StopCause;
 use super::name::{InstanceName, log_name, run_log_name, runs_log_group};
-use super::plan::{self, Action, Wanted, plan};
+use super::plan::{Wanted, plan};
+use super::record::Change;
 use super::report::{self, Urgency};
 use super::work::WorkRecord;
 use crate::runtime::ContainerId;
@@ -34,7 +36,7 @@ impl Core {
             let mut acts = Vec::new();
             for action in plan.actions {
                 let touched = touched(&action);
-                plan::apply(now.boot_ms, &mut self.ledger, &action);
+                action::apply(now.boot_ms, &mut self.ledger, &action);
                 self.observed.begun(now.boot_ms, &action);
                 if let Some(name) = touched {
                     let entry = self.ledger.get(&name).cloned();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Streams at one time: each costs a task, and a process its pipes.
 pub const MAX_STREAMS: usize = 16;
 /// Input of a process that may be on its way, in bytes.
-pub const INPUT_WINDOW_BYTES: u32 = 64 * 1024;
+const INPUT_WINDOW_BYTES: u32 = 64 * 1024;
 
 /// Frames to send and things to do, each in order.
 #[derive(Debug, Default, PartialEq)]

@@ -2,8 +2,8 @@
 
 use super::event::Now;
 use super::handle::{Core, Identity, LinkState};
+use super::ledger::Ledger;
 use super::observed::Observed;
-use super::plan::Ledger;
 use super::replace::{self, Runs};
 use super::report;
 use super::update::UpdateView;

@@ -4,6 +4,7 @@
 
 use crate::core::CreateContainer;
 use crate::runtime::Mount;
+use crate::whole_file::replace;
 use serde::{Deserialize, Serialize};
 use skerry_wire::report::AppStatus;
 use skerry_wire::{AppRef, Digest};
@@ -86,12 +87,8 @@ pub fn mount(create: &CreateContainer, run_dir: &Path) -> Result<Option<Mount>, 
     let app = &assignment.app;
     make(run_dir, app).map_err(|error| format!("the app's socket cannot be made: {error}"))?;
     Ok(Some(Mount {
-        source: dir(run_dir, app).join("app"),
-        target: TARGET.to_owned(),
         read_only: true,
-        sub_path: None,
-        no_exec: false,
-        beneath: None,
+        ..Mount::new(dir(run_dir, app).join("app"), TARGET)
     }))
 }
 
@@ -112,9 +109,7 @@ impl Kept {
 
     /// Replaces what was kept, whole.
     pub fn write(&self, run_dir: &Path, app: &AppRef) -> io::Result<()> {
-        let dir = dir(run_dir, app);
-        let new = dir.join("kept.json.new");
-        fs::write(&new, serde_json::to_vec(self).map_err(io::Error::other)?)?;
-        fs::rename(&new, dir.join("kept.json"))
+        let text = serde_json::to_vec(self).map_err(io::Error::other)?;
+        replace(&dir(run_dir, app).join("kept.json"), &text)
     }
 }

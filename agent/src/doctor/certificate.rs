@@ -3,6 +3,7 @@
 
 use super::{Finding, Verdict};
 use skerry_link::{Probe, Trust};
+use skerry_wire::calendar::days_from_civil;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const KIND: &str = "CertificateRefused";
@@ -99,19 +100,16 @@ fn seconds(tag: u8, time: &str) -> Option<i64> {
         return None;
     }
     let (year, rest) = digits.split_at_checked(digits.len().checked_sub(10)?)?;
+    if year.len() > 4 {
+        return None;
+    }
     let mut year: i64 = year.parse().ok()?;
     if tag == UTC_TIME {
         year += if year < 50 { 2000 } else { 1900 };
     }
     let part = |at: usize| rest.get(at..at + 2)?.parse::<i64>().ok();
     let (month, day) = (part(0)?, part(2)?);
-    // Days since 1970 in the Gregorian calendar, years beginning in March so
-    // that the leap day is the last.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let era = shifted.div_euclid(400);
-    let of_era = shifted.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let days = days_from_civil(year, month, day);
     Some(days * DAY_SECS + part(4)? * 3600 + part(6)? * 60 + part(8)?)
 }
 

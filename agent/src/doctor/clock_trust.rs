@@ -6,7 +6,8 @@ use super::adjtimex;
 use super::clock::FIRST_SECS;
 use crate::core::Now;
 use crate::facts::Host;
-use std::fs::{self, File};
+use crate::whole_file::replace;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -102,9 +103,8 @@ impl Believed {
 
     /// Leaves it for the next one. Lost, that one waits for the time.
     pub fn write(&self, run_dir: &Path) -> io::Result<()> {
-        let new = run_dir.join("clock.new");
-        fs::write(&new, format!("{} {}\n", self.boot_id, self.ahead_ms))?;
-        fs::rename(new, run_dir.join(Self::FILE))
+        let text = format!("{} {}\n", self.boot_id, self.ahead_ms);
+        replace(&run_dir.join(Self::FILE), text.as_bytes())
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
         assert!(!believed.holds("other", after(month_ms)), "a power cut");
         assert!(!Believed::new("", at(0, 0)).holds("", at(0, 0)));
         for text in ["", "this", "this x", "this 5 6"] {
-            fs::write(dir.path().join(Believed::FILE), text).unwrap();
+            std::fs::write(dir.path().join(Believed::FILE), text).unwrap();
             assert_eq!(Believed::read(dir.path()), None, "{text}");
         }
     }

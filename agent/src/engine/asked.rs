@@ -109,7 +109,7 @@ impl<M: Machine> Engine<M> {
     }
 
     /// A log for somebody at the machine: no credit, but a bounded channel.
-    pub(super) fn show_log(&mut self, ask: Ask, place: LogPlace, request: LogsRequest) {
+    fn show_log(&mut self, ask: Ask, place: LogPlace, request: LogsRequest) {
         let machine = self.machine.clone();
         let over = self.follow(&request.app, place.run);
         let (outputs_in, outputs) = bounded(1);

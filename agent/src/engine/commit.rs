@@ -1,6 +1,7 @@
 //! Commits, and what is done while the disk does not take it.
 
 use super::run::Engine;
+use crate::chain::chain;
 use crate::core::{Change, Event};
 use crate::doctor::DATA_DIR_UNWRITABLE;
 use crate::machine::Machine;
@@ -135,7 +136,7 @@ impl<M: Machine> Engine<M> {
                 }
                 return;
             };
-            let text = crate::machine::chain(&error);
+            let text = chain(&error);
             let can_wait = changes.iter().all(may_wait);
             self.unsaved.changes = changes;
             // redb takes no more after a failed write: open it anew.
@@ -148,7 +149,7 @@ impl<M: Machine> Engine<M> {
                     continue;
                 }
                 Ok(Reopened::Same) => tracing::error!("{text}: is the disk full?"),
-                Err(error) => tracing::error!("{text}; {}", crate::machine::chain(&error)),
+                Err(error) => tracing::error!("{text}; {}", chain(&error)),
             }
             if can_wait {
                 let now_ms = self.setup.clock.now().boot_ms;

@@ -32,11 +32,7 @@ impl<M: Machine> Engine<M> {
 
     /// An action whose failure is only logged: planning goes by what the
     /// runtime lists and tells.
-    pub(super) fn try_to(
-        &self,
-        what: String,
-        action: impl Future<Output = Result<(), String>> + 'static,
-    ) {
+    fn try_to(&self, what: String, action: impl Future<Output = Result<(), String>> + 'static) {
         self.spawn(async move {
             if let Err(reason) = action.await {
                 tracing::warn!("{what}: {reason}");

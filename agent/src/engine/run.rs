@@ -4,6 +4,7 @@ use super::clock_watch::ClockWatch;
 use super::collect::Collecting;
 use super::commit::{Unsaved, may_wait};
 use super::pause::Pause;
+use crate::chain::chain;
 use crate::clock::Clock;
 use crate::control::Ask;
 use crate::core::update::UpdateStart;
@@ -603,7 +604,7 @@ impl<M: Machine> Engine<M> {
         match line {
             Ok(line) => self.line = Some(line),
             Err(error) => {
-                let reason = crate::machine::chain(&error);
+                let reason = chain(&error);
                 tracing::error!("{reason}");
                 self.step(Event::LinkDown { reason }).await;
             }

@@ -12,13 +12,16 @@
 //! that is here names follows, a layer by being renamed before it is emptied:
 //! whenever the power goes, what has its name is whole.
 
+use super::error::{StoreError, disk};
+use super::files::{exists, remove_dir, remove_file, sync_dir};
 use super::manifest::{Config, MAX_DOCUMENT_BYTES, Manifest};
-use super::store::{ImageStore, StoreError, disk, exists, remove_dir, remove_file, sync_dir};
+use super::store::ImageStore;
+use crate::whole_file::replace_durably;
 use serde::{Deserialize, Serialize};
 use skerry_wire::{Digest, Timestamp, decode, encode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -401,11 +404,7 @@ impl ImageStore {
         bytes.extend(encode(&list));
         let check = Digest::of(&bytes);
         bytes.extend_from_slice(&check.as_bytes()[..4]);
-        let (path, new) = (self.list_path(), self.root.join("unneeded.new"));
-        File::create(&new)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()))
-            .map_err(disk(&new))?;
-        fs::rename(&new, &path).map_err(disk(&path))?;
-        sync_dir(&self.root)
+        let path = self.list_path();
+        replace_durably(&path, &bytes).map_err(disk(&path))
     }
 }

@@ -75,7 +75,7 @@ pub(super) fn kind_of(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
-pub(super) fn is_whiteout(stat: &FileStat) -> bool {
+fn is_whiteout(stat: &FileStat) -> bool {
     kind_of(stat) == SFlag::S_IFCHR && stat.st_rdev == 0
 }
 
@@ -467,7 +467,7 @@ pub(super) fn attributes(entry: &Entry) -> Result<Attributes, Problem> {
     })
 }
 
-pub(super) fn write_parts<R: Read>(
+fn write_parts<R: Read>(
     file: &std::fs::File,
     parts: &[Part],
     reader: &mut Reader<R>,
@@ -497,7 +497,7 @@ pub(super) fn write_parts<R: Read>(
 }
 
 /// Sets those extended attributes that an image may have.
-pub(super) fn set_xattrs(
+fn set_xattrs(
     path: &[u8],
     xattrs: &[(Vec<u8>, Vec<u8>)],
     set: impl Fn(&[u8], &[u8]) -> nix::Result<()>,

@@ -12,7 +12,7 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// own limit.
 pub const MAX_LAYERS: usize = 127;
 /// Largest compressed layer, in bytes.
-pub const MAX_LAYER_BYTES: u64 = 64 << 30;
+const MAX_LAYER_BYTES: u64 = 64 << 30;
 
 /// Why a manifest or config is not usable.
 #[derive(Debug, thiserror::Error)]

@@ -12,8 +12,11 @@
 //! A power cut at any byte leaves a blob or a layer as it was or as it shall
 //! be: both are made under another name, synced, and renamed.
 
+mod blob;
 mod collect;
 mod dir;
+mod error;
+mod files;
 mod layer;
 pub mod manifest;
 pub mod store;
@@ -21,9 +24,9 @@ pub mod tar;
 mod tree;
 pub mod unpack;
 
+pub use blob::BlobWriter;
 pub use collect::{Collected, Moment, Policy, full_percent};
+pub use error::{LayerName, StoreError};
 pub use manifest::{ImageConfig, ManifestError};
-pub use store::{
-    BlobWriter, ImageStore, LayerName, Limits, Need, NeedKind, Status, StoreError, UnpackedImage,
-};
+pub use store::{ImageStore, Limits, Need, NeedKind, Status, UnpackedImage};
 pub use unpack::{UnpackError, Unpacked};

@@ -21,21 +21,21 @@
 //! another one has been unpacked beside it: it may still be good enough for
 //! who runs from it, and there may be no hub for a long time.
 
+use super::blob::BlobWriter;
 use super::collect::Pass;
 use super::dir::Dir;
+use super::error::{LayerName, StoreError, disk};
+use super::files::{exists, remove_dir, remove_file, sync_dir};
 use super::manifest::{Config, ImageConfig, MAX_DOCUMENT_BYTES, Manifest, ManifestError};
 use super::tree;
 use super::unpack::{UnpackError, unpack};
-use sha2::{Digest as _, Sha256};
 use skerry_wire::{Digest, ImageRef};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-
 /// What an image may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -97,106 +97,6 @@ pub struct UnpackedImage {
     pub layers: Vec<PathBuf>,
     /// How it wants to be run.
     pub config: ImageConfig,
-}
-
-/// Why an image cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file or directory of the store.
-    #[error("the image store cannot use {}", path.display())]
-    Disk {
-        /// Which one.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Somebody else writes this blob now.
-    #[error("blob {0} is being fetched already")]
-    Busy(Digest),
-    /// More bytes than announced.
-    #[error("blob {digest} is longer than the {size} bytes announced; what came was dropped")]
-    Longer {
-        /// Which one.
-        digest: Digest,
-        /// What was announced.
-        size: u64,
-    },
-    /// Fewer bytes than announced; what came is kept.
-    #[error("blob {digest} has only {got} of {size} bytes so far")]
-    Shorter {
-        /// Which one.
-        digest: Digest,
-        /// What came.
-        got: u64,
-        /// What was announced.
-        size: u64,
-    },
-    /// Other bytes than announced.
-    #[error("blob {wanted} arrived as {got}; what came was dropped, fetch it again")]
-    Digest {
-        /// What was asked for.
-        wanted: Digest,
-        /// What came.
-        got: Digest,
-    },
-    /// The manifest or config is not usable.
-    #[error("image {image} cannot be used")]
-    Manifest {
-        /// The image, as the manifest of the app names it.
-        image: String,
-        /// Why.
-        source: ManifestError,
-    },
-    /// A layer cannot be unpacked.
-    #[error("{layer} cannot be unpacked")]
-    Layer {
-        /// Which one.
-        layer: Box<LayerName>,
-        /// Why.
-        source: UnpackError,
-    },
-    /// A layer unpacks to something else than the config says.
-    #[error(
-        "{layer} unpacks to {got}, but the config says {wanted}; push or import the image again"
-    )]
-    DiffId {
-        /// Which one.
-        layer: Box<LayerName>,
-        /// What the config says.
-        wanted: Digest,
-        /// What it is.
-        got: Digest,
-    },
-}
-
-/// A layer, for messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerName {
-    /// The image, as the manifest of the app names it.
-    pub image: String,
-    /// From 1, lowest first.
-    pub number: usize,
-    /// How many there are.
-    pub count: usize,
-    /// The layer as it travels.
-    pub digest: Digest,
-}
-
-impl fmt::Display for LayerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            image,
-            number,
-            count,
-            digest,
-        } = self;
-        write!(f, "image {image}: layer {number} of {count} ({digest})")
-    }
-}
-
-pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    let path = path.to_owned();
-    move |source| StoreError::Disk { path, source }
 }
 
 /// The images of one device. Share it; all calls may come from any thread.
@@ -367,40 +267,7 @@ impl ImageStore {
             .root
             .join("blobs")
             .join(format!("{}.part", need.digest.hex()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&part);
-        let mut file = file.map_err(disk(&part))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StoreError::Busy(need.digest)),
-            Err(TryLockError::Error(error)) => return Err(disk(&part)(error)),
-        }
-        // Another writer may have finished between our open and our lock.
-        let ours = file.metadata().map_err(disk(&part))?.ino();
-        if !fs::metadata(&part).is_ok_and(|named| named.ino() == ours) {
-            return Err(StoreError::Busy(need.digest));
-        }
-        let mut hash = Sha256::new();
-        let mut offset = hash_all(&mut file, &mut hash).map_err(disk(&part))?;
-        if offset > need.size {
-            file.set_len(0).map_err(disk(&part))?;
-            io::Seek::rewind(&mut file).map_err(disk(&part))?;
-            (hash, offset) = (Sha256::new(), 0);
-        }
-        let whole = self.blob(&need.digest);
-        Ok(BlobWriter {
-            digest: need.digest,
-            size: need.size,
-            file,
-            part,
-            whole,
-            hash,
-            offset,
-        })
+        BlobWriter::open(need, part, self.blob(&need.digest))
     }
 
     /// Unpacks what layers of `image` are here, lowest first, and says how far
@@ -603,110 +470,8 @@ impl ImageStore {
     }
 }
 
-/// A blob that is being fetched. Dropping it keeps what came, for later.
-#[derive(Debug)]
-pub struct BlobWriter {
-    digest: Digest,
-    size: u64,
-    file: File,
-    part: PathBuf,
-    whole: PathBuf,
-    hash: Sha256,
-    offset: u64,
-}
-
-impl BlobWriter {
-    /// How many bytes are here: the next byte wanted.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Takes the bytes that follow.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        if bytes.len() as u64 > self.size - self.offset {
-            remove_file(&self.part)?;
-            return Err(StoreError::Longer {
-                digest: self.digest,
-                size: self.size,
-            });
-        }
-        if let Err(error) = self.file.write_all(bytes) {
-            // What was written of it is cut off, so that offset and file agree.
-            let cut = self.file.set_len(self.offset);
-            return Err(disk(&self.part)(cut.err().unwrap_or(error)));
-        }
-        self.hash.update(bytes);
-        self.offset += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Verifies and keeps the blob. Too few bytes are kept for later, wrong
-    /// ones are dropped.
-    pub fn finish(self) -> Result<(), StoreError> {
-        if self.offset < self.size {
-            return Err(StoreError::Shorter {
-                digest: self.digest,
-                got: self.offset,
-                size: self.size,
-            });
-        }
-        let got = Digest::from_bytes(self.hash.finalize().into());
-        if got != self.digest {
-            remove_file(&self.part)?;
-            return Err(StoreError::Digest {
-                wanted: self.digest,
-                got,
-            });
-        }
-        self.file.sync_all().map_err(disk(&self.part))?;
-        fs::rename(&self.part, &self.whole).map_err(disk(&self.whole))?;
-        sync_dir(self.whole.parent().expect("in the store"))
-    }
-}
-
 /// Names this boot; empty where the kernel does not.
 fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id");
     text.map(|text| text.trim().to_string()).unwrap_or_default()
-}
-
-/// Hashes a file and leaves the position at its end.
-fn hash_all(file: &mut File, hash: &mut Sha256) -> io::Result<u64> {
-    let mut reader = BufReader::with_capacity(64 << 10, file);
-    let mut total = 0;
-    loop {
-        let bytes = io::BufRead::fill_buf(&mut reader)?;
-        if bytes.is_empty() {
-            return Ok(total);
-        }
-        hash.update(bytes);
-        let count = bytes.len();
-        total += count as u64;
-        io::BufRead::consume(&mut reader, count);
-    }
-}
-
-pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
-    path.try_exists().map_err(disk(path))
-}
-
-pub(super) fn remove_file(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes a directory of ours and all in it. Follows no links.
-pub(super) fn remove_dir(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|dir| dir.sync_all())
-        .map_err(disk(path))
 }

@@ -4,6 +4,7 @@
 
 use super::disk;
 use super::say;
+use crate::chain::chain;
 use nix::mount::MsFlags;
 use std::fs;
 use std::io::{self, Write};
@@ -42,7 +43,7 @@ pub fn load_policy() {
         say::trouble(&format!(
             "AppArmor does not confine apps, capabilities, seccomp and namespaces do: {}; \
              another version of the system mends it",
-            crate::machine::chain(&error)
+            chain(&error)
         ));
     }
 }
@@ -79,7 +80,7 @@ mod tests {
     fn what_keeps_a_policy_out_is_said() {
         let dir = tempfile::tempdir().expect("a directory");
         let (policy, door) = (dir.path().join("policy"), dir.path().join("door"));
-        let said = || load(&policy, &door).map_err(|error| crate::machine::chain(&error));
+        let said = || load(&policy, &door).map_err(|error| chain(&error));
         let of = |error: Result<(), String>| error.expect_err("nothing is there");
         assert!(of(said()).contains("cannot be read"), "{:?}", said());
         fs::write(&policy, [4, 8, 0]).expect("written");

@@ -5,6 +5,7 @@ use super::modules::Modules;
 use super::say;
 use super::sys::{self, Down};
 use super::uevent::Uevents;
+use crate::chain::chain;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs;
@@ -54,7 +55,7 @@ pub fn main() -> ! {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    say::trouble(&format!("cannot start: {}", crate::machine::chain(&error)));
+    say::trouble(&format!("cannot start: {}", chain(&error)));
     restart_after_reading()
 }
 

@@ -2,6 +2,7 @@
 //! containers are not ours to touch.
 
 use super::{AGENT, DATA_DIR, RUN_DIR, say};
+use crate::chain::chain;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -264,7 +265,7 @@ pub fn usable_config() -> (Option<String>, Option<String>) {
         Err(error) => {
             say::trouble(&format!(
                 "skerry/agent.yaml on the card is not used: {}",
-                crate::machine::chain(&error)
+                chain(&error)
             ));
             (None, None)
         }

@@ -401,14 +401,7 @@ fn shared_memory(create: &CreateContainer, places: &Places) -> Result<Option<Mou
             dir
         }
     };
-    Ok(Some(Mount {
-        source,
-        target: SHM.into(),
-        read_only: false,
-        beneath: None,
-        sub_path: None,
-        no_exec: false,
-    }))
+    Ok(Some(Mount::new(source, SHM)))
 }
 
 /// A container's limits as the runtime has them.

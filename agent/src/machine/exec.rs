@@ -1,6 +1,7 @@
 //! A process in a container as a stream.
 
 use super::{StreamEnd, StreamInput};
+use crate::chain::chain;
 use crate::runtime::{
     ContainerId, ExecInput, ExecOutput, ExecSession, ExecSpec, ExitStatus, Runtime, RuntimeError,
 };
@@ -33,7 +34,7 @@ pub async fn run(
     };
     let mut session = match runtime.exec(id, spec).await {
         Ok(session) => session,
-        Err(error) => return End::Failed(super::real::chain(&error)),
+        Err(error) => return End::Failed(chain(&error)),
     };
     let (stdout, stderr) = (session.take_stdout(), session.take_stderr());
     let mut stdin = session.take_stdin();
@@ -81,7 +82,7 @@ async fn control(
         let input = async { Step::Input(stream.input().await) };
         match future::or(ended, input).await {
             Step::Ended(Ok(status)) => return End::Exit(status.shell_code()),
-            Step::Ended(Err(error)) => return End::Failed(super::real::chain(&error)),
+            Step::Ended(Err(error)) => return End::Failed(chain(&error)),
             Step::Input(None) => return End::Cancelled,
             Step::Input(Some(StreamInput::Data(bytes))) => {
                 if let Some(to) = &mut stdin

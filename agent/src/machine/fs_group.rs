@@ -6,13 +6,12 @@
 //! opened once, never through a link that leads out of the volume, and changed
 //! by its descriptor.
 
-use super::volume_tar::open_in;
+use crate::openat2::{open_in_root, way_to};
 use crate::runtime::USERS;
 use nix::fcntl::OFlag;
 use skerry_wire::pod::FsGroupChange;
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -65,14 +64,14 @@ fn walk(
     let mut ahead = vec![PathBuf::new()];
     while let Some(dir) = ahead.pop() {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-        let open = match open_in(&root, &dir, flags) {
+        let open = match open_in_root(&root, &dir, flags) {
             Err(error) if has_gone(&error) => continue,
             other => other.map_err(at(&dir))?,
         };
-        let names = fs::read_dir(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        let names = fs::read_dir(way_to(&open));
         for entry in names.map_err(at(&dir))? {
             let path = dir.join(entry.map_err(at(&dir))?.file_name());
-            let entry = match open_in(&root, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
+            let entry = match open_in_root(&root, &path, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
                 Err(error) if has_gone(&error) => continue,
                 other => other.map_err(at(&path))?,
             };
@@ -119,7 +118,7 @@ fn set(file: &File, data: &Metadata, group: u32) -> io::Result<()> {
         return Ok(());
     };
     // By the descriptor: names may mean something else by now.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = way_to(file);
     // Programs do not become another's by running them.
     let mode = match data.is_dir() {
         true => mode,

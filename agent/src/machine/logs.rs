@@ -3,6 +3,7 @@
 use super::StreamEnd;
 use crate::core::LogPlace;
 use crate::runtime::{LogItem, LogReader, LogStart, Runtime, Section, Stream, Timestamp};
+use skerry_wire::calendar::civil_from_days;
 use skerry_wire::message::LogsRequest;
 use skerry_wire::stream::{Channel, End};
 use smol::channel::Receiver;
@@ -183,24 +184,11 @@ async fn read(
     }
 }
 
-/// `2026-11-21T02:42:35.123Z`. The calendar is Howard Hinnant's
-/// `civil_from_days`, with eras of 400 years.
-pub fn rfc3339(at: Timestamp) -> String {
+/// `2026-11-21T02:42:35.123Z`.
+fn rfc3339(at: Timestamp) -> String {
     let millis = at.0 / 1_000_000;
     let (days, rest) = (millis / 86_400_000, millis % 86_400_000);
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (year, month, day) = civil_from_days(days as i64);
     let (hours, minutes) = (rest / 3_600_000, rest / 60_000 % 60);
     let (seconds, millis) = (rest / 1_000 % 60, rest % 1_000);
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}Z")

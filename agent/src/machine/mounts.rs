@@ -76,11 +76,14 @@ fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Unmounts all that is mounted below, and right at, a directory. A container
 /// that still uses one keeps it until it ends. Blocks.
+///
+/// By the table of this thread, which may be in the mounts of the keeper
+/// ([`in_mounts_of`](super::namespace::in_mounts_of)) while its process is not.
 pub fn unmount_below(dir: &Path) {
     let Ok(dir) = dir.canonicalize() else {
         return;
     };
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else {
+    let Ok(table) = fs::read_to_string("/proc/thread-self/mountinfo") else {
         return;
     };
     let points = table.lines().filter_map(|line| line.split(' ').nth(4));

@@ -6,7 +6,7 @@
 
 use super::MachineEvent;
 use super::compose::sandbox_id;
-use super::real::chain;
+use crate::chain::chain;
 use crate::core::name::InstanceName;
 use crate::core::{CreateContainer, PodShape};
 use crate::network::dns::Resolvers;
@@ -212,12 +212,8 @@ impl MachineNetwork {
             let source = dir.join(target.trim_start_matches("/etc/"));
             write(&source, &text).map_err(|error| format!("{}: {error}", source.display()))?;
             mounts.push(Mount {
-                source,
-                target: target.into(),
                 read_only: true,
-                sub_path: None,
-                no_exec: false,
-                beneath: None,
+                ..Mount::new(source, target)
             });
         }
         Ok(Place {

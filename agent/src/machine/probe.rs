@@ -1,6 +1,7 @@
 //! Carries probes and hooks out: a program in the container, a request by
 //! HTTP, a TCP connection. Nothing waits longer than it was told to.
 
+use crate::chain::chain;
 use crate::core::health::Answer;
 use crate::runtime::{ContainerId, ExecOutput, ExecSpec, ExitStatus, Runtime};
 use skerry_wire::probe::HttpGet;
@@ -154,8 +155,8 @@ pub async fn exec(runtime: &Runtime, id: &ContainerId, command: &[String]) -> Ou
         Ok(session) => session,
         // As in Kubernetes, a program that is not there is a bad answer; that
         // the runtime is in trouble is none.
-        Err(error) if error.is_ours() => return Outcome::Untried(super::real::chain(&error)),
-        Err(error) => return Outcome::Bad(super::real::chain(&error)),
+        Err(error) if error.is_ours() => return Outcome::Untried(chain(&error)),
+        Err(error) => return Outcome::Bad(chain(&error)),
     };
     drop(session.take_stdin());
     let (stdout, stderr) = (session.take_stdout(), session.take_stderr());
@@ -189,7 +190,7 @@ pub async fn exec(runtime: &Runtime, id: &ContainerId, command: &[String]) -> Ou
         Ok(ExitStatus::Code(0)) => return Outcome::Good,
         Ok(ExitStatus::Code(code)) => format!("{program} ended with code {code}"),
         Ok(ExitStatus::Signal(signal)) => format!("{program} was ended by signal {signal}"),
-        Err(error) => return Outcome::Untried(super::real::chain(&error)),
+        Err(error) => return Outcome::Untried(chain(&error)),
     };
     out.append(&mut err);
     let said = String::from_utf8_lossy(&out);

@@ -8,6 +8,7 @@ use super::namespace::in_mounts_of;
 use super::network::MachineNetwork;
 use super::signals::StopSignals;
 use super::{Machine, MachineEvent, StreamEnd, exec, logs, probe};
+use crate::chain::chain;
 use crate::core::health::{Answer, Question};
 use crate::core::{
     Configs, CreateContainer, ImageStatus, LogPlace, MissingBlob, PodShape, WatchedDevice,
@@ -38,21 +39,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a hook waits for an answer by HTTP.
 const HOOK_HTTP: Duration = Duration::from_secs(30);
-
-/// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
 
 /// The machine that this agent runs on.
 #[derive(Debug)]

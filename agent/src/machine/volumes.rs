@@ -10,8 +10,11 @@
 //! No claim begins with a dot, so what was left by a power cut is known by its
 //! name and removed.
 
-use super::volume_tar::{Owners, exchange, open_in, pack, unpack};
-use super::{StreamEnd, StreamInput, quota, real::chain};
+use super::exchange::exchange;
+use super::volume_tar::{Owners, pack, unpack};
+use super::{StreamEnd, StreamInput, quota};
+use crate::chain::chain;
+use crate::openat2::open_in_root;
 use nix::fcntl::OFlag;
 use skerry_wire::message::{VolumeAction, VolumeInfo, VolumeRef, VolumeRequest};
 use skerry_wire::stream::{Channel, End};
@@ -185,8 +188,9 @@ impl Volumes {
 
     fn open(&self, volume: &VolumeRef) -> Result<File, String> {
         let path = self.path(volume);
-        let root = File::open(&path)
-            .and_then(|dir| open_in(&dir, Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY));
+        let root = File::open(&path).and_then(|dir| {
+            open_in_root(&dir, Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY)
+        });
         root.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 format!("there is no volume {volume} on this device: 'skerry volume ls' shows them")

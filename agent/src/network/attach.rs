@@ -12,8 +12,10 @@ use super::dns::{Names, NamesError, Resolvers, Responder, SharedNames};
 use super::lease::{Layout, Leases, Pool};
 use super::wanted::{Egress, Endpoint, Pod, PodId, PublishedPort, Service, ServicePort, Wanted};
 use super::watch::Watch;
+use crate::chain::chain;
 use crate::core::name::InstanceName;
-use crate::machine::chain;
+use crate::openat2::way_to;
+use crate::whole_file::replace;
 use serde::{Deserialize, Serialize};
 use skerry_wire::pod::Port;
 use skerry_wire::{AppName, AppRef, Namespace, RevisionId, policy};
@@ -26,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -498,7 +500,7 @@ impl State {
             let pod = Pod {
                 namespace: pod.app.namespace.clone(),
                 app: pod.app.name.clone(),
-                netns: format!("/proc/self/fd/{}", namespace.as_raw_fd()).into(),
+                netns: way_to(namespace),
                 ready: pod.shape.ready,
                 rank: *rank,
                 ports: ports.collect(),
@@ -559,7 +561,5 @@ fn write(file: &Path, kept: &Kept) -> io::Result<()> {
     if fs::read(file).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    let new = file.with_extension("new");
-    fs::write(&new, text)?;
-    fs::rename(&new, file)
+    replace(file, &text)
 }

@@ -11,6 +11,7 @@ use super::prefix::Prefix;
 use super::route::{Routing, open_namespace};
 use super::rules::{PortTaken, ruleset};
 use super::wanted::{PodId, Protocol, Wanted};
+use crate::chain::chain;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
@@ -264,7 +265,7 @@ impl Networks {
         match self.nftables.forget_stale(&flows) {
             Ok(0) => (),
             Ok(count) => tracing::debug!("forgot {count} stale flows"),
-            Err(error) => tracing::debug!("stale flows stay: {}", crate::machine::chain(&error)),
+            Err(error) => tracing::debug!("stale flows stay: {}", chain(&error)),
         }
     }
 

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 /// The pod's end of its cable.
 pub const POD_LINK: &str = "eth0";
 /// What our interfaces say of themselves before the name of whom they serve.
-pub const ALIAS: &str = "skerry ";
+const ALIAS: &str = "skerry ";
 /// What the device's end of a pod's cable says of itself.
 pub fn alias_of(id: &PodId) -> String {
     format!("{ALIAS}{id}")
@@ -57,7 +57,7 @@ pub struct Observed {
 
 impl Observed {
     /// Whether the kernel speaks IPv6, and new interfaces do.
-    pub fn has_v6(&self) -> bool {
+    fn has_v6(&self) -> bool {
         self.settings.contains_key(FORWARD_V6) && !self.is(DISABLE_V6, "1")
     }
 

@@ -11,6 +11,7 @@
 //! Keeper and helper are the same file in any case, also after the agent's
 //! binary was replaced on disk: what is mounted is what the keeper runs.
 
+use crate::openat2::way_to;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -52,7 +53,7 @@ impl ProtectedExe {
 
     /// What to execute, as long as this value lives.
     pub fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.fd.as_raw_fd()).into()
+        way_to(&self.fd)
     }
 }
 

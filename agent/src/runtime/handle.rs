@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::openat2::way_to;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -158,7 +159,6 @@ pub struct Runtime {
     layout: Layout,
     hierarchies: Arc<Hierarchies>,
     keeper_pid: i32,
-    keeper_version: String,
 }
 
 /// The events of one connection. They wait for at most one reader.
@@ -207,28 +207,25 @@ impl Runtime {
         let hello = link
             .request(&Request::Hello { protocol: PROTOCOL }, &[])
             .await?;
-        let keeper_version = match hello.answer().await? {
-            (Response::Welcome { version, .. }, _) => version,
+        match hello.answer().await? {
+            // Older than ours where the agent was updated since.
+            (Response::Welcome { version, .. }, _) => {
+                tracing::debug!("the keeper is of release {version}, process {keeper_pid}");
+            }
             other => return Err(unexpected(other.0)),
-        };
+        }
         drop(hello);
         Ok(Self {
             link: Arc::new(link),
             layout,
             hierarchies,
             keeper_pid,
-            keeper_version,
         })
     }
 
     /// The keeper's process id.
     pub fn keeper_pid(&self) -> i32 {
         self.keeper_pid
-    }
-
-    /// The release that the keeper runs, which may be older than ours.
-    pub fn keeper_version(&self) -> &str {
-        &self.keeper_version
     }
 
     /// The events of this connection. Whoever holds a `Runtime` must read
@@ -517,10 +514,8 @@ fn reach(layout: &Layout, exe: &Path, apps_memory: Option<u64>) -> Result<OwnedF
 
 /// Connects by a short way, because a socket's address holds 107 bytes only.
 fn connect(layout: &Layout) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     let dir = std::fs::File::open(&layout.run_dir)?;
-    let path = PathBuf::from(format!("/proc/self/fd/{}/keeper.sock", dir.as_raw_fd()));
-    seqpacket::connect_to(&path)
+    seqpacket::connect_to(&way_to(&dir).join("keeper.sock"))
 }
 
 /// Starts the keeper if none answers, without waiting for it: on a machine with

@@ -4,11 +4,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use crate::openat2::{open_in_root, way_to};
+use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -162,37 +163,19 @@ pub fn make_dirs_in(root: &File, path: &str) -> io::Result<()> {
 }
 
 fn open_in(root: &File, path: &Path) -> io::Result<File> {
-    open_with(root, path, OFlag::O_DIRECTORY)
-}
-
-fn open_any_in(root: &File, path: &Path) -> io::Result<File> {
-    open_with(root, path, OFlag::empty())
-}
-
-fn open_with(root: &File, path: &Path, flags: OFlag) -> io::Result<File> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | flags)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let fd = openat2(root.as_raw_fd(), path, how)?;
-    // SAFETY: openat2 made this descriptor just now.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    open_in_root(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
 /// Where `path` really is inside the open directory `root`, an absolute path
 /// seen from there: the image's links are followed as far as something is
 /// there, and the rest is added.
 pub fn real_path_in(root: &File, path: &str) -> io::Result<String> {
-    let link = |file: &File| fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let link = |file: &File| fs::read_link(way_to(file));
     let base = link(root)?;
     let path = Path::new(path.trim_start_matches('/'));
     for there in path.ancestors() {
         let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
-        match open_any_in(root, there) {
+        match open_in_root(root, there, OFlag::O_PATH) {
             Ok(file) => {
                 let real = link(&file)?;
                 let inside = real.strip_prefix(&base).map_err(io::Error::other)?;

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use super::proto::MAX_MESSAGE;
 
 /// Most descriptors in one message: stdin, stdout, stderr.
-pub const MAX_FDS: usize = 3;
+const MAX_FDS: usize = 3;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8;
 

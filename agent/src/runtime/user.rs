@@ -7,10 +7,10 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::path::Path;
 
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use std::os::fd::{AsRawFd, FromRawFd};
+use crate::openat2::open_in_root;
+use nix::fcntl::OFlag;
 
 /// Most bytes of `/etc/passwd` or `/etc/group` that are looked at.
 const MAX_FILE: u64 = 1 << 20;
@@ -51,13 +51,9 @@ pub fn resolve(root: &File, user: &str) -> Result<Identity, UserError> {
 
 /// Reads a text file of the image, whatever its links say, staying inside.
 fn read_in(root: &File, path: &str) -> io::Result<String> {
-    let how = OpenHow::new()
-        // A named pipe in its place must not make us wait.
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let fd = openat2(root.as_fd().as_raw_fd(), path, how)?;
-    // SAFETY: openat2 made this descriptor just now.
-    let file = unsafe { File::from_raw_fd(fd) };
+    // A named pipe in its place must not make us wait.
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = open_in_root(root, Path::new(path), flags)?;
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }

@@ -10,8 +10,8 @@ pub mod starts;
 
 pub use software::Software;
 
+use crate::chain::chain;
 use crate::config::Config;
-use crate::machine::chain;
 use slot::Slots;
 use std::path::Path;
 

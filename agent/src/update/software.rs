@@ -2,10 +2,10 @@
 
 use super::artifact::ArtifactDir;
 use super::slot::{SlotError, Slots, Switch};
+use crate::chain::chain;
 use crate::config::Config;
 use crate::core::update::SlotState;
 use crate::doctor::{self, Verdict};
-use crate::machine::chain;
 use crate::volatile;
 use skerry_wire::Digest;
 use skerry_wire::update::ReleaseKind;

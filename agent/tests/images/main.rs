@@ -2,6 +2,7 @@
 //! the store, and looked at through the kernel's overlayfs. Needs root, umoci
 //! and tar.
 
+use skerry_agent::chain::chain;
 use skerry_agent::image::{
     BlobWriter, Collected, ImageStore, Limits, Moment, Need, NeedKind, Policy, Status, StoreError,
     UnpackedImage,
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+mod hostile;
+mod parts;
 mod unneeded;
 mod unpack;
 
@@ -282,17 +285,6 @@ impl Device {
     fn entries(&self, dir: &str) -> usize {
         fs::read_dir(self.images().join(dir)).unwrap().count()
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut out = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        out.push_str(": ");
-        out.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    out
 }
 
 /// Every name under `dir` with type, mode, owner, size, time, target, content.

@@ -88,14 +88,7 @@ fn our_binary_cannot_be_written_from_inside() {
                          echo x >> /shared/attempts; usleep 2000; done";
         let mut spec = shell("evil", script);
         spec.layers.push(libraries.clone());
-        let mount = Mount {
-            source: shared.clone(),
-            target: "/shared".into(),
-            read_only: false,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
-        };
+        let mount = Mount::new(shared.clone(), "/shared");
         spec.mounts.push(mount);
         runtime.create(spec).await.expect("created");
         wait_for_line(&runtime, "log-evil", "ready").await;

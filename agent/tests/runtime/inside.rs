@@ -71,12 +71,8 @@ fn volumes_are_mounted_and_read_only_means_it() {
     run(async {
         let runtime = machine.connect().await;
         let mount = |target: &str, read_only| Mount {
-            source: volume.clone(),
-            target: target.into(),
             read_only,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
+            ..Mount::new(volume.clone(), target)
         };
         let mut spec = shell(
             "a",
@@ -85,12 +81,8 @@ fn volumes_are_mounted_and_read_only_means_it() {
              cat /file; echo; grep -c . /etc/hosts > /dev/null && echo hosts",
         );
         let file = Mount {
-            source: volume.join("in"),
-            target: "/file".into(),
             read_only: true,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
+            ..Mount::new(volume.join("in"), "/file")
         };
         spec.mounts = vec![mount("/rw", false), mount("/ro/deep", true), file];
         let (_, lines) = output_of(&runtime, spec).await;

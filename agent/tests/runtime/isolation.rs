@@ -485,14 +485,7 @@ fn missing_profiles_and_mounts_of_ours_are_refused() {
         let error = runtime.create(spec).await.expect_err("not loaded");
         assert!(error.to_string().contains("apparmor_parser -r"), "{error}");
         let mut spec = shell("b", "true");
-        spec.mounts = vec![Mount {
-            source: "/dev/null".into(),
-            target: "/dev/null".into(),
-            read_only: false,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
-        }];
+        spec.mounts = vec![Mount::new("/dev/null", "/dev/null")];
         let error = runtime.create(spec).await.expect_err("ours");
         assert!(error.to_string().contains("runtime provides"), "{error}");
         runtime.shutdown().await.expect("ended");
@@ -514,12 +507,8 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
     let part = |id: &str, script: &str, sub_path: &str| {
         let mut spec = shell(id, script);
         spec.mounts = vec![Mount {
-            source: volume.clone(),
-            target: "/part".into(),
-            read_only: false,
             sub_path: Some(sub_path.into()),
-            no_exec: false,
-            beneath: None,
+            ..Mount::new(volume.clone(), "/part")
         }];
         spec
     };
@@ -547,14 +536,7 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
         .enumerate()
         {
             let mut spec = shell(&format!("evil{number}"), exploit);
-            spec.mounts = vec![Mount {
-                source: volume.clone(),
-                target: "/v".into(),
-                read_only: false,
-                sub_path: None,
-                no_exec: false,
-                beneath: None,
-            }];
+            spec.mounts = vec![Mount::new(volume.clone(), "/v")];
             output_of(&runtime, spec).await;
             for path in ["conf", "conf/skerry-made", "conf/passwd"] {
                 let error = runtime.create(part("d", "cat /part/passwd", path)).await;
@@ -572,14 +554,7 @@ fn a_part_of_a_volume_is_never_outside_of_it() {
             "cd /v; mkdir dir; ln -s /etc link; echo ready; while :; do \
              mv -T dir conf; mv -T conf dir; mv -T link conf; mv -T conf link; done",
         );
-        racer.mounts = vec![Mount {
-            source: volume.clone(),
-            target: "/v".into(),
-            read_only: false,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
-        }];
+        racer.mounts = vec![Mount::new(volume.clone(), "/v")];
         runtime.create(racer).await.expect("created");
         wait_for_line(&runtime, "log-racer", "ready").await;
         for number in 0..if is_emulated() { 5 } else { 20 } {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -42,17 +42,6 @@ async fn attempt(runtime: &Runtime, spec: ContainerSpec) -> Option<ExitStatus> {
     runtime.remove(&name).await.expect("removed");
     runtime.forget_exit(&name).await.expect("forgotten");
     status
-}
-
-fn volume(source: &Path, target: &str) -> Mount {
-    Mount {
-        source: source.to_owned(),
-        target: target.into(),
-        read_only: false,
-        sub_path: None,
-        no_exec: false,
-        beneath: None,
-    }
 }
 
 /// CVE-2024-21626: a working directory through a descriptor that the runtime
@@ -205,7 +194,10 @@ fn volume_targets_through_links_of_another_volume() {
         let runtime = machine.connect().await;
         for number in 0..tries(10, 2000) {
             let mut spec = command(&format!("r{number}"), &["true"]);
-            spec.mounts = vec![volume(&shared, "/a"), volume(&inner, "/a/x/deep/target")];
+            spec.mounts = vec![
+                Mount::new(&shared, "/a"),
+                Mount::new(&inner, "/a/x/deep/target"),
+            ];
             attempt(&runtime, spec).await;
         }
         stop.store(true, Ordering::Relaxed);
@@ -222,7 +214,7 @@ fn volume_targets_through_links_of_another_volume() {
             {
                 let mut spec = command(&format!("s{name}{turn}"), &["true"]);
                 spec.layers = vec![layer(), image.clone()];
-                spec.mounts = vec![volume(&shared, "/a"), volume(&inner, target)];
+                spec.mounts = vec![Mount::new(&shared, "/a"), Mount::new(&inner, target)];
                 attempt(&runtime, spec).await;
             }
         }
@@ -256,7 +248,7 @@ fn allowed_host_paths_through_links_of_apps() {
     let beneath = |name: &str, sub_path: Option<&str>| Mount {
         beneath: Some(allowed.clone()),
         sub_path: sub_path.map(str::to_owned),
-        ..volume(&allowed.join(name), "/v")
+        ..Mount::new(allowed.join(name), "/v")
     };
     let script = "cat /v/secret 2>/dev/null; touch /v/made; echo end";
     run(async {
@@ -366,7 +358,7 @@ fn volume_targets_that_lead_into_proc() {
                 true => fake.join("null"),
                 false => fake.clone(),
             };
-            spec.mounts = vec![volume(&source, target)];
+            spec.mounts = vec![Mount::new(&source, *target)];
             let error = runtime.create(spec).await.expect_err("refused");
             let text = error.to_string();
             assert!(
@@ -377,7 +369,7 @@ fn volume_targets_that_lead_into_proc() {
         // What is only near it is no one's business.
         let mut spec = shell("near", tell);
         spec.layers.push(image.clone());
-        spec.mounts = vec![volume(&fake, "/r/processes")];
+        spec.mounts = vec![Mount::new(&fake, "/r/processes")];
         let (_, lines) = output_of(&runtime, spec).await;
         assert_eq!(lines, ["0", "0", "end"]);
         runtime.shutdown().await.expect("ended");
@@ -402,7 +394,7 @@ fn terminals_through_links_in_dev() {
              ln -s /proc/sys/kernel/core_pattern /dev/$n; done; \
              umount /dev/pts 2>/dev/null; echo ready; sleep 1000";
         let mut spec = shell("a", script);
-        spec.mounts = vec![volume(&host, "/host-file")];
+        spec.mounts = vec![Mount::new(&host, "/host-file")];
         runtime.create(spec).await.expect("created");
         wait_for_line(&runtime, "log-a", "ready").await;
         for _ in 0..3 {

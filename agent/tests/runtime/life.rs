@@ -251,14 +251,10 @@ fn refusals_say_why_and_leave_nothing() {
         spec.layers = vec!["/no/such/layer".into()];
         refused(spec, FailureKind::Failed, "/no/such/layer is not there").await;
         let mut spec = command("a", &["true"]);
-        spec.mounts.push(skerry_agent::runtime::Mount {
-            source: "/no/such/volume".into(),
-            target: "/data".into(),
-            read_only: false,
-            sub_path: None,
-            no_exec: false,
-            beneath: None,
-        });
+        spec.mounts.push(skerry_agent::runtime::Mount::new(
+            "/no/such/volume",
+            "/data",
+        ));
         refused(spec, FailureKind::Invalid, "volume source /no/such/volume").await;
         let mut spec = command("a", &["/etc"]);
         spec.id = id("a");

@@ -406,14 +406,7 @@ fn a_volume_takes_no_more_than_its_size_limit() {
         let runtime = machine.connect().await;
         let with = |name: &str, script: &str| {
             let mut spec = shell(name, script);
-            spec.mounts = vec![Mount {
-                source: volume.clone(),
-                target: "/data".into(),
-                read_only: false,
-                sub_path: None,
-                no_exec: false,
-                beneath: None,
-            }];
+            spec.mounts = vec![Mount::new(volume.clone(), "/data")];
             spec
         };
         // What was there before counts, and directories below.

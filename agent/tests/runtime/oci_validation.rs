@@ -241,7 +241,7 @@ const CASES: &[(&str, How)] = &[
         "process_capabilities_fail",
         Not(
             "a capability that does not exist is refused with the specification, before any \
-             container is made (a unit test of spec/mod.rs)",
+             container is made (a unit test of spec/tests.rs)",
         ),
     ),
     (

@@ -56,17 +56,6 @@ async fn end(runtime: Runtime, pods: &[&str]) {
     runtime.shutdown().await.expect("ended");
 }
 
-fn mount(source: &Path, target: &str) -> Mount {
-    Mount {
-        source: source.to_owned(),
-        target: target.into(),
-        read_only: false,
-        sub_path: None,
-        no_exec: false,
-        beneath: None,
-    }
-}
-
 #[test]
 fn root_inside_is_root_of_its_own_things_only() {
     if !machine_is_fit() {
@@ -104,7 +93,7 @@ fn root_inside_is_root_of_its_own_things_only() {
              cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_unprivileged_port_start; \
              cat /sys/class/net/lo/flags; echo again >/dev/stdout; pwd; stat -c %u /made/here";
         let mut spec = inside(mighty(shell("a", script)), "pod", Sharing::Own);
-        spec.mounts = vec![mount(&volume, "/own")];
+        spec.mounts = vec![Mount::new(&volume, "/own")];
         spec.cwd = "/made/here".into();
         let (status, lines) = output_of(&runtime, spec).await;
         let map: Vec<&str> = lines[1].split_whitespace().collect();
@@ -167,7 +156,7 @@ fn root_inside_is_root_of_its_own_things_only() {
         }
         script.push_str("/host/busybox id -u; echo x >/host/theirs/file; echo end");
         let mut spec = inside(mighty(shell("b", &script)), "pod", Sharing::Own);
-        spec.mounts = vec![mount(&host, "/host")];
+        spec.mounts = vec![Mount::new(&host, "/host")];
         let (_, lines) = output_of(&runtime, spec).await;
         assert_eq!(lines, ["for all", "65534", "0", "end"], "{tries:?}");
         let secret = fs::metadata(host.join("secret")).expect("there");
@@ -184,7 +173,7 @@ fn root_inside_is_root_of_its_own_things_only() {
             .expect("made");
         let script = "stat -c %u /host/theirs/file; { echo y >>/host/theirs/file; } 2>/dev/null || echo refused";
         let mut spec = inside(mighty(shell("c", script)), "other", Sharing::Own);
-        spec.mounts = vec![mount(&host, "/host")];
+        spec.mounts = vec![Mount::new(&host, "/host")];
         let (_, lines) = output_of(&runtime, spec).await;
         assert_eq!(lines[0], "65534");
         assert_eq!(lines.last().map(String::as_str), Some("refused"));
@@ -434,7 +423,7 @@ fn volumes_that_cannot_be_mapped_are_given_or_refused() {
         }
         let with = |id: &str, pod: &str, volume: &str, script: &str| {
             let mut spec = inside(shell(id, script), pod, Sharing::Own);
-            spec.mounts = vec![mount(&volumes.join(volume), "/v")];
+            spec.mounts = vec![Mount::new(volumes.join(volume), "/v")];
             spec
         };
         let script = "stat -c %u:%g /v; echo x >/v/mine; chown 33:33 /v/mine; \

@@ -31,9 +31,9 @@ pub(crate) const RECEIVE_MAXIMUM: u16 = 64;
 pub(crate) const TOPIC_ALIASES: u16 = 8;
 /// Messages of one publisher that may wait in a patient reader's queue; then
 /// the publisher waits. So a flood delays its sender and nobody else.
-pub(crate) const CREDIT_MESSAGES: u32 = 64;
+const CREDIT_MESSAGES: u32 = 64;
 /// The same in bytes.
-pub(crate) const CREDIT_BYTES: usize = 512 * 1024;
+const CREDIT_BYTES: usize = 512 * 1024;
 /// How much may come at once on top of the average, as a time.
 const BURST: Duration = Duration::from_secs(4);
 

@@ -44,15 +44,7 @@ pub async fn pull_for_fleet(
     }
     if platforms.is_empty() {
         // No device yet: the hub's own kind is as good a guess as any.
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        platforms.push(Platform {
-            arch: arch.into(),
-            variant: String::new(),
-        });
+        platforms.push(Platform::new(std::env::consts::ARCH, ""));
     }
     let images = api.images.clone();
     let name = reference.to_string();
@@ -149,13 +141,8 @@ pub async fn pull(state: State, body: Body) -> Result<Json<types::Image>, Failur
     let pull: Pull = body::json(body, false).await?;
     let mut platforms = Vec::new();
     for text in &pull.platforms {
-        let platform: crate::image::Platform = text
-            .parse()
-            .map_err(|problem: String| Failure::invalid("InvalidPlatform", problem))?;
-        platforms.push(Platform {
-            arch: platform.arch,
-            variant: platform.variant,
-        });
+        let platform = text.parse::<Platform>();
+        platforms.push(platform.map_err(|e| Failure::invalid("InvalidPlatform", e))?);
     }
     let reference = &pull.reference;
     if let Err(error) = reference.parse::<Reference>() {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// What an upgrade is called.
-pub const EXEC_PROTOCOL: &str = "skerry-exec";
+const EXEC_PROTOCOL: &str = "skerry-exec";
 /// Arguments of one process.
 const MAX_ARGS: usize = 1_000;
 /// Bytes of all arguments: a command fits one message.

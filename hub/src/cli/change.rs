@@ -3,7 +3,7 @@
 
 use super::client::Client;
 use super::error::CliError;
-use super::get::{app_is_ready, app_path, app_update_text, devices, short, state_text};
+use super::get::{app_is_ready, app_path, app_update_text, devices_of, short, state_text};
 use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
@@ -30,13 +30,7 @@ pub(super) fn status(
         };
         return wait::wait(out, client, &[applied], Instant::now(), timeout);
     }
-    let mut devices = devices(client, None)?;
-    devices.retain_mut(|device| {
-        device
-            .apps
-            .retain(|a| a.namespace == app.namespace && a.name == app.name);
-        !device.apps.is_empty()
-    });
+    let devices = devices_of(client, &app)?;
     let text = text(&app, &devices, out.colour);
     out.print(&text)
 }

@@ -175,7 +175,7 @@ fn from_env_file(data: &mut BTreeMap<String, Vec<u8>>, file: &Path) -> Result<()
 }
 
 /// As a table.
-pub(super) fn config_table(configs: &[Config], show: &Show) -> Table {
+fn config_table(configs: &[Config], show: &Show) -> Table {
     let now = human::now_ms();
     let secrets = configs.iter().any(|config| config.secret_type.is_some());
     let mut head = Vec::new();

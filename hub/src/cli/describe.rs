@@ -6,7 +6,7 @@ use super::client::{Client, with_query};
 use super::config;
 use super::error::CliError;
 use super::get::{
-    app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices,
+    app_is_ready, app_path, app_update_text, arch, clean, container_state, device_path, devices_of,
     exit_text, labels, manifest_of, resource_and_names, short, state_text, temperature, uptime,
 };
 use super::human;
@@ -152,15 +152,7 @@ fn device_text(device: &Device, events: &[Event], colour: bool) -> String {
         text.push_str(&indented(&table.render(colour, true)));
     }
     text.push_str("\nApps:\n");
-    let mut table = Table::new(&[
-        "APP",
-        "CONTAINER",
-        "STATE",
-        "RESTARTS",
-        "REVISION",
-        "ADDRESS",
-        "DETAIL",
-    ]);
+    let mut table = app_rows_table("APP");
     for app in &device.apps {
         app_rows(&mut table, app, &format!("{}/{}", app.namespace, app.name));
     }
@@ -240,6 +232,19 @@ fn vitals_lines(facts: &mut Facts, vitals: &Vitals) {
     }
     facts.line("Disk free", human::bytes(vitals.disk_free_bytes));
     facts.line("Memory free", human::bytes(vitals.memory_available_bytes));
+}
+
+/// A table of [`app_rows`], which are named by this.
+fn app_rows_table(named: &'static str) -> Table {
+    Table::new(&[
+        named,
+        "CONTAINER",
+        "STATE",
+        "RESTARTS",
+        "REVISION",
+        "ADDRESS",
+        "DETAIL",
+    ])
 }
 
 /// A row for each container, or one that says why there is none.
@@ -372,13 +377,7 @@ fn events_text(events: &[Event], colour: bool) -> String {
 
 fn app(out: &Out, client: &Client, namespace: &str, name: &str) -> Result<String, CliError> {
     let app: App = client.get(&app_path(namespace, name))?;
-    let mut devices = devices(client, None)?;
-    devices.retain_mut(|device| {
-        device
-            .apps
-            .retain(|a| a.namespace == app.namespace && a.name == app.name);
-        !device.apps.is_empty()
-    });
+    let devices = devices_of(client, &app)?;
     let path = with_query(
         "/v1/events",
         &[
@@ -490,15 +489,7 @@ fn app_text(app: &App, devices: &[Device], events: &[Event], colour: bool) -> St
         text.push_str(&format!("  {} = {digest}\n", image.reference));
     }
     text.push_str("\nDevices:\n");
-    let mut table = Table::new(&[
-        "DEVICE",
-        "CONTAINER",
-        "STATE",
-        "RESTARTS",
-        "REVISION",
-        "ADDRESS",
-        "DETAIL",
-    ]);
+    let mut table = app_rows_table("DEVICE");
     // Those that need a look come first.
     let mut rows: Vec<(&Device, &DeviceApp)> = devices
         .iter()

@@ -2,6 +2,8 @@
 
 use super::output::Out;
 use crate::api::types::ApiError;
+use crate::chain::chain;
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
@@ -72,6 +74,11 @@ pub enum CliError {
     /// All was said; this is the exit code.
     #[error("exit code {0}")]
     Exit(u8),
+}
+
+/// An error of a part of ours, with its causes.
+pub(super) fn told(error: impl Error) -> CliError {
+    CliError::Told(chain(&error))
 }
 
 impl CliError {

@@ -1,5 +1,6 @@
 //! Times, ages and sizes as people write and read them.
 
+use skerry_wire::calendar::civil_from_days;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest time that a flag takes: ten years.
@@ -97,7 +98,7 @@ pub(super) fn bytes(count: u64) -> String {
 /// A moment in UTC: `2026-11-21 02:45:10`.
 pub(super) fn moment(ms: u64) -> String {
     let secs = ms / 1000;
-    let (year, month, day) = date(secs / 86_400);
+    let (year, month, day) = civil_from_days((secs / 86_400) as i64);
     let time = secs % 86_400;
     format!(
         "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
@@ -105,21 +106,6 @@ pub(super) fn moment(ms: u64) -> String {
         time / 60 % 60,
         time % 60
     )
-}
-
-/// The date of a day since 1970 in the Gregorian calendar: years of 400 have
-/// 146,097 days, and a year that starts in March has its leap day at its end.
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    (year, month, day)
 }
 
 /// `1 device`, `2 devices`.

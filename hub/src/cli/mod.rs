@@ -8,6 +8,7 @@
 
 mod apply;
 mod args;
+mod backup;
 mod change;
 mod client;
 mod complete;
@@ -24,6 +25,7 @@ mod flash;
 mod frames;
 mod get;
 mod human;
+mod image;
 mod jobs;
 mod line;
 mod logs;
@@ -35,6 +37,7 @@ mod table;
 mod terminal;
 mod tls;
 mod top;
+mod transfer;
 mod unified;
 mod volume;
 mod volume_tar;
@@ -100,7 +103,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Label(args) => operate::label(out, &client, &args),
         Command::Approve(args) => operate::approve(out, &client, &args),
         Command::Token(args) => operate::token(out, &client, args),
-        Command::Image(args) => operate::image(out, &client, args),
+        Command::Image(args) => image::image(out, &client, args),
         Command::Release(args) => release::release(out, &client, args),
         Command::Rollout(args) => release::rollout(out, &client, args),
         Command::Line(args) => release::line(out, &client, args),
@@ -108,7 +111,7 @@ fn run(out: &mut Out, connection: &args::Connection, command: Command) -> Result
         Command::Top(args) => top::top(out, client, &args),
         Command::Doctor(args) => doctor::doctor(out, &client, &args),
         Command::Status => operate::status(out, &client),
-        Command::Backup(args) => operate::backup(out, &client, &args),
+        Command::Backup(args) => backup::backup(out, &client, &args),
         Command::Hub(_)
         | Command::Restore { .. }
         | Command::Demo(_)

@@ -1,32 +1,23 @@
-//! The verbs that change one thing: delete, label, approve, token, image,
-//! backup; and status.
+//! The verbs that change one thing: delete, label, approve, token; and status.
 
 use super::apply::applied_line;
 use super::args::{
-    Approve as How, ApproveArgs, BackupArgs, DeleteArgs, FilesArgs, GetArgs, ImageArgs,
-    ImageCommand, LabelArgs, Resource, TokenArgs, TokenCommand,
+    Approve as How, ApproveArgs, DeleteArgs, FilesArgs, GetArgs, LabelArgs, Resource, TokenArgs,
+    TokenCommand,
 };
-use super::client::{Client, encode, with_query};
+use super::client::{Client, encode};
 use super::config::config_path;
 use super::error::CliError;
 use super::files;
-use super::get::{self, app_path, device_path, resource_and_names, short};
+use super::get::{self, app_path, device_path, resource_and_names};
 use super::human;
 use super::output::{Out, Style};
 use crate::api::types::{
-    Applied, Approval, Approve, CreatedToken, Image, LabelChange, List, NewToken, Pull, Status,
+    Applied, Approval, Approve, CreatedToken, LabelChange, List, NewToken, Status,
 };
 use skerry_wire::{ConfigKind, label};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::time::Instant;
 use ureq::http::Method;
-
-/// Bytes moved at once.
-const CHUNK: usize = 256 * 1024;
 
 /// Deletes what files declare, or by name.
 pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Result<(), CliError> {
@@ -196,7 +187,7 @@ pub(super) fn token(out: &mut Out, client: &Client, args: TokenArgs) -> Result<(
     }
 }
 
-fn list_args(resource: &str, output: super::args::Format) -> GetArgs {
+pub(super) fn list_args(resource: &str, output: super::args::Format) -> GetArgs {
     GetArgs {
         resource: resource.into(),
         names: Vec::new(),
@@ -207,208 +198,6 @@ fn list_args(resource: &str, output: super::args::Format) -> GetArgs {
         no_headers: false,
         revoked: false,
     }
-}
-
-/// Imports, pulls and lists images.
-pub(super) fn image(out: &mut Out, client: &Client, args: ImageArgs) -> Result<(), CliError> {
-    match args.command {
-        ImageCommand::Import { file, name } => import(out, client, &file, name),
-        ImageCommand::Pull {
-            reference,
-            platforms,
-        } => {
-            if let Err(problem) = crate::manifest::check_reference(&reference) {
-                return Err(CliError::Usage(format!(
-                    "'{reference}' is not an image name: {problem}"
-                )));
-            }
-            let text = format!("the hub pulls {reference}");
-            let body = Pull {
-                reference,
-                platforms,
-            };
-            let image: Image =
-                out.progress_while(&text, || client.post("/v1/images/pull", &body))?;
-            imported(out, &[image], "pulled")
-        }
-        ImageCommand::List { output } => get::get(out, client, list_args("images", output)),
-    }
-}
-
-fn import(
-    out: &mut Out,
-    client: &Client,
-    file: &Path,
-    name: Option<String>,
-) -> Result<(), CliError> {
-    let path = with_query("/v1/images", &[("name", name)]);
-    let shown = file.display().to_string();
-    let failed = |e| CliError::io(format!("read {shown}"), e);
-    let images: List<Image> = if file == Path::new("-") {
-        let mut reader = Counted::new(out, io::stdin().lock(), None);
-        client.upload(&path, &mut reader, None)?
-    } else if file.is_dir() {
-        import_directory(out, client, file, &path)?
-    } else {
-        let opened = File::open(file).map_err(failed)?;
-        let meta = opened.metadata().map_err(failed)?;
-        let length = meta.is_file().then_some(meta.len());
-        let mut reader = Counted::new(out, opened, length);
-        client.upload(&path, &mut reader, length)?
-    };
-    imported(out, &images.items, "imported")
-}
-
-/// An OCI layout directory travels as a tar, packed on the way.
-fn import_directory(
-    out: &mut Out,
-    client: &Client,
-    dir: &Path,
-    path: &str,
-) -> Result<List<Image>, CliError> {
-    if !dir.join("oci-layout").is_file() {
-        return Err(CliError::failed(
-            format!(
-                "{} is no OCI layout: it has no file oci-layout",
-                dir.display()
-            ),
-            "name a directory that skopeo or umoci wrote, or a tar file",
-        ));
-    }
-    let failed = |e| CliError::io(format!("read {}", dir.display()), e);
-    let (reader, writer) = io::pipe().map_err(failed)?;
-    let owned = dir.to_path_buf();
-    let packer = std::thread::spawn(move || -> io::Result<()> {
-        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(CHUNK, writer));
-        tar.follow_symlinks(false);
-        tar.append_dir_all(".", &owned)?;
-        tar.into_inner()?.flush()
-    });
-    let mut reader = Counted::new(out, reader, None);
-    let answer = client.upload(path, &mut reader, None);
-    drop(reader);
-    let packed = packer
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("packing failed")));
-    match (packed, answer) {
-        // The hub stopped reading: its own words say why.
-        (Err(error), Ok(_)) => Err(failed(error)),
-        (Err(error), Err(_)) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
-        (_, answer) => answer,
-    }
-}
-
-fn imported(out: &mut Out, images: &[Image], verb: &str) -> Result<(), CliError> {
-    for image in images {
-        let platforms: Vec<&str> = image
-            .platforms
-            .iter()
-            .map(|p| p.platform.as_str())
-            .collect();
-        out.print(&format!(
-            "image/{} {verb} ({}, {})\n",
-            get::familiar_image(&image.reference),
-            short(&image.digest),
-            platforms.join(" ")
-        ))?;
-    }
-    Ok(())
-}
-
-/// A reader that shows how far it is.
-struct Counted<'o, R> {
-    out: &'o mut Out,
-    inner: R,
-    done: u64,
-    total: Option<u64>,
-    shown: Instant,
-}
-
-impl<'o, R> Counted<'o, R> {
-    fn new(out: &'o mut Out, inner: R, total: Option<u64>) -> Self {
-        Self {
-            out,
-            inner,
-            done: 0,
-            total,
-            shown: Instant::now(),
-        }
-    }
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.done += count as u64;
-        if self.shown.elapsed().as_millis() > 100 {
-            self.shown = Instant::now();
-            let done = human::bytes(self.done);
-            let text = match self.total {
-                Some(total) if total > 0 => format!(
-                    "{done} of {} ({}%)",
-                    human::bytes(total),
-                    (u128::from(self.done) * 100 / u128::from(total)).min(100)
-                ),
-                _ => done,
-            };
-            self.out.progress(&text);
-        }
-        Ok(count)
-    }
-}
-
-/// Saves the hub. The file appears whole or not at all.
-pub(super) fn backup(out: &mut Out, client: &Client, args: &BackupArgs) -> Result<(), CliError> {
-    let path = with_query(
-        "/v1/backup",
-        &[("images", args.images.then(|| "true".to_string()))],
-    );
-    if args.file == Path::new("-") {
-        let mut stream = client.post_for_stream(&path)?;
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match stream.read(&mut chunk) {
-                Ok(0) => return Ok(()),
-                Ok(count) => out.print_bytes(&chunk[..count])?,
-                Err(error) => return Err(CliError::io("read the backup from the hub", error)),
-            }
-        }
-    }
-    let shown = args.file.display().to_string();
-    let mut partial = args.file.clone().into_os_string();
-    partial.push(format!(".{}.partial", std::process::id()));
-    let partial = std::path::PathBuf::from(partial);
-    let stream = client.post_for_stream(&path)?;
-    let saved = save(out, stream, &partial, &args.file);
-    if saved.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
-    let bytes = saved.map_err(|e| CliError::io(format!("write {shown}"), e))?;
-    out.print(&format!("{shown} written ({})\n", human::bytes(bytes)))?;
-    out.note("it holds the hub's keys: whoever has it can be your hub, so keep it as you keep a password");
-    Ok(())
-}
-
-fn save(out: &mut Out, stream: impl Read, partial: &Path, file: &Path) -> io::Result<u64> {
-    let mut options = OpenOptions::new();
-    let mut target = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(partial)?;
-    let mut reader = Counted::new(out, stream, None);
-    let bytes = io::copy(&mut reader, &mut target)?;
-    if bytes == 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the hub sent nothing",
-        ));
-    }
-    target.sync_all()?;
-    std::fs::rename(partial, file)?;
-    let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
-    File::open(dir.unwrap_or(Path::new(".")))?.sync_all()?;
-    Ok(bytes)
 }
 
 /// How the hub and its fleet are.

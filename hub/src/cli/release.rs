@@ -9,7 +9,7 @@ use super::args::{
     RolloutCommand, RolloutOptions,
 };
 use super::client::{Client, encode};
-use super::error::CliError;
+use super::error::{CliError, told};
 use super::human;
 use super::output::{Out, Style};
 use super::table::{Cell, Table};
@@ -23,7 +23,6 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use skerry_wire::Digest;
 use skerry_wire::update::{Artifact, ReleaseKind, SignedRelease, key_name, release_key};
-use std::error::Error;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -45,16 +44,6 @@ impl ReleaseArgs {
             | ReleaseCommand::Rollout { .. } => false,
         }
     }
-}
-
-fn told(error: impl Error) -> CliError {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    CliError::Told(text)
 }
 
 /// The verbs for the machine that has the key.
@@ -507,7 +496,7 @@ fn show(out: &mut Out, client: &Client, rollout: &Rollout) -> Result<(), CliErro
 }
 
 /// How an order fares, in a word.
-pub(super) fn update_cell(update: &DeviceUpdate) -> Cell {
+fn update_cell(update: &DeviceUpdate) -> Cell {
     let (text, style) = match update.state {
         UpdateState::Ordered => ("ordered", Style::Plain),
         UpdateState::Trying => ("trying", Style::Busy),

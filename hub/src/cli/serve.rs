@@ -2,13 +2,12 @@
 //! asking a hub.
 
 use super::args::{Approve, HubArgs};
-use super::error::CliError;
+use super::error::{CliError, told};
 use super::human;
 use super::output::Out;
 use crate::options::{HubOptions, check_advertise, release_key};
 use crate::{backup, server};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -20,7 +19,7 @@ pub(super) fn serve(args: HubArgs, data: Option<PathBuf>) -> Result<(), CliError
     log_to_stderr()?;
     let options = options(args, data)?;
     allow_many_files();
-    server::run(options).map_err(|error| CliError::Told(chain(&error)))
+    server::run(options).map_err(told)
 }
 
 /// Each connected device is an open file, and the soft limit that shells give is
@@ -36,7 +35,7 @@ fn allow_many_files() {
 
 /// Makes a data directory from a backup.
 pub(super) fn restore(out: &mut Out, file: &Path, data: &Path) -> Result<(), CliError> {
-    backup::restore(file, data).map_err(|error| CliError::Told(chain(&error)))?;
+    backup::restore(file, data).map_err(told)?;
     let bytes = std::fs::metadata(file).map_or(0, |m| m.len());
     out.print(&format!(
         "{} restored from {} ({})\n",
@@ -49,17 +48,6 @@ pub(super) fn restore(out: &mut Out, file: &Path, data: &Path) -> Result<(), Cli
         data.display()
     ));
     Ok(())
-}
-
-/// What went wrong, and why, and why that.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// The settings file under the flags.

@@ -3,12 +3,13 @@
 
 use super::args::{Format, VolumeArgs, VolumeCommand};
 use super::client::{Client, encode, with_query};
-use super::error::CliError;
+use super::error::{CliError, told};
 use super::frames::Frames;
 use super::get::{clean, device_path};
 use super::human;
 use super::output::Out;
 use super::table::Table;
+use super::transfer::packed;
 use super::volume_tar::{Compressed, Compression, send_tree, unpack};
 use crate::api::types::{Volume, channel};
 use skerry_layer::Plain;
@@ -257,10 +258,6 @@ impl Read for Tar {
     }
 }
 
-fn told(error: io::Error) -> CliError {
-    CliError::Told(error.to_string())
-}
-
 /// From a device: into a directory that is there, or under a new name.
 fn fetch(out: &mut Out, client: &Client, from: &Place, to: &Path) -> Result<(), CliError> {
     let last = from.path.rsplit('/').next().filter(|name| !name.is_empty());
@@ -313,19 +310,10 @@ fn send_tar(
     pack: impl FnOnce(io::PipeWriter) -> io::Result<()> + Send + 'static,
 ) -> Result<(), CliError> {
     let failed = |e| CliError::io("pack the files", e);
-    let (mut reader, writer) = io::pipe().map_err(failed)?;
-    let packer = std::thread::spawn(move || pack(writer));
-    let answer: Result<serde_json::Value, CliError> = client.put(path, &mut reader);
-    drop(reader);
-    let packed = packer
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("packing failed")));
-    match (packed, answer) {
-        (Err(error), Ok(_)) => Err(failed(error)),
-        // The hub stopped reading: its own words say why.
-        (Err(error), Err(_)) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
-        (_, answer) => answer.map(drop),
-    }
+    packed(failed, pack, |mut reader| {
+        let answer: Result<serde_json::Value, CliError> = client.put(path, &mut reader);
+        answer.map(drop)
+    })
 }
 
 /// Saves a volume. The file appears whole or not at all.

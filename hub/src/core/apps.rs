@@ -103,7 +103,7 @@ impl Fleet {
         let message = format!("{name} begins anew, revision {}", record.revision.id);
         turn.changes.push(Change::PutApp(Box::new(record.clone())));
         self.note(turn, None, Some(name), "AppRestarted", message);
-        self.place_matching(turn, std::slice::from_ref(&record.app.placement));
+        self.place_matching(turn, std::slice::from_ref(&record.app.placement), true);
         let done = vec![(name.clone(), AppAction::Configured)];
         turn.answer(request, Ok(Answer::Applied(done, Vec::new())));
     }
@@ -227,7 +227,7 @@ impl Fleet {
             self.apps.insert(name.clone(), record);
             self.note(turn, None, Some(&name), reason, message);
         }
-        self.place_matching(turn, &selectors);
+        self.place_matching(turn, &selectors, true);
         for device in concerned {
             self.place(turn, &device, true);
         }
@@ -258,15 +258,16 @@ impl Fleet {
             self.note(turn, None, Some(&name), "AppDeleted", message);
             actions.push((name, AppAction::Deleted));
         }
-        self.place_matching(turn, &selectors);
+        self.place_matching(turn, &selectors, true);
         for device in concerned {
             self.place(turn, &device, true);
         }
         turn.answer(request, Ok(Answer::Applied(actions, config_actions)));
     }
 
-    /// Places anew on all devices that any of these selectors means.
-    fn place_matching(&mut self, turn: &mut Turn, selectors: &[Selector]) {
+    /// Places anew on all devices that any of these selectors means; `tell`
+    /// as for [`Fleet::place`].
+    fn place_matching(&mut self, turn: &mut Turn, selectors: &[Selector], tell: bool) {
         let affected: Vec<DeviceId> = self
             .devices
             .values()
@@ -274,7 +275,7 @@ impl Fleet {
             .map(|d| d.record.device.clone())
             .collect();
         for device in affected {
-            self.place(turn, &device, true);
+            self.place(turn, &device, tell);
         }
     }
 
@@ -330,15 +331,7 @@ impl Fleet {
                 .collect();
             // A platform that is still missing after a pull was reported when
             // it was found missing; asking again would go round in circles.
-            let affected: Vec<DeviceId> = self
-                .devices
-                .values()
-                .filter(|d| selectors.iter().any(|s| s.matches(&d.record.labels)))
-                .map(|d| d.record.device.clone())
-                .collect();
-            for device in affected {
-                self.place(turn, &device, false);
-            }
+            self.place_matching(turn, &selectors, false);
         }
         if let Some(request) = request {
             turn.answer(request, Ok(Answer::Done));

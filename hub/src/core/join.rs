@@ -10,16 +10,14 @@ use skerry_wire::seal::{
     KeyPair, PublicKey, Purpose, Refusal, TokenSecret, join_token_id, open_join,
 };
 use skerry_wire::topic::{RESERVED_DEVICE, Topic};
-use skerry_wire::{
-    DeviceId, Digest, Generation, Labels, Seq, SessionId, Timestamp, decode, encode,
-};
+use skerry_wire::{DeviceId, Digest, Generation, Labels, Seq, SessionId, decode, encode};
 
 /// Tokens that exist at once.
 const MAX_TOKENS: usize = 1_000;
 /// Devices that may join with one token.
-pub const MAX_USES: u32 = 100_000;
+const MAX_USES: u32 = 100_000;
 /// Longest life of a token: a year.
-pub const MAX_TOKEN_MS: u64 = 366 * 24 * 3600 * 1000;
+const MAX_TOKEN_MS: u64 = 366 * 24 * 3600 * 1000;
 /// An expired token is kept so long, to say that it has expired.
 const TELL_EXPIRED_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Devices of one fleet, the lobby included.
@@ -66,11 +64,8 @@ pub(super) fn check_labels(labels: &Labels) -> Result<(), String> {
 }
 
 pub(super) fn platform_of(facts: &Facts) -> Platform {
-    let cut = |text: &str| text.chars().take(32).collect();
-    Platform {
-        arch: cut(&facts.arch),
-        variant: cut(&facts.variant),
-    }
+    let cut = |text: &str| text.chars().take(32).collect::<String>();
+    Platform::new(&cut(&facts.arch), &cut(&facts.variant))
 }
 
 impl Fleet {
@@ -313,10 +308,5 @@ impl Fleet {
             let name = DeviceId::new(format!("{}{tail}", head.trim_end_matches('-'))).ok()?;
             free(&name).then_some(name)
         })
-    }
-
-    /// Whether a token still lets anybody in or keeps somebody waiting.
-    pub fn token_is_good(token: &TokenRecord, now: Timestamp) -> bool {
-        token.expires > now
     }
 }

@@ -143,11 +143,7 @@ impl Fleet {
     }
 
     /// The best of an image's platforms for a device.
-    pub(super) fn platform_image(
-        &self,
-        image: Digest,
-        device: &Platform,
-    ) -> Option<&PlatformImage> {
+    fn platform_image(&self, image: Digest, device: &Platform) -> Option<&PlatformImage> {
         let names = self.images.get(&image)?.values();
         names
             .flat_map(|image| &image.platforms)
@@ -182,7 +178,8 @@ impl Fleet {
     }
 
     /// Computes the device's desired state anew. A new generation and a
-    /// message only when its content changed.
+    /// message only when its content changed. With `tell`, what cannot be there
+    /// is told of, and images that are missing are pulled.
     pub(super) fn place(&mut self, turn: &mut Turn, name: &DeviceId, tell: bool) {
         let Some(device) = self.devices.get(name) else {
             return;

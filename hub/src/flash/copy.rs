@@ -15,6 +15,8 @@ use std::path::Path;
 /// Bytes of a block: one write, one digest (32 bytes each are kept, so 32 GB
 /// of image cost 1 MiB of memory).
 pub const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes at a device's end that are cleared.
+const TAIL_BYTES: u64 = 1 << 20;
 /// Largest image, in bytes: what a digest for each block is kept for.
 const MAX_IMAGE_BYTES: u64 = 1 << 40;
 
@@ -50,6 +52,13 @@ impl Head {
             source,
         })?;
         bytes.truncate(count);
+        // POSIX pax: the magic of a tar's header; Debian packs disks so.
+        if bytes.get(257..262) == Some(b"ustar") {
+            return Err(FlashError::NotAnImage {
+                path: path.to_owned(),
+                why: "it is a tar archive: unpack it (tar xf) and give the disk inside, such as disk.raw".into(),
+            });
+        }
         let table =
             table::read(&mut Cursor::new(&bytes)).map_err(|source| FlashError::ReadImage {
                 path: path.to_owned(),
@@ -145,8 +154,17 @@ pub fn write(
         }
         whole.update(&block);
     }
-    if !target.is_device() {
-        target.file.set_len(position).map_err(put_error)?;
+    match target.device_bytes {
+        None => target.file.set_len(position).map_err(put_error)?,
+        // What an earlier system has there, a second partition table or a
+        // member of a RAID, would still be found, and the card taken for that.
+        Some(has) => {
+            let from = has.saturating_sub(TAIL_BYTES).max(position);
+            let zeros = vec![0; usize::try_from(has - from).unwrap_or(0)];
+            at(target, from)
+                .and_then(|mut file| file.write_all(&zeros))
+                .map_err(put_error)?;
+        }
     }
     target.settle().map_err(put_error)?;
     let sha256 = super::hex(&whole.finalize());

@@ -7,7 +7,7 @@
 //!   and reads back. Until the very end the target has no partition table.
 //! - `settings` are the operator's wishes as files; `prepare` puts them into
 //!   the target, into a FAT itself and into ext4 with `debugfs`;
-//!   `firstboot.sh` takes them from there on the board.
+//!   `setup.sh` takes them from there on the board.
 //!
 //! Why these ways: docs/decisions/0015-first-boot.md.
 
@@ -171,6 +171,11 @@ pub enum FlashError {
         "the card has a first-boot script of another tool already ({0}): write the image anew, without customising it there"
     )]
     OtherFirstBoot(String),
+    /// What the first boot installs would be gone at the next one.
+    #[error(
+        "the system on the card forgets at each start what was written to it ({0} in {1}): start the board, switch its overlay file system off (raspi-config, or overlayroot.conf) and try again; or write the image anew"
+    )]
+    Forgetful(String, String),
     /// The ext4 system cannot be changed.
     #[error("cannot put files into the system on the image: {0}")]
     Root(String),

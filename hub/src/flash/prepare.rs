@@ -4,7 +4,7 @@
 use super::FlashError;
 use super::elf::{Machine, is_dynamic};
 use super::layout::{self, Fat, Layout, Root, fat, fat_text};
-use super::settings::{Extra, Settings};
+use super::settings::{Extra, SCRIPT, Settings};
 use super::table::Partition;
 use super::target::Target;
 use ext4_view::Ext4;
@@ -24,15 +24,20 @@ const WANTS_DIR: &str = "/etc/systemd/system/multi-user.target.wants";
 const UNIT_TEXT: &str = "\
 [Unit]
 Description=Skerry's first boot
-ConditionPathExists=/var/lib/skerry-firstboot/firstboot.sh
-# The host's name and the networks should be set before there is a network.
+ConditionPathExists=/var/lib/skerry-firstboot/setup.sh
+# The host's name and the networks should be set before there is a network, and
+# before cloud-init looks at them. It waits for networks and sysinit.target for
+# it, so that this unit can wait for neither.
+DefaultDependencies=no
+After=local-fs.target systemd-udev-trigger.service
 Wants=network-pre.target
-Before=network-pre.target
-After=local-fs.target
+Before=network-pre.target cloud-init-main.service cloud-init-local.service
+Conflicts=shutdown.target
+Before=shutdown.target
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh /var/lib/skerry-firstboot/firstboot.sh service
+ExecStart=/bin/sh /var/lib/skerry-firstboot/setup.sh service
 
 [Install]
 WantedBy=multi-user.target
@@ -176,23 +181,23 @@ pub fn prepare(
             mount,
             ..
         } => {
-            let file = Extra {
-                name: "cmdline-file",
-                bytes: format!("{cmdline}\n").into_bytes(),
-                mode: 0o600,
-            };
-            files.push(file);
             let country = settings.wifi.as_ref().and_then(|w| w.country());
-            into_fat(
-                target,
-                boot,
-                &files,
-                Some(&CommandLine {
-                    file: cmdline,
-                    mount,
-                    country,
-                }),
-            )?;
+            let line = CommandLine {
+                file: cmdline,
+                mount,
+                country,
+            };
+            files.push(Extra {
+                name: "cmdline-file",
+                bytes: (line.files().join("\n") + "\n").into_bytes(),
+                mode: 0o600,
+            });
+            into_fat(target, boot, &files, Some(&line))?;
+            if known_password(target, boot)? {
+                prepared.notes.push(
+                    "its user-data gives a user a password that everybody can look up (chpasswd): change that file on the card's first partition, or the password at the first login".into(),
+                );
+            }
             prepared.files.extend(
                 files
                     .iter()
@@ -226,19 +231,33 @@ struct CommandLine<'a> {
 }
 
 impl CommandLine<'_> {
-    /// The line with our words; twice changes nothing.
+    /// Every file that may become the command line of the next start, the one
+    /// that is it now as the last. Ubuntu tries a new kernel with what is in
+    /// `new`, and renames that to `current` if it starts.
+    fn files(&self) -> Vec<String> {
+        let trial = self.file.strip_prefix("current/");
+        let trial = trial.map(|name| format!("new/{name}"));
+        trial.into_iter().chain([self.file.into()]).collect()
+    }
+
+    /// The text with our words in its first line, which is all that the
+    /// firmware reads; twice changes nothing.
     fn changed(&self, old: &str) -> Result<String, FlashError> {
-        let script = format!("{}/{FAT_DIR}/firstboot.sh", self.mount);
+        let (first, rest) = old.split_once('\n').unwrap_or((old, ""));
+        let run = format!("systemd.run={}/{FAT_DIR}/", self.mount);
         let ours = |w: &&str| {
-            *w == format!("systemd.run={script}")
+            w.starts_with(&run)
                 || w.starts_with("systemd.run_success_action=")
                 || w.starts_with("systemd.run_failure_action=")
                 || *w == "systemd.unit=kernel-command-line.target"
                 || self.country.is_some() && w.starts_with("cfg80211.ieee80211_regdom=")
         };
-        let kept: Vec<&str> = old.split_whitespace().filter(|w| !ours(w)).collect();
+        let kept: Vec<&str> = first.split_whitespace().filter(|w| !ours(w)).collect();
         if let Some(other) = kept.iter().find(|w| w.starts_with("systemd.run=")) {
             return Err(FlashError::OtherFirstBoot(other.to_string()));
+        }
+        if let Some(word) = kept.iter().find(|w| forgets(w)) {
+            return Err(FlashError::Forgetful(word.to_string(), self.file.into()));
         }
         let mut words: Vec<String> = kept.into_iter().map(Into::into).collect();
         if !words.iter().any(|w| w == "cgroup_enable=memory") {
@@ -247,7 +266,7 @@ impl CommandLine<'_> {
         if let Some(country) = self.country {
             words.push(format!("cfg80211.ieee80211_regdom={country}"));
         }
-        words.push(format!("systemd.run={script}"));
+        words.push(format!("{run}{SCRIPT}"));
         words.push("systemd.run_success_action=reboot".into());
         words.push("systemd.run_failure_action=reboot".into());
         words.push("systemd.unit=kernel-command-line.target".into());
@@ -261,8 +280,26 @@ impl CommandLine<'_> {
                 )),
             });
         }
-        Ok(line)
+        Ok(line + rest)
     }
+}
+
+/// Whether cloud-init's settings on the boot partition set passwords, as those
+/// of Ubuntu do.
+fn known_password(target: &Target, boot: &Partition) -> Result<bool, FlashError> {
+    let text = fat(&target.file, boot).and_then(|fat| fat_text(&fat, "user-data"));
+    let text = text.map_err(|source| FlashError::BootPartition {
+        what: "read user-data".into(),
+        source,
+    })?;
+    Ok(text.is_some_and(|text| text.lines().any(|line| line.starts_with("chpasswd:"))))
+}
+
+/// Whether a word of the command line puts an overlay in memory over the
+/// system: Raspberry Pi OS 12 and older, and overlayroot of Ubuntu and newer.
+fn forgets(word: &str) -> bool {
+    let overlay = word.strip_prefix("overlayroot=");
+    word == "boot=overlay" || overlay.is_some_and(|to| !to.is_empty() && to != "disabled")
 }
 
 fn into_fat(
@@ -278,15 +315,14 @@ fn into_fat(
         .collect();
     {
         let fat = fat(&target.file, boot).map_err(fail("read".into()))?;
-        clear(&fat).map_err(fail(format!("remove an earlier {FAT_DIR}/")))?;
-        if let Some(line) = line {
-            let old = fat_text(&fat, line.file).map_err(fail(format!("read {}", line.file)))?;
-            // Last, so that nothing is started that is not all there.
-            wanted.push((
-                line.file.into(),
-                line.changed(&old.unwrap_or_default())?.into_bytes(),
-            ));
+        // Last, so that nothing is started that is not all there.
+        for file in line.iter().flat_map(|line| line.files()) {
+            let old = fat_text(&fat, &file).map_err(fail(format!("read {file}")))?;
+            if let (Some(old), Some(line)) = (old, line) {
+                wanted.push((file, line.changed(&old)?.into_bytes()));
+            }
         }
+        clear(&fat).map_err(fail(format!("remove an earlier {FAT_DIR}/")))?;
         let needed: u64 = wanted.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         let stats = fat.stats().map_err(fail("read".into()))?;
         let cluster = u64::from(stats.cluster_size());
@@ -516,14 +552,24 @@ mod tests {
         assert_eq!(
             once,
             "console=tty1 root=PARTUUID=1-02 rootwait cgroup_enable=memory cfg80211.ieee80211_regdom=DE \
-             systemd.run=/boot/firmware/skerry/firstboot.sh systemd.run_success_action=reboot \
+             systemd.run=/boot/firmware/skerry/setup.sh systemd.run_success_action=reboot \
              systemd.run_failure_action=reboot systemd.unit=kernel-command-line.target\n"
         );
         assert_eq!(line.changed(&once).unwrap(), once);
+        // As an older release left it; a second line is not for the firmware.
+        let older = once.replace("setup.sh", "firstboot.sh") + "# notes\n";
+        assert_eq!(line.changed(&older).unwrap(), once.clone() + "# notes\n");
         let other = line
             .changed("root=x systemd.run=/boot/firstrun.sh")
             .unwrap_err();
         assert!(other.to_string().contains("/boot/firstrun.sh"), "{other}");
+        for word in ["overlayroot=tmpfs:recurse=0", "boot=overlay"] {
+            let forgetful = line.changed(&format!("root=x {word}\n")).unwrap_err();
+            assert!(forgetful.to_string().contains(word), "{forgetful}");
+        }
+        assert!(line.changed("root=x overlayroot=disabled").is_ok());
+        // What Raspberry Pi OS greps for in its initramfs.
+        assert!(!once.contains("firstboot") && !once.contains(" resize"));
         assert!(line.changed(&"x".repeat(800)).is_err());
     }
 }

@@ -19,6 +19,9 @@ const MAX_HOST_BYTES: usize = 63;
 /// Rounds of SHA-512 crypt: about half a second of a Raspberry Pi Zero for
 /// each login, ten times what crypt takes when it is not told.
 const HASH_ROUNDS: u32 = 50_000;
+/// The script of the first boot. "firstboot" on a command line makes Raspberry
+/// Pi OS 12 grow its root partition at every start.
+pub const SCRIPT: &str = "setup.sh";
 /// What in a name stands for the board's serial number or MAC address.
 const SERIAL: &str = "{serial}";
 /// What in a name stands for a number that the hub gives.
@@ -427,7 +430,7 @@ impl Settings {
             bytes: text.into_bytes(),
             mode: 0o600,
         };
-        let mut shell = String::from("# Written by 'skerry flash', read by firstboot.sh.\n");
+        let mut shell = String::from("# Written by 'skerry flash', read by setup.sh.\n");
         let mut set = |key: &str, value: &str| {
             shell.push_str(&format!("{key}='{}'\n", value.replace('\'', "'\\''")));
         };
@@ -446,8 +449,8 @@ impl Settings {
         }
         let mut files = vec![
             Extra {
-                name: "firstboot.sh",
-                bytes: include_bytes!("firstboot.sh").to_vec(),
+                name: SCRIPT,
+                bytes: include_bytes!("setup.sh").to_vec(),
                 mode: 0o700,
             },
             Extra {

@@ -37,6 +37,9 @@ impl Packing {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
             [b'P', b'K', 3, 4, ..] => Err("it is a zip archive: unzip it and give the .img inside"),
+            [b'7', b'z', 0xbc, 0xaf, ..] => {
+                Err("it is a 7z archive: unpack it (7z x) and give the .img inside")
+            }
             [b'B', b'Z', b'h', ..] => Err("it is packed with bzip2: bunzip2 it first"),
             [b'Q', b'F', b'I', 0xfb, ..] => Err(
                 "it is a qcow2 disk: convert it with 'qemu-img convert -O raw', or download the raw one",

@@ -2,11 +2,12 @@
 //! followed, manifests and configs read, layers checked. Where the blobs come
 //! from is the caller's.
 
+use super::BlobError;
 use super::document::{
     AnyManifest, Config, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MAX_DOCUMENT_BYTES,
     MAX_INDEX_ENTRIES, MAX_LAYERS, OCI_INDEX, OCI_MANIFEST, REFERENCE_TYPE,
 };
-use super::{BlobError, Layer, Platform, PlatformImage};
+use crate::model::{Platform, PlatformImage};
 use sha2::{Digest as _, Sha256};
 use skerry_layer::Plain;
 use skerry_wire::Digest;
@@ -382,8 +383,8 @@ fn check_layers<S: Source>(
     let diff_ids = config.rootfs.diff_ids.as_deref().unwrap_or_default();
     let config_blob = manifest.config.as_ref().expect("read_manifest checked it");
     let count = blobs.len();
-    let mut layers = Vec::with_capacity(count);
-    let mut unpacked_bytes: u64 = 0;
+    let mut travels = Vec::with_capacity(1 + count);
+    travels.push((config_blob.digest, config_blob.size));
     for (index, (blob, wanted)) in blobs.iter().zip(diff_ids).enumerate() {
         let (number, digest) = (index + 1, blob.digest);
         let Some(file) = source.layer(blob)? else {
@@ -393,7 +394,7 @@ fn check_layers<S: Source>(
             }
             .into());
         };
-        let (got, bytes) = plain_digest(file).map_err(|source| ImageError::Layer {
+        let got = plain_digest(file).map_err(|source| ImageError::Layer {
             number,
             count,
             digest,
@@ -409,28 +410,18 @@ fn check_layers<S: Source>(
             }
             .into());
         }
-        unpacked_bytes = unpacked_bytes.saturating_add(bytes);
-        layers.push(Layer {
-            digest,
-            size: blob.size,
-            media_type: blob.media_type.clone(),
-        });
+        travels.push((digest, blob.size));
     }
     Ok(PlatformImage {
-        os: "linux".to_owned(),
-        arch: platform.arch.clone(),
-        variant: platform.variant.clone(),
+        platform: platform.clone(),
         manifest: descriptor.digest,
         manifest_size: descriptor.size,
-        config: config_blob.digest,
-        config_size: config_blob.size,
-        layers,
-        unpacked_bytes,
+        blobs: travels,
     })
 }
 
-/// The digest and length of a layer without its compression.
-fn plain_digest(layer: impl Read) -> io::Result<(Digest, u64)> {
+/// The digest of a layer without its compression.
+fn plain_digest(layer: impl Read) -> io::Result<Digest> {
     let mut plain = Plain::new(layer)?.take(MAX_PLAIN_BYTES + 1);
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
@@ -440,7 +431,7 @@ fn plain_digest(layer: impl Read) -> io::Result<(Digest, u64)> {
             0 if total > MAX_PLAIN_BYTES => {
                 return Err(io::Error::other("it unpacks to more than 256 GiB"));
             }
-            0 => return Ok((Digest::from_bytes(hash.finalize().into()), total)),
+            0 => return Ok(Digest::from_bytes(hash.finalize().into())),
             count => {
                 hash.update(&buffer[..count]);
                 total += count as u64;

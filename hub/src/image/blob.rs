@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Largest blob, in bytes.
-pub const MAX_BLOB_BYTES: u64 = 64 << 30;
+const MAX_BLOB_BYTES: u64 = 64 << 30;
 
 /// Why a blob cannot be had or kept.
 #[derive(Debug, thiserror::Error)]

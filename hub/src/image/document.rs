@@ -1,7 +1,7 @@
 //! The JSON documents that make an image: index, manifest and config (OCI image
 //! spec 1.1; Docker's are the same with other media types).
 
-use super::Platform;
+use crate::model::Platform;
 use serde::{Deserialize, Serialize};
 use skerry_wire::Digest;
 use std::collections::BTreeMap;

@@ -15,10 +15,11 @@ use super::document::{
     NewManifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, REF_NAME,
 };
 use super::member::{Budgeted, MAX_HEADER_BYTES, blob_name, clean, link_target};
-use super::{ImageRecord, Reference, ReferenceError};
+use super::{Reference, ReferenceError};
+use crate::model::Image;
 use serde::Deserialize;
 use skerry_layer::Plain;
-use skerry_wire::Digest;
+use skerry_wire::{Digest, Timestamp};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -37,8 +38,8 @@ pub struct ImportOptions {
     /// What to call the image; the file must hold only one then. Without it
     /// the file must say.
     pub name: Option<Reference>,
-    /// Milliseconds since 1970, for the records.
-    pub now_ms: u64,
+    /// When it comes, for the records.
+    pub now: Timestamp,
     /// Most bytes that the members may have together.
     pub max_bytes: u64,
 }
@@ -149,7 +150,7 @@ pub fn import_path(
     store: &BlobStore,
     path: &Path,
     options: &ImportOptions,
-) -> Result<Vec<ImageRecord>, ImportError> {
+) -> Result<Vec<Image>, ImportError> {
     let read = |source| ImportError::Read {
         path: path.to_owned(),
         source,
@@ -166,7 +167,7 @@ pub fn import_archive(
     store: &BlobStore,
     archive: impl Read,
     options: &ImportOptions,
-) -> Result<Vec<ImageRecord>, ImportError> {
+) -> Result<Vec<Image>, ImportError> {
     Import::new(store, options).archive(archive)?.finish()
 }
 
@@ -380,7 +381,7 @@ impl<'a> Import<'a> {
         Ok(Some(bytes))
     }
 
-    fn finish(mut self) -> Result<Vec<ImageRecord>, ImportError> {
+    fn finish(mut self) -> Result<Vec<Image>, ImportError> {
         let mut found = match self.small("oci-layout")? {
             Some(_) => self.layout()?,
             None => Vec::new(),
@@ -415,11 +416,11 @@ impl<'a> Import<'a> {
                 other => other,
             })?;
             for name in &image.names {
-                records.push(ImageRecord {
+                records.push(Image {
                     reference: name.to_string(),
                     digest: image.root.digest,
                     platforms: platforms.clone(),
-                    imported_at: self.options.now_ms,
+                    added: self.options.now,
                 });
             }
         }
@@ -429,9 +430,9 @@ impl<'a> Import<'a> {
 
     /// Everything was checked: layers and configs first, so that whoever finds
     /// a manifest in the store finds all that it names.
-    fn keep(&self, records: &[ImageRecord]) -> Result<(), ImportError> {
+    fn keep(&self, records: &[Image]) -> Result<(), ImportError> {
         let platforms = || records.iter().flat_map(|record| &record.platforms);
-        let blobs = platforms().flat_map(|p| p.blobs().map(|(digest, _)| digest));
+        let blobs = platforms().flat_map(|p| p.blobs.iter().map(|(digest, _)| *digest));
         let documents = platforms()
             .map(|p| p.manifest)
             .chain(records.iter().map(|r| r.digest));

@@ -1,13 +1,14 @@
 //! One pull: what the registry is asked for, what comes of it, and what can go
 //! wrong.
 
+use super::Reference;
 use super::assemble::{ImageError, Source, assemble, check_size};
 use super::blob::{BlobError, BlobStore};
 use super::document::{Descriptor, MAX_DOCUMENT_BYTES};
 use super::reference::DEFAULT_TAG;
 use super::registry::{MAX_TRIES, Registry};
-use super::{ImageRecord, Platform, Reference};
-use skerry_wire::Digest;
+use crate::model::{Image, Platform};
+use skerry_wire::{Digest, Timestamp};
 use std::fs::File;
 use std::io::Read;
 use ureq::http::StatusCode;
@@ -148,7 +149,7 @@ impl From<ImageError> for PullError {
 impl Registry {
     /// Pulls what `name` means for `platforms` (all of Linux when empty) into
     /// `store`. Where the registry lacks some of the platforms, the record has
-    /// the others. `now_ms` is for the record.
+    /// the others. `now` is for the record.
     ///
     /// Layers that came before a failure stay, and are not fetched again.
     pub fn pull(
@@ -156,9 +157,9 @@ impl Registry {
         store: &BlobStore,
         name: &Reference,
         platforms: &[Platform],
-        now_ms: u64,
+        now: Timestamp,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<ImageRecord, PullError> {
+    ) -> Result<Image, PullError> {
         let (root, bytes) = self.manifest_of(name, progress)?;
         let mut pull = Pull {
             registry: self,
@@ -175,11 +176,11 @@ impl Registry {
             other => other,
         })?;
         store.put(&pull.first.1)?;
-        Ok(ImageRecord {
+        Ok(Image {
             reference: name.to_string(),
             digest: root.digest,
             platforms,
-            imported_at: now_ms,
+            added: now,
         })
     }
 

@@ -59,16 +59,6 @@ impl Reference {
         self.digest
     }
 
-    /// The same image by another tag.
-    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
-        check_tag(tag).map_err(|problem| wrong(tag, problem))?;
-        Ok(Self {
-            tag: Some(tag.to_owned()),
-            digest: None,
-            ..self.clone()
-        })
-    }
-
     /// As people write it: without what is the default.
     pub fn familiar(&self) -> String {
         let mut out = String::new();

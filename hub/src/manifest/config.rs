@@ -534,7 +534,7 @@ fn field_ref(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Field>
 }
 
 /// A volume's mode as manifests write it.
-pub(super) fn mode_text(mode: u16) -> Option<String> {
+fn mode_text(mode: u16) -> Option<String> {
     (mode != DEFAULT_MODE).then(|| format!("0{mode:o}"))
 }
 

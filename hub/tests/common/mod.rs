@@ -14,7 +14,7 @@ use skerry_wire::message::{Command, JoinReply, JoinRequest, Presence};
 use skerry_wire::report::{Facts, Report};
 use skerry_wire::seal::{KeyPair, Purpose, open, seal, seal_join};
 use skerry_wire::stream::Frame;
-use skerry_wire::token::JoinToken;
+use skerry_wire::token::{JoinToken, joining_password, joining_username};
 use skerry_wire::topic::{Lane, Topic};
 use skerry_wire::{
     Desired, DesiredPart, DeviceId, Digest, Generation, Seq, SessionId, Timestamp, decode, encode,
@@ -278,8 +278,8 @@ pub fn attempt() -> String {
 
 pub fn join_config(token: &JoinToken, attempt: &str) -> LinkConfig {
     let mut config = LinkConfig::new(token.broker.parse().unwrap(), format!("join-{attempt}"));
-    config.username = Some(token.broker_username());
-    config.password = Some(token.broker_password());
+    config.username = Some(joining_username(&token.secret.id));
+    config.password = Some(joining_password(&token.secret));
     if let Some(pin) = token.tls_pin {
         config.trust = Trust::Pinned(vec![CertPin(pin)]);
     }
@@ -369,6 +369,18 @@ impl TestDevice {
             } => Self::connect(executor, token, key, device, password).await,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Joins, is there with nothing, and has heard what is desired first.
+    pub async fn online(
+        executor: &Arc<smol::Executor<'static>>,
+        token: &JoinToken,
+        name: &str,
+    ) -> Self {
+        let mut device = Self::join(executor, token, name).await;
+        device.presence(Generation(0));
+        device.hear_desired().await;
+        device
     }
 
     pub async fn connect(

@@ -41,6 +41,7 @@ pub mod catalog;
 pub mod chance;
 pub mod device;
 pub mod hub;
+pub mod hub_store;
 pub mod keeper;
 pub mod laws;
 pub mod operator;

@@ -1,7 +1,7 @@
 //! What the operator rolls out to the devices themselves, and the laws of it
 //! on the hub.
 
-use super::hub::HubStore;
+use super::hub_store::HubStore;
 use super::laws::{Lawful, broken};
 use super::operator::Ask;
 use super::software::some_line;

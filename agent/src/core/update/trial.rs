@@ -2,8 +2,9 @@
 //! start of the agent finds of it, also long after.
 
 use super::{Active, DIAGNOSE_AGAIN_MS, Doctor, Phase, Step, Subject, UpdateEffect, UpdateRecord};
-use crate::core::event::{Change, Effect, Now};
+use crate::core::event::{Effect, Now};
 use crate::core::handle::Core;
+use crate::core::record::Change;
 use crate::core::report::Urgency;
 use crate::update::slot::Trial;
 use skerry_wire::report::Severity;

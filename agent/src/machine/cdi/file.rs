@@ -364,12 +364,9 @@ impl FileMount {
     fn mount(&self) -> Mount {
         let has = |name: &str| self.options.iter().any(|option| option == name);
         Mount {
-            source: PathBuf::from(&self.host_path),
-            target: self.container_path.clone(),
             read_only: has("ro"),
-            sub_path: None,
             no_exec: has("noexec"),
-            beneath: None,
+            ..Mount::new(&self.host_path, &self.container_path)
         }
     }
 }

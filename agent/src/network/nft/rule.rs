@@ -197,11 +197,6 @@ impl Rule {
         self.with(Expr::InterfaceIn(Compare::Is, name.into()))
     }
 
-    /// `iifname !=`
-    pub fn not_from_link(self, name: &str) -> Self {
-        self.with(Expr::InterfaceIn(Compare::IsNot, name.into()))
-    }
-
     /// `oifname`
     pub fn to_link(self, name: &str) -> Self {
         self.with(Expr::InterfaceOut(Compare::Is, name.into()))

@@ -11,7 +11,7 @@ pub const MAX_TEXT: usize = 16 * 1024;
 /// Longest unfinished line that is held back in memory. A longer one is
 /// written as a piece. Costs at most this much for each stream of each
 /// container, and nothing while no line is unfinished.
-pub const MAX_HELD: usize = 2 * 1024;
+const MAX_HELD: usize = 2 * 1024;
 
 /// Which of its outputs a process wrote to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! RFC 3339 times in UTC with nanoseconds, without a calendar library.
 
 use super::super::spec::Timestamp;
+use skerry_wire::calendar::{civil_from_days, days_from_civil};
 
 const NANOS: u64 = 1_000_000_000;
 const DAY: u64 = 86_400;
@@ -12,7 +13,7 @@ pub const LENGTH: usize = 30;
 pub fn format(at: Timestamp) -> String {
     let (seconds, nanos) = (at.0 / NANOS, at.0 % NANOS);
     let (days, second) = (seconds / DAY, seconds % DAY);
-    let (year, month, day) = date(days);
+    let (year, month, day) = civil_from_days(days as i64);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
 }
@@ -49,37 +50,10 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     if year < 1970 || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let seconds = days(year, month, day)?.checked_mul(DAY)?;
+    let days = days_from_civil(year as i64, month as i64, day as i64);
+    let seconds = u64::try_from(days).ok()?.checked_mul(DAY)?;
     let seconds = seconds.checked_add(hour * 3600 + minute * 60 + second)?;
     Some(Timestamp(seconds.checked_mul(NANOS)?.checked_add(nanos)?))
-}
-
-// Both ways use years that begin in March, so that the leap day is the last
-// (Howard Hinnant, "chrono-compatible low-level date algorithms").
-
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
-fn days(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = year - u64::from(month <= 2);
-    let (era, year_of_era) = (year / 400, year % 400);
-    let march_month = if month > 2 { month - 3 } else { month + 9 };
-    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    (era * 146_097 + day_of_era).checked_sub(719_468)
 }
 
 #[cfg(test)]

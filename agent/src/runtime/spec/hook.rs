@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_WORDS, SpecError, at_most, check_path, check_text};
+use super::SpecError;
+use super::bounds::MAX_WORDS;
+use super::check::{at_most, check_path, check_text};
 
 /// Most hooks of one container: a graphics card needs about six.
 pub const MAX_HOOKS: usize = 64;

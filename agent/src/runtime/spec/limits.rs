@@ -2,18 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, at_least, at_most};
+use super::SpecError;
+use super::check::{at_least, at_most};
 
 /// Smallest memory limit; below this the kernel cannot even start a process.
 pub const MIN_MEMORY_BYTES: u64 = 1 << 20;
 /// Smallest CPU limit: the kernel's shortest quota, 1 ms in each 100 ms.
 pub const MIN_CPU_MILLIS: u32 = 10;
 /// Most sizes of huge pages that one CPU has, with room to spare.
-pub const MAX_HUGE_PAGE_SIZES: usize = 8;
+const MAX_HUGE_PAGE_SIZES: usize = 8;
 /// The greatest disk weight, as in the OCI specification.
-pub const MAX_IO_WEIGHT: u16 = 1000;
+const MAX_IO_WEIGHT: u16 = 1000;
 /// The least disk weight that both versions of cgroups take.
-pub const MIN_IO_WEIGHT: u16 = 1;
+const MIN_IO_WEIGHT: u16 = 1;
 /// Longest list of CPUs in bytes.
 const MAX_CPUS: usize = 256;
 

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, SpecError, at_most};
+use super::check::at_most;
+use super::{ContainerId, SpecError};
 
 /// Most kernel settings of one sandbox.
 pub const MAX_SYSCTLS: usize = 64;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpecError, at_most, check_path, check_text};
+use super::SpecError;
+use super::check::{at_most, check_path, check_text};
 
 /// Most devices of one container: a board with several graphics cards has about
 /// a hundred nodes for them.

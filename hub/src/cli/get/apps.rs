@@ -73,15 +73,10 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
             row.insert(0, app.namespace.as_str().into());
         }
         if show.wide() {
-            let images: Vec<&str> = app.images.iter().map(|i| i.reference.as_str()).collect();
-            let selector = match app.selector.is_empty() {
-                true => "every device",
-                false => &app.selector,
-            };
             row.extend([
                 counts.blocked.to_string().into(),
-                selector.into(),
-                images.join(",").into(),
+                selector_text(app).into(),
+                images_text(app).into(),
                 app.network.as_str().into(),
                 app.ports.join(" ").into(),
                 app.services.join(" ").into(),
@@ -90,4 +85,18 @@ pub(super) fn app_table(apps: &[App], show: &Show) -> Table {
         table.row(row);
     }
     table
+}
+
+/// Where an app shall be.
+pub(super) fn selector_text(app: &App) -> &str {
+    match app.selector.as_str() {
+        "" => "every device",
+        selector => selector,
+    }
+}
+
+/// What an app is made of.
+pub(super) fn images_text(app: &App) -> String {
+    let images: Vec<&str> = app.images.iter().map(|i| i.reference.as_str()).collect();
+    images.join(",")
 }

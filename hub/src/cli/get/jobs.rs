@@ -1,6 +1,7 @@
 //! Jobs and CronJobs as rows.
 
 use super::Show;
+use super::apps::{images_text, selector_text};
 use crate::api::types::App;
 use crate::cli::args::Resource;
 use crate::cli::human;
@@ -126,12 +127,7 @@ fn finish(mut row: Vec<Cell>, app: &App, show: &Show, table: &mut Table) {
         row.insert(0, app.namespace.as_str().into());
     }
     if show.wide() {
-        let images: Vec<&str> = app.images.iter().map(|i| i.reference.as_str()).collect();
-        let selector = match app.selector.is_empty() {
-            true => "every device",
-            false => &app.selector,
-        };
-        row.extend([selector.into(), images.join(",").into()]);
+        row.extend([selector_text(app).into(), images_text(app).into()]);
     }
     table.row(row);
 }

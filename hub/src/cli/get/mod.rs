@@ -25,7 +25,7 @@ use super::config;
 use super::error::CliError;
 use super::output::Out;
 use super::yaml;
-use crate::api::types::{App, Config, Device, DeviceState, Event, Image, Token};
+use crate::api::types::{App, Config, Device, DeviceApp, DeviceState, Event, Image, Token};
 use crate::manifest;
 use apps::app_table;
 use containers::{container_rows, container_table};
@@ -198,6 +198,17 @@ fn only<T>(
 pub(super) fn devices(client: &Client, selector: Option<&str>) -> Result<Vec<Device>, CliError> {
     let selector = selector.map(str::to_string);
     client.list(&with_query("/v1/devices", &[("selector", selector)]))
+}
+
+/// The devices that have this app, and nothing of their other apps.
+pub(super) fn devices_of(client: &Client, app: &App) -> Result<Vec<Device>, CliError> {
+    let mut devices = devices(client, None)?;
+    devices.retain_mut(|device| {
+        let is = |a: &DeviceApp| a.namespace == app.namespace && a.name == app.name;
+        device.apps.retain(is);
+        !device.apps.is_empty()
+    });
+    Ok(devices)
 }
 
 pub(super) fn app_path(namespace: &str, name: &str) -> String {

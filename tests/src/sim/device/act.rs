@@ -63,7 +63,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn device_falls(&mut self, device: usize) -> Option<AgentEnd> {
+    fn device_falls(&mut self, device: usize) -> Option<AgentEnd> {
         match &mut self.devices[device].doom {
             Some((0, end)) => Some(*end),
             Some((left, _)) => {
@@ -92,7 +92,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn device_act(&mut self, device: usize, effect: Effect) -> Lawful {
+    fn device_act(&mut self, device: usize, effect: Effect) -> Lawful {
         let run = self.devices[device].run;
         let serial = self.devices[device].keeper.serial;
         let asked = self.devices[device].attached;
@@ -295,7 +295,7 @@ impl World {
     }
 
     /// Answers of one kind come in the order of the questions.
-    pub(super) fn news_later(&mut self, device: usize, run: u64, event: Event) {
+    fn news_later(&mut self, device: usize, run: u64, event: Event) {
         let news = Happening::AgentNews(device, run, Box::new(event));
         self.later(5, news);
     }

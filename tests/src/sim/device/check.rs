@@ -15,12 +15,7 @@ use skerry_wire::{AppRef, Assignment, Config, Digest, Role};
 impl World {
     /// No time of a CronJob is started twice, and none by a clock that nobody
     /// believes; no job goes on beyond its completions.
-    pub(super) fn check_work(
-        &mut self,
-        device: usize,
-        app: &AppRef,
-        record: Option<&WorkRecord>,
-    ) -> Lawful {
+    fn check_work(&mut self, device: usize, app: &AppRef, record: Option<&WorkRecord>) -> Lawful {
         let host = &mut self.devices[device];
         let Some(record) = record else {
             host.started.retain(|(other, _), _| other != app);

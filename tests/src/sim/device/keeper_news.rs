@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    pub(super) fn keeper_tells(&mut self, device: usize, heard: bool, event: Event) -> Lawful {
+    fn keeper_tells(&mut self, device: usize, heard: bool, event: Event) -> Lawful {
         self.devices[device].keeper.check_single()?;
         match heard {
             true => self.device_event(device, event),

@@ -77,7 +77,7 @@ impl World {
     }
 
     /// Whether the broker takes this machine's name and password.
-    pub(super) fn lets_in(&self, device: usize) -> bool {
+    fn lets_in(&self, device: usize) -> bool {
         let host = &self.devices[device];
         if !self.hub.embedded {
             return true;

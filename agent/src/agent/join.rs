@@ -1,0 +1,405 @@
+//! Becoming a device: waits for a token, makes keys, and asks the hub until it
+//! answers.
+
+use super::AgentError;
+use super::life::{Agent, random};
+use super::open::open_store;
+use super::setup::facts_of;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::{Answer, Ask, Request};
+use crate::core::join::{Join, JoinStep};
+use crate::line::Line;
+use crate::notify;
+use crate::store::{IdentityRecord, Standing, StoreDir};
+use crate::volatile;
+use getrandom::SysRng;
+use rand_core::UnwrapErr;
+use serde_json::json;
+use skerry_link::LinkEvent;
+use skerry_wire::message::JoinRequest;
+use skerry_wire::report::Facts;
+use skerry_wire::seal::KeyPair;
+use skerry_wire::token::JoinToken;
+use skerry_wire::{DeviceId, FleetId, SessionId};
+use smol::channel::unbounded;
+use smol::{LocalExecutor, Timer, future};
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+impl Agent {
+    /// Waits for a token, makes keys, and stores both before anybody is asked.
+    pub(super) async fn new_identity(
+        &self,
+        store: &StoreDir,
+        asked: &mut Option<Ask>,
+    ) -> Result<IdentityRecord, AgentError> {
+        let mut configured = match asked {
+            None => self.config.join_token.clone(),
+            Some(_) => None,
+        };
+        loop {
+            let text = match (configured.take(), asked.as_ref().map(|ask| &ask.request)) {
+                (Some(token), _) => token,
+                (None, Some(Request::Join { token, .. })) => token.clone(),
+                (None, _) => {
+                    *asked = None;
+                    tracing::info!("not joined yet: skerry-agent join TOKEN");
+                    notify::phase(notify::NO_APP);
+                    notify::ready();
+                    *asked = self.wait_for_join().await;
+                    continue;
+                }
+            };
+            let token: JoinToken = match text.parse() {
+                Ok(token) => token,
+                Err(error) => {
+                    let error: skerry_wire::token::TokenError = error;
+                    tracing::error!("{error}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Failed(error.to_string()));
+                    }
+                    continue;
+                }
+            };
+            let key = KeyPair::generate(&mut UnwrapErr(SysRng));
+            let record = IdentityRecord {
+                key: key.secret_bytes(),
+                fleet: token.fleet,
+                broker: token.broker,
+                hub: token.hub_key,
+                tls_pin: token.tls_pin,
+                standing: Standing::Joining {
+                    token_id: token.secret.id,
+                    token_secret: token.secret.secret,
+                },
+                release_keys: Vec::new(),
+            };
+            store.set_identity(&record, true)?;
+            return Ok(record);
+        }
+    }
+
+    /// Answers questions until one is a join.
+    async fn wait_for_join(&self) -> Option<Ask> {
+        loop {
+            let ask = self.asks.recv().await.ok()?;
+            match ask.request {
+                Request::Join { .. } => return Some(ask),
+                Request::Status
+                | Request::Logs { .. }
+                | Request::Exec { .. }
+                | Request::Volumes
+                | Request::RemoveVolume { .. }
+                | Request::Reset => {
+                    unjoined(ask, "waiting for 'skerry-agent join TOKEN'");
+                }
+            }
+        }
+    }
+
+    /// Asks to join until there is an answer. `None` means to begin anew, with
+    /// another token.
+    pub(super) async fn join(
+        &self,
+        store: &StoreDir,
+        record: IdentityRecord,
+        starts: u32,
+        asked: &mut Option<Ask>,
+    ) -> Result<Option<IdentityRecord>, AgentError> {
+        let token = record.token().ok_or(AgentError::Identity)?;
+        let key = record.key_pair().ok_or(AgentError::Identity)?;
+        let facts = facts_of(&self.config);
+        let wanted = match asked.as_ref().map(|ask| &ask.request) {
+            Some(Request::Join {
+                name: Some(name), ..
+            }) => DeviceId::new(name.clone()).ok(),
+            _ => None,
+        };
+        let name = wanted
+            .or_else(|| self.config.name.clone())
+            .unwrap_or_else(|| usual_name(&facts));
+        let attempt: String = random::<16>().iter().map(|b| format!("{b:02x}")).collect();
+        let request = JoinRequest { name, facts };
+        let mut join = Join::new(
+            record.fleet.clone(),
+            attempt.clone(),
+            key,
+            record.hub,
+            request,
+            starts,
+        );
+        let mut line = Line::of_joiner(
+            &self.executor,
+            &record,
+            &token,
+            &attempt,
+            join.reply_topic(),
+        )?;
+        let tell = |asked: &Option<Ask>, text: String| {
+            tracing::info!("{text}");
+            if let Some(ask) = asked {
+                let _ = ask.answers.try_send(Answer::Note(text));
+            }
+        };
+        tell(
+            asked,
+            format!(
+                "joining fleet {} at {}",
+                record.fleet,
+                crate::engine::shown_broker(&record.broker)
+            ),
+        );
+        notify::phase(notify::NO_APP);
+        notify::ready();
+        let mut state = "asking the hub".to_string();
+        enum Turn {
+            Link(LinkEvent),
+            Ask(Ask),
+            Wake,
+        }
+        loop {
+            let link = async {
+                match line.events.recv().await {
+                    Ok(event) => Turn::Link(event),
+                    Err(_) => future::pending().await,
+                }
+            };
+            let ask = async {
+                match self.asks.recv().await {
+                    Ok(ask) => Turn::Ask(ask),
+                    Err(_) => future::pending().await,
+                }
+            };
+            let wake = async {
+                match join.wake_at() {
+                    Some(at) => {
+                        let now = self.clock.now().boot_ms;
+                        Timer::after(Duration::from_millis(at.saturating_sub(now))).await;
+                        Turn::Wake
+                    }
+                    None => future::pending().await,
+                }
+            };
+            let now = || self.clock.now();
+            let step = match future::or(link, future::or(ask, wake)).await {
+                Turn::Link(LinkEvent::Up { .. }) => join.link_up(now()),
+                Turn::Link(LinkEvent::Down { reason }) => {
+                    join.link_down();
+                    if state != reason {
+                        tell(asked, reason.clone());
+                        state = reason;
+                    }
+                    None
+                }
+                Turn::Link(LinkEvent::Message { topic, payload }) => {
+                    Some(join.heard(now(), &topic, &payload))
+                }
+                Turn::Link(LinkEvent::Refused { reason, .. }) => Some(JoinStep::Refused {
+                    reason: format!("the broker does not take the question: {reason}"),
+                }),
+                Turn::Link(LinkEvent::Room) => {
+                    line.flush();
+                    None
+                }
+                Turn::Wake => join.wake(now()),
+                Turn::Ask(ask) => match ask.request {
+                    Request::Join { .. } => {
+                        // Another token: begin anew with that.
+                        *asked = Some(ask);
+                        return Ok(None);
+                    }
+                    Request::Status
+                    | Request::Logs { .. }
+                    | Request::Exec { .. }
+                    | Request::Volumes
+                    | Request::RemoveVolume { .. } => {
+                        unjoined(ask, &state);
+                        None
+                    }
+                    Request::Reset => {
+                        unjoined(ask, &state);
+                        None
+                    }
+                },
+            };
+            match step {
+                None => {}
+                Some(JoinStep::Ask { seq, body }) => {
+                    line.ask_to_join(&record, &token, join.request_topic(), seq, &body)?;
+                }
+                Some(JoinStep::Waiting { device }) => {
+                    let text = format!("waiting for somebody to say: skerry approve {device}");
+                    if state != text {
+                        tell(asked, text.clone());
+                        state = text;
+                    }
+                }
+                Some(JoinStep::Accepted {
+                    device,
+                    password,
+                    release_keys,
+                }) => {
+                    let joined = IdentityRecord {
+                        standing: Standing::Joined {
+                            device: device.clone(),
+                            password,
+                        },
+                        release_keys,
+                        ..record
+                    };
+                    store.set_identity(&joined, true)?;
+                    line.close().await;
+                    let text = format!("joined fleet {} as {device}", joined.fleet);
+                    tracing::info!("{text}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Done(text));
+                    }
+                    return Ok(Some(joined));
+                }
+                Some(JoinStep::Refused { reason }) => {
+                    tracing::error!("the hub refused this device: {reason}");
+                    if let Some(ask) = asked.take() {
+                        ask.finish(Answer::Failed(reason));
+                    }
+                    line.close().await;
+                    *asked = self.wait_for_join().await;
+                    return Ok(None);
+                }
+                Some(JoinStep::Unheard(refusal)) => {
+                    tracing::warn!("an answer that is not the hub's: {refusal}");
+                }
+            }
+        }
+    }
+
+    /// Whether the configuration now names another token than the one that
+    /// the device still asks with.
+    pub(super) fn has_another_token(&self, record: &IdentityRecord) -> bool {
+        let configured = self.config.join_token.as_deref();
+        let configured = configured.and_then(|text| text.parse::<JoinToken>().ok());
+        match (configured, record.token()) {
+            (Some(configured), Some(stored)) => configured.secret.id != stored.id,
+            (Some(_) | None, Some(_) | None) => false,
+        }
+    }
+}
+
+/// What a device that is none can say.
+fn unjoined(ask: Ask, state: &str) {
+    let answer = match ask.request {
+        Request::Status => Answer::Status(json!({
+            "device": null,
+            "hub": {"kind": "joining", "reason": state},
+            "version": crate::release(),
+            "apps": [],
+        })),
+        Request::Reset
+        | Request::Logs { .. }
+        | Request::Exec { .. }
+        | Request::Volumes
+        | Request::RemoveVolume { .. }
+        | Request::Join { .. } => {
+            Answer::Failed(format!("this device has not joined a fleet: {state}"))
+        }
+    };
+    ask.finish(answer);
+}
+/// A name from the host's own, where nobody said one.
+fn usual_name(facts: &Facts) -> DeviceId {
+    let lower = facts.hostname.to_ascii_lowercase();
+    let first = lower.split('.').next().unwrap_or_default();
+    let plain: String = first
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .take(63)
+        .collect();
+    DeviceId::new(plain.trim_matches('-'))
+        .unwrap_or_else(|_| DeviceId::new("device").expect("a valid name"))
+}
+
+/// `join` without a running agent: joins, and leaves the rest to the next
+/// `run`.
+pub fn join_alone(
+    config: Config,
+    clock: Clock,
+    exe: PathBuf,
+    token: String,
+) -> Result<String, AgentError> {
+    if let Some(reason) = volatile::why_not_for_good(&config.data_dir) {
+        return Err(AgentError::NotForGood(reason));
+    }
+    let store = open_store(&config, &exe)?;
+    if let Some(IdentityRecord {
+        standing: Standing::Joined { device, .. },
+        fleet,
+        ..
+    }) = store.store.identity()?
+        && !store.store.records()?.revoked
+    {
+        return Err(AgentError::Refused(already(&device, &fleet)));
+    }
+    let executor = Rc::new(LocalExecutor::new());
+    let (_asks_in, asks) = unbounded();
+    let agent = Agent {
+        config: Config {
+            join_token: Some(token),
+            ..config
+        },
+        clock,
+        executor: executor.clone(),
+        exe,
+        asks,
+        session: SessionId(u64::from_le_bytes(random())),
+        launch: Cell::new(None),
+    };
+    smol::block_on(executor.run(async {
+        let starts = store.store.count_start()?;
+        // A wrong token must not wait for another one.
+        let token: JoinToken = agent
+            .config
+            .join_token
+            .clone()
+            .unwrap_or_default()
+            .parse()?;
+        drop(token);
+        let record = agent.new_identity(&store, &mut None).await?;
+        let (answers, heard) = smol::channel::bounded(64);
+        let request = Request::Join {
+            token: String::new(),
+            name: None,
+        };
+        let mut asked = Some(Ask {
+            request,
+            answers,
+            input: smol::channel::bounded(1).1,
+        });
+        let joining = async {
+            let mut last = Ok(String::new());
+            while let Ok(answer) = heard.recv().await {
+                match answer {
+                    Answer::Note(text) => eprintln!("{text}"),
+                    Answer::Done(text) => last = Ok(text),
+                    Answer::Failed(text) => last = Err(AgentError::Refused(text)),
+                    Answer::Status(_)
+                    | Answer::Log { .. }
+                    | Answer::Output { .. }
+                    | Answer::Exit(_) => {}
+                }
+            }
+            last
+        };
+        let join = async {
+            agent.join(&store, record, starts, &mut asked).await?;
+            future::pending().await
+        };
+        // The question is dropped with its last answer, and that ends it.
+        future::or(joining, join).await
+    }))
+}
+
+fn already(device: &DeviceId, fleet: &FleetId) -> String {
+    format!("this device is {device} of fleet {fleet} already; 'skerry-agent reset' makes it leave")
+}
