@@ -386,6 +386,7 @@ fn twenty_devices_return_by_themselves_from_whatever_is_pushed() {
 }
 
 #[test]
+#[ignore = "long: the agent's slots and updates, and the hub's core, show its parts"]
 fn an_agent_that_does_not_stay_after_it_was_confirmed_gives_way_to_the_former() {
     need_root();
     let scratch = Scratch::new("stays");
