@@ -476,7 +476,7 @@ fn a_data_partition_that_is_gone_is_said_loudly_and_does_not_stop_the_start() {
 
 #[test]
 #[ignore = "long"]
-fn a_card_that_takes_no_writes_runs_its_apps_from_what_is_on_it() {
+fn a_card_that_takes_no_writes_still_runs_apps() {
     let bench = Bench::new("worn-card");
     let mut board = bench.boot(Model::Virt).expect("power");
     joined(&bench, &board, "worn-card");
@@ -488,8 +488,11 @@ fn a_card_that_takes_no_writes_runs_its_apps_from_what_is_on_it() {
             .then_some(())
     });
     assert!(kept.is_some(), "{:#}", bench.hub.device("worn-card"));
-    // What is in the journal only cannot be had from a card that takes no
-    // writes: this start brings it to its place.
+    // The second start brings to its place what is only in the journal yet,
+    // which cannot be read from a card that takes no writes; the cut after it
+    // leaves a journal again. So the store may be one that cannot be opened, and
+    // then the hub has to send everything once more: that apps start from such a
+    // card without a hub is not shown here.
     board.cut_power();
     board.power_on().expect("power");
     said(&board, RUNNING);
