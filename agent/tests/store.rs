@@ -124,3 +124,26 @@ fn what_only_another_agent_can_read_gives_way_to_the_copy_from_before_it() {
     store.forget_snapshot();
     assert!(!dir.path().join("agent.redb.before-update").exists());
 }
+
+#[test]
+fn a_copy_that_could_not_be_finished_takes_no_room() {
+    use skerry_agent::store::take_snapshot;
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("agent.redb.before-update.new");
+    let snapshot = dir.path().join("agent.redb.before-update");
+    let store = StoreDir::open(dir.path(), probe).unwrap();
+    store.set_identity(&identity(), true).unwrap();
+    drop(store);
+    // What cannot be put in its place is as a disk that is full: the copy is
+    // written, and of no use.
+    std::fs::create_dir_all(snapshot.join("in the way")).unwrap();
+    assert!(take_snapshot(dir.path()).is_err());
+    assert!(!new.exists());
+    std::fs::remove_dir_all(&snapshot).unwrap();
+    // And after a power cut in the middle.
+    std::fs::write(&new, b"half of it").unwrap();
+    drop(StoreDir::open(dir.path(), probe).unwrap());
+    assert!(!new.exists());
+    take_snapshot(dir.path()).unwrap();
+    assert!(snapshot.exists() && !new.exists());
+}

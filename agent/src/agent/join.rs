@@ -8,7 +8,7 @@ use super::setup::facts_of;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::{Answer, Ask, Request};
-use crate::core::join::{Join, JoinStep};
+use crate::core::join::{Join, JoinStep, Reminder};
 use crate::line::Line;
 use crate::notify;
 use crate::store::{IdentityRecord, Standing, StoreDir};
@@ -19,7 +19,7 @@ use serde_json::json;
 use skerry_link::LinkEvent;
 use skerry_wire::message::JoinRequest;
 use skerry_wire::report::Facts;
-use skerry_wire::seal::KeyPair;
+use skerry_wire::seal::{KeyPair, TokenSecret};
 use skerry_wire::token::JoinToken;
 use skerry_wire::{DeviceId, FleetId, SessionId};
 use smol::channel::unbounded;
@@ -154,7 +154,9 @@ impl Agent {
         );
         notify::phase(notify::NO_APP);
         notify::ready();
-        let mut state = "asking the hub".to_string();
+        let shown = crate::engine::shown_broker(&record.broker);
+        let mut state = ASKING.to_string();
+        let mut reminder = Reminder::told(self.clock.now());
         enum Turn {
             Link(LinkEvent),
             Ask(Ask),
@@ -174,23 +176,26 @@ impl Agent {
                 }
             };
             let wake = async {
-                match join.wake_at() {
-                    Some(at) => {
-                        let now = self.clock.now().boot_ms;
-                        Timer::after(Duration::from_millis(at.saturating_sub(now))).await;
-                        Turn::Wake
-                    }
-                    None => future::pending().await,
-                }
+                let at = join.wake_at().unwrap_or(u64::MAX).min(reminder.wake_at());
+                let now = self.clock.now().boot_ms;
+                Timer::after(Duration::from_millis(at.saturating_sub(now))).await;
+                Turn::Wake
             };
             let now = || self.clock.now();
             let step = match future::or(link, future::or(ask, wake)).await {
-                Turn::Link(LinkEvent::Up { .. }) => join.link_up(now()),
+                Turn::Link(LinkEvent::Up { .. }) => {
+                    if state != ASKING {
+                        state = ASKING.into();
+                        reminder = Reminder::told(now());
+                    }
+                    join.link_up(now())
+                }
                 Turn::Link(LinkEvent::Down { reason }) => {
                     join.link_down();
                     if state != reason {
                         tell(asked, reason.clone());
                         state = reason;
+                        reminder = Reminder::told(now());
                     }
                     None
                 }
@@ -204,7 +209,13 @@ impl Agent {
                     line.flush();
                     None
                 }
-                Turn::Wake => join.wake(now()),
+                Turn::Wake => {
+                    if let Some(secs) = reminder.due(now()) {
+                        let text = still_waiting(&state, secs, &shown, &token);
+                        tell(asked, text);
+                    }
+                    join.wake(now())
+                }
                 Turn::Ask(ask) => match ask.request {
                     Request::Join { .. } => {
                         // Another token: begin anew with that.
@@ -215,12 +226,10 @@ impl Agent {
                     | Request::Logs { .. }
                     | Request::Exec { .. }
                     | Request::Volumes
-                    | Request::RemoveVolume { .. } => {
-                        unjoined(ask, &state);
-                        None
-                    }
-                    Request::Reset => {
-                        unjoined(ask, &state);
+                    | Request::RemoveVolume { .. }
+                    | Request::Reset => {
+                        let secs = reminder.since(now());
+                        unjoined(ask, &still_waiting(&state, secs, &shown, &token));
                         None
                     }
                 },
@@ -235,6 +244,7 @@ impl Agent {
                     if state != text {
                         tell(asked, text.clone());
                         state = text;
+                        reminder = Reminder::told(now());
                     }
                 }
                 Some(JoinStep::Accepted {
@@ -285,6 +295,28 @@ impl Agent {
             (Some(_) | None, Some(_) | None) => false,
         }
     }
+}
+
+/// The state of one who has asked, while the line is up and nobody answers.
+const ASKING: &str = "asking the hub";
+/// From then on no answer is told with what may be the cause, in seconds.
+const SILENT_SECS: u64 = 15;
+
+/// What is waited for, and what may be the cause after so many seconds.
+fn still_waiting(state: &str, secs: u64, broker: &str, token: &TokenSecret) -> String {
+    if secs < SILENT_SECS {
+        return state.to_string();
+    }
+    if state != ASKING {
+        return format!("{state}; still so after {secs} s, and this device goes on trying");
+    }
+    let id = u64::from_be_bytes(token.id);
+    format!(
+        "the broker at {broker} is there, and the hub has not answered for {secs} s. Either it does not run \
+         (on its machine: systemctl status skerry-hub), or it no longer has this token, which it cannot tell \
+         this device (there: 'skerry token list' shows {id:016x}, or 'skerry token create' makes another; \
+         here then: skerry-agent join TOKEN). This device goes on asking"
+    )
 }
 
 /// What a device that is none can say.

@@ -12,6 +12,53 @@ pub const ASK_AGAIN_MS: u64 = 5_000;
 /// The longest wait between two questions in the lobby, in milliseconds.
 const LOBBY_CAP_MS: u64 = 60_000;
 
+/// How long nothing may change before the user is told again what is waited
+/// for, in milliseconds; doubles from one time to the next.
+const REMIND_MS: u64 = 15_000;
+/// Its longest: often enough for who opens the log at any time.
+const REMIND_CAP_MS: u64 = 600_000;
+
+/// When somebody who waits is told again what for. A hub cannot answer who asks
+/// with a token that it does not have, for an answer is sealed to a key that
+/// only the token opens; so the words must come from this side.
+#[derive(Debug, Clone)]
+pub struct Reminder {
+    since_ms: u64,
+    due_ms: u64,
+    wait_ms: u64,
+}
+
+impl Reminder {
+    /// Something has changed, and was told.
+    pub fn told(now: Now) -> Self {
+        Self {
+            since_ms: now.boot_ms,
+            due_ms: now.boot_ms.saturating_add(REMIND_MS),
+            wait_ms: REMIND_MS,
+        }
+    }
+
+    /// When [`Reminder::due`] is wanted, in milliseconds since boot.
+    pub fn wake_at(&self) -> u64 {
+        self.due_ms
+    }
+
+    /// If it is time to tell it again: for how many seconds it has been so.
+    pub fn due(&mut self, now: Now) -> Option<u64> {
+        if now.boot_ms < self.due_ms {
+            return None;
+        }
+        self.wait_ms = self.wait_ms.saturating_mul(2).min(REMIND_CAP_MS);
+        self.due_ms = now.boot_ms.saturating_add(self.wait_ms);
+        Some(self.since(now))
+    }
+
+    /// For how many seconds it has been so.
+    pub fn since(&self, now: Now) -> u64 {
+        now.boot_ms.saturating_sub(self.since_ms) / 1_000
+    }
+}
+
 /// One attempt to join. Holds no secret of the token: the shell seals.
 #[derive(Debug, Clone)]
 pub struct Join {
@@ -163,5 +210,30 @@ impl Join {
                 reason: format!("the hub's answer cannot be read ({error}): update the agent"),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skerry_wire::Timestamp;
+
+    #[test]
+    fn who_waits_is_told_again_and_less_and_less_often() {
+        let at = |secs: u64| Now {
+            boot_ms: secs * 1_000,
+            wall: Timestamp(0),
+        };
+        let mut reminder = Reminder::told(at(100));
+        assert_eq!(reminder.due(at(114)), None);
+        assert_eq!(reminder.due(at(115)), Some(15));
+        assert_eq!(reminder.wake_at(), 145_000);
+        let mut now = 145;
+        let mut times = Vec::new();
+        while now < 3_700 {
+            times.extend(reminder.due(at(now)));
+            now += 1;
+        }
+        assert_eq!(times, [45, 105, 225, 465, 945, 1_545, 2_145, 2_745, 3_345]);
     }
 }

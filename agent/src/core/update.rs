@@ -232,9 +232,17 @@ impl Updates {
 fn subject_of(order: &UpdateOrder) -> Subject {
     match &order.body {
         UpdateBody::Line { .. } => Subject::Line,
-        UpdateBody::Release(signed) => decode::<Release>("release", &signed.statement)
-            .map_or(Subject::Agent, |r| Subject::of(r.kind)),
+        UpdateBody::Release(signed) => {
+            unproven(signed).map_or(Subject::Agent, |r| Subject::of(r.kind))
+        }
     }
+}
+
+/// What a release says it is, whoever signed it: for people, and for where it
+/// is filed. Nothing where that is no release at all.
+fn unproven(signed: &SignedRelease) -> Option<Release> {
+    let release: Release = decode("release", &signed.statement).ok()?;
+    release.check().ok().map(|()| release)
 }
 
 impl Core {
@@ -318,11 +326,11 @@ impl Core {
         if let Some(condition) = self.conditions.iter().find(forgets) {
             // A new line above all: the device would call where nobody is.
             let reason = format!("the next start would undo it: {}", condition.message);
-            let what = match order.body {
-                UpdateBody::Line { .. } => "the new line",
-                UpdateBody::Release(_) => "the release",
+            let what = match &order.body {
+                UpdateBody::Line { .. } => "the new line".to_string(),
+                UpdateBody::Release(signed) => self.claimed(signed).1,
             };
-            return self.refuse_update(now, subject_of(&order), order.order, what, reason);
+            return self.refuse_update(now, subject_of(&order), order.order, &what, reason);
         }
         match order.body {
             UpdateBody::Line { broker, tls_pin } => {
@@ -371,16 +379,32 @@ impl Core {
         });
     }
 
+    /// Where a release that is not believed is filed, and what it calls itself,
+    /// with the first digits of its bytes' digest for this machine.
+    fn claimed(&self, signed: &SignedRelease) -> (Subject, String) {
+        let Some(release) = unproven(signed) else {
+            return (Subject::Agent, "a release without a name".into());
+        };
+        let (arch, variant) = (&self.facts.arch, &self.facts.variant);
+        let what = match release.artifact_for(arch, variant) {
+            Some(artifact) => {
+                let digits = &artifact.digest.hex()[..12];
+                format!("{} (sha256:{digits})", release.version)
+            }
+            None => release.version.clone(),
+        };
+        (Subject::of(release.kind), what)
+    }
+
     fn begin_release(&mut self, now: Now, order: u64, confirm_secs: u32, signed: &SignedRelease) {
-        let filed = decode::<Release>("release", &signed.statement);
-        let filed = filed.map_or(Subject::Agent, |r| Subject::of(r.kind));
         let release = match signed.open(&self.updates.start.release_keys) {
             Ok(release) => release,
             Err(error) => {
+                let (filed, what) = self.claimed(signed);
                 let reason = format!(
-                    "{error}; a device trusts the keys that its hub had when it joined, and releaseKeys of its agent.yaml"
+                    "no key that this device trusts has signed {what}: {error}; a device trusts the keys that its hub had when it joined, and releaseKeys of its agent.yaml"
                 );
-                return self.refuse_update(now, filed, order, "the release", reason);
+                return self.refuse_update(now, filed, order, &what, reason);
             }
         };
         let subject = Subject::of(release.kind);

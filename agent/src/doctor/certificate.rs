@@ -2,7 +2,7 @@
 //! information: a pinned one is believed on any day.
 
 use super::{Finding, Verdict};
-use skerry_link::{Probe, Trust};
+use skerry_link::{Doubt, Probe, Trust};
 use skerry_wire::calendar::days_from_civil;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,15 +28,12 @@ fn judged(probe: &Probe, trust: &Trust, now_secs: i64) -> Finding {
         }
         Some(Ok(certificates)) => certificates,
         Some(Err(why)) => {
-            let remedy = match trust {
-                Trust::Pinned(_) => {
-                    "skerry token create   # on the hub; here: skerry-agent reset && skerry-agent join TOKEN"
-                }
-                Trust::SystemRoots | Trust::RootsFile(_) => {
-                    "update-ca-certificates   # or let the broker show a certificate that is in date and for its name"
-                }
-            };
-            return Finding::new(KIND, Verdict::Bad, why.clone(), remedy);
+            return Finding::new(
+                KIND,
+                Verdict::Bad,
+                why.text.clone(),
+                remedy(why.doubt, trust),
+            );
         }
     };
     let whose = match trust {
@@ -53,6 +50,30 @@ fn judged(probe: &Probe, trust: &Trust, now_secs: i64) -> Finding {
         Some(_) => format!("{whose}; its date has passed, which does not matter here"),
     };
     Finding::good(KIND, text)
+}
+
+/// What helps against a broker that is not believed.
+fn remedy(doubt: Doubt, trust: &Trust) -> &'static str {
+    match (trust, doubt) {
+        (Trust::Pinned(_), _) => {
+            "skerry token create   # on the hub; here, if nothing is lost with this device's apps and volumes: skerry-agent reset && skerry-agent join TOKEN"
+        }
+        (_, Doubt::Ended) => {
+            "date   # if that is right: renew the certificate on the broker, as with: certbot renew"
+        }
+        (_, Doubt::NotBegun) => {
+            "date; timedatectl timesync-status   # this clock is behind: without the time no certificate can be believed"
+        }
+        (_, Doubt::OtherName) => {
+            "on the hub: skerry line set mqtts://NAME, with a name that the certificate is for; or give the broker a certificate for this one"
+        }
+        (_, Doubt::Stranger) => {
+            "apt-get install -y ca-certificates; cp CA.crt /usr/local/share/ca-certificates/ && update-ca-certificates   # CA.crt: of whoever signed the broker's certificate, as PEM"
+        }
+        (_, Doubt::NoTls | Doubt::Other) => {
+            "skerry-agent doctor   # again in a minute; if it stays so, look at the broker's log"
+        }
+    }
 }
 
 /// One value of DER (X.690): its tag, its content, and what follows it.
@@ -116,7 +137,7 @@ fn seconds(tag: u8, time: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skerry_link::{CertPin, CertificateDer};
+    use skerry_link::{CertPin, CertificateDer, NotBelieved};
 
     /// A certificate of the right shape with these dates, and nothing else
     /// that anybody would believe.
@@ -149,7 +170,12 @@ mod tests {
         }
         let probe = |shown| Probe {
             reached: Ok(()),
+            wants_tls: false,
             shown,
+        };
+        let not = |doubt| {
+            let text = "not the broker".to_string();
+            Some(Err(NotBelieved { doubt, text }))
         };
         let trust = Trust::Pinned(vec![CertPin([0; 32])]);
         let shown = probe(Some(Ok(vec![CertificateDer::from(certificate(&utc))])));
@@ -159,9 +185,19 @@ mod tests {
         let found = judged(&shown, &trust, i64::MAX / 2);
         assert_eq!(found.verdict, Verdict::Good);
         assert!(found.text.contains("does not matter"), "{}", found.text);
-        let refused = judged(&probe(Some(Err("not the broker".into()))), &trust, 0);
+        let refused = judged(&probe(not(Doubt::Stranger)), &trust, 0);
         assert_eq!(refused.verdict, Verdict::Bad);
         assert!(refused.remedy.contains("join TOKEN"));
+        for (doubt, words) in [
+            (Doubt::Ended, "certbot renew"),
+            (Doubt::NotBegun, "date;"),
+            (Doubt::OtherName, "skerry line set"),
+            (Doubt::Stranger, "update-ca-certificates"),
+            (Doubt::Other, "the broker's log"),
+        ] {
+            let found = judged(&probe(not(doubt)), &Trust::SystemRoots, 0);
+            assert!(found.remedy.contains(words), "{found:?}");
+        }
         assert_eq!(judged(&probe(None), &trust, 0).verdict, Verdict::Good);
     }
 }

@@ -37,7 +37,8 @@ mod tests {
     #[test]
     fn a_board_without_a_clock_stands_in_1970() {
         let unit = "usr/lib/systemd/system/systemd-timesyncd.service";
-        let tree = Tree::new(&[("usr/bin/timedatectl", b""), (unit, b"")]);
+        let system = ("run/systemd/system/x", &b""[..]);
+        let tree = Tree::new(&[("usr/bin/timedatectl", b""), (unit, b""), system]);
         let host = tree.host();
         assert_eq!(judged(&host, 40).remedy, "timedatectl set-ntp true");
         assert_eq!(judged(&host, FIRST_SECS).verdict, Verdict::Good);

@@ -16,6 +16,11 @@ pub(super) fn remedy(host: &Host) -> &'static str {
         "timedatectl timesync-status; ip route   # does it reach a time server (UDP port 123)?"
     } else if host.has("run/chrony") {
         "chronyc sources; ip route   # does it reach a time server (UDP port 123)?"
+    } else if !host.has("run/systemd/system") {
+        "start an NTP client, such as chrony"
+    } else if host.has("usr/sbin/chronyd") {
+        // Ubuntu has it since 25.10; the unit has this name there and in Debian.
+        "systemctl enable --now chrony"
     } else if host.has("usr/bin/timedatectl") && has_unit() {
         "timedatectl set-ntp true"
     } else if host.has("usr/bin/timedatectl") && host.has("usr/bin/apt-get") {
@@ -71,7 +76,11 @@ mod tests {
     fn the_remedy_fits_what_is_installed_and_what_runs() {
         let on = |files: &[&str]| {
             let files: Vec<(&str, &[u8])> = files.iter().map(|f| (*f, &b""[..])).collect();
-            remedy(&Tree::new(&files).host())
+            let tree = Tree::new(&files);
+            let without = remedy(&tree.host());
+            assert!(!without.starts_with("timedatectl set") && !without.starts_with("apt"));
+            tree.put("run/systemd/system/x", b"");
+            remedy(&tree.host())
         };
         let tool = "usr/bin/timedatectl";
         let unit = "usr/lib/systemd/system/systemd-timesyncd.service";
@@ -81,6 +90,8 @@ mod tests {
         let bare = on(&[tool, "usr/bin/apt-get"]);
         assert!(bare.starts_with("apt-get install"), "{bare}");
         assert!(on(&["run/chrony/chronyd.pid"]).starts_with("chronyc"));
+        let stopped = on(&[tool, "usr/bin/apt-get", "usr/sbin/chronyd"]);
+        assert_eq!(stopped, "systemctl enable --now chrony");
         assert!(on(&[]).contains("chrony"));
     }
 

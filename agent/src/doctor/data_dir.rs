@@ -1,7 +1,8 @@
 //! Can the data directory be written?
 
-use super::{Finding, Verdict};
+use super::{Finding, Verdict, disk};
 use crate::volatile;
+use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::fs;
 use std::io::{self, Write};
@@ -53,13 +54,35 @@ fn lost_with_the_power(dir: &Path) -> Option<Finding> {
 fn bad(dir: &Path, error: &io::Error) -> Finding {
     let shown = dir.display();
     let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
-    Finding::new(
-        KIND,
-        Verdict::Bad,
-        format!("{shown} cannot be written: {error}"),
-        format!(
-            "mount -o remount,rw \"$(stat -c %m {})\"; mkdir -p {shown}",
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let remedy = match errno {
+        Some(Errno::EACCES | Errno::EPERM) if !nix::unistd::geteuid().is_root() => {
+            let text = format!("only root can tell whether {shown} can be written");
+            return Finding::unknown(KIND, text);
+        }
+        Some(Errno::ENOSPC | Errno::EDQUOT) => disk::what_takes_room(existing, ""),
+        Some(_) | None => format!(
+            "mount -o remount,rw \"$(stat -c %m {})\" && mkdir -p {shown}   # if that fails: dmesg | tail; reboot",
             existing.display()
         ),
-    )
+    };
+    let text = format!("{shown} cannot be written: {error}");
+    Finding::new(KIND, Verdict::Bad, text, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_remedy_is_that_of_the_error() {
+        let of = |errno: Errno| bad(Path::new("/var/lib/x"), &errno.into());
+        assert!(of(Errno::ENOSPC).remedy.starts_with("du -xh --max-depth=2"));
+        assert!(of(Errno::EROFS).remedy.starts_with("mount -o remount,rw"));
+        let denied = of(Errno::EACCES);
+        match nix::unistd::geteuid().is_root() {
+            true => assert_eq!(denied.verdict, Verdict::Bad),
+            false => assert_eq!(denied.verdict, Verdict::Unknown),
+        }
+    }
 }

@@ -25,11 +25,16 @@ pub fn find(dir: &Path) -> Finding {
     if verdict == Verdict::Good {
         return Finding::good(KIND, text);
     }
-    let remedy = format!(
-        "du -xh {what}--max-depth=2 {} | sort -h | tail",
+    Finding::new(KIND, verdict, text, what_takes_room(existing, what))
+}
+
+/// The line that shows it: all of the file system, for logs of the system and
+/// packages take the same room. What takes none of ours can be had back at once.
+pub(super) fn what_takes_room(existing: &Path, what: &str) -> String {
+    format!(
+        "du -xh {what}--max-depth=2 \"$(stat -c %m {})\" | sort -h | tail -n 20; journalctl --vacuum-size=50M; apt-get clean",
         existing.display()
-    );
-    Finding::new(KIND, verdict, text, remedy)
+    )
 }
 
 /// How bad it is, in words, and what `du` shall count.

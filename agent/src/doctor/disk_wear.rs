@@ -23,8 +23,15 @@ fn judged(host: &Host, disk: Option<Disk>) -> Finding {
     let name = &disk.name;
     let Some(wear) = disk.wear(host) else {
         let text = match disk.kind(host).as_str() {
-            "SD" => format!("{name} is an SD card: its wear cannot be read"),
-            _ => format!("{name} does not tell its wear here; try: smartctl -a /dev/{name}"),
+            "SD" => format!(
+                "{name} is an SD card, which cannot tell its wear: errors of the file system are the first sign"
+            ),
+            _ if name.starts_with("vd") => {
+                format!("{name} is a virtual disk: its host knows its wear")
+            }
+            _ => format!(
+                "{name} does not tell its wear here; try: apt-get install -y smartmontools && smartctl -a /dev/{name}"
+            ),
         };
         return Finding::unknown(KIND, text);
     };
@@ -71,7 +78,7 @@ mod tests {
         assert!(emmc.remedy.contains("/dev/mmcblk0"));
         let card = of(&pi_3(), 179, 2);
         assert_eq!(card.verdict, Verdict::Unknown);
-        assert!(card.text.contains("SD card: its wear cannot be read"));
+        assert!(card.text.contains("SD card, which cannot tell its wear"));
         assert!(
             of(&x86_box(), 254, 0)
                 .text

@@ -64,7 +64,7 @@ fn configured(host: &Host) -> Finding {
             KIND,
             Verdict::Poor,
             "no name server in /etc/resolv.conf: names cannot be looked up",
-            "ip route; networkctl status   # is there a network at all?",
+            "ip -br addr; ip route   # is there a network at all? nmtui or netplan sets one up",
         ),
         false => Finding::good(KIND, format!("names are asked of {}", servers.join(", "))),
     }

@@ -49,8 +49,13 @@ pub fn find(host: &Host, dir: &Path) -> Finding {
             "{point}, which holds {}, is mounted read-only, as kernels do with a disk that fails",
             dir.display()
         );
-        let remedy =
-            format!("dmesg | grep -i error; umount {point}; fsck -y {source}; mount {point}");
+        // What the system runs from cannot be taken away while it does.
+        let remedy = match point.as_str() {
+            "/" => "dmesg | grep -iE 'i/o error|ext4|mmc'; reboot   # it is checked as it starts; if it comes back read-only, the disk fails: change it".to_string(),
+            _ => format!(
+                "dmesg | grep -iE 'i/o error|ext4|mmc'; umount {point} && {{ fsck -y {source}; mount {point}; }}   # if it is in use: reboot"
+            ),
+        };
         return Finding::new(KIND, Verdict::Bad, text, remedy);
     }
     let mut wrong = Vec::new();
@@ -102,11 +107,24 @@ mod tests {
         assert_eq!(bad.verdict, Verdict::Bad);
         assert!(
             bad.remedy
-                .contains("umount /var/lib; fsck -y /dev/mmcblk0p3")
+                .contains("umount /var/lib && { fsck -y /dev/mmcblk0p3; mount /var/lib; }")
         );
         assert_eq!(of("/srv").verdict, Verdict::Good);
         assert_eq!(of("/var/library").verdict, Verdict::Good);
         assert_eq!(of("/boot/my card/x").verdict, Verdict::Bad);
+    }
+
+    #[test]
+    fn the_root_is_checked_as_the_machine_starts() {
+        let mounts = MOUNTS.replace("ext4 /dev/mmcblk0p2 rw", "ext4 /dev/mmcblk0p2 ro");
+        let tree = Tree::new(&[("proc/self/mountinfo", mounts.as_bytes())]);
+        let found = find(&tree.host(), Path::new("/srv"));
+        assert_eq!(found.verdict, Verdict::Bad);
+        assert!(
+            found.remedy.contains("reboot   # it is checked"),
+            "{found:?}"
+        );
+        assert!(!found.remedy.contains("umount"), "{found:?}");
     }
 
     #[test]

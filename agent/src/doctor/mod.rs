@@ -12,6 +12,7 @@ mod clock_trust;
 mod crash;
 mod data_dir;
 mod disk;
+mod disk_errors;
 mod disk_wear;
 mod dns;
 mod file_system;
@@ -32,7 +33,7 @@ use crate::config::Config;
 use crate::facts::Host;
 use crate::store::{IdentityRecord, look_up_identity};
 use serde_json::json;
-use skerry_link::{CertPin, Trust};
+use skerry_link::{CertPin, Doubt, Trust};
 use skerry_wire::report::Condition;
 use std::path::Path;
 
@@ -100,6 +101,7 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
     );
     all.push(watchdog::find(&host));
     all.push(crash::find(&host));
+    all.push(disk_errors::find(&host, data_dir));
     all.push(data_dir::find(data_dir));
     all.push(dns::find(&host, known.broker.as_deref()));
     if let Some(broker) = &known.broker {
@@ -107,6 +109,9 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
         all.push(finding);
         if let (Some(probe), Some(trust)) = (probe, &known.trust)
             && probe.reached.is_ok()
+            // Said already: there is no certificate to look at.
+            && !probe.wants_tls
+            && !matches!(&probe.shown, Some(Err(why)) if why.doubt == Doubt::NoTls)
         {
             all.push(certificate::find(&probe, trust));
         }

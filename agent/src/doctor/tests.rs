@@ -85,7 +85,7 @@ fn remedies_are_those_of_the_board() {
     };
     assert_eq!(
         remedy(&pi_4(), "NoMemoryLimits"),
-        "sed -i '1s/$/ cgroup_enable=memory cgroup_memory=1/' /boot/firmware/cmdline.txt && reboot"
+        "sed -i '1s/$/ cgroup_enable=memory/' /boot/firmware/cmdline.txt && reboot"
     );
     assert!(remedy(&pi_4(), "NoWatchdog").contains("dtparam=watchdog=on"));
     assert!(remedy(&x86_box(), "NoWatchdog").contains("softdog"));

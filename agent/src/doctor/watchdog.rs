@@ -10,8 +10,12 @@ const KIND: &str = "NoWatchdog";
 pub fn find(host: &Host) -> Finding {
     let dogs = host.names("sys/class/watchdog");
     let Some(dog) = dogs.first() else {
+        // What stands below a filter such as [cm5] is for that board alone.
         let remedy = match is_raspberry_pi(host) {
-            true => "echo dtparam=watchdog=on >> /boot/firmware/config.txt && reboot",
+            true if host.has("boot/firmware/config.txt") => {
+                "printf '\\n[all]\\ndtparam=watchdog=on\\n' >> /boot/firmware/config.txt && reboot"
+            }
+            true => "printf '\\n[all]\\ndtparam=watchdog=on\\n' >> /boot/config.txt && reboot",
             false => "modprobe softdog && echo softdog > /etc/modules-load.d/softdog.conf",
         };
         let text = "no watchdog: if the machine hangs, it stays so";

@@ -3,12 +3,35 @@
 use super::{Host, vcio};
 
 /// The bits of [`Vitals::throttled`](skerry_wire::report::Vitals), from
-/// whichever door there is: the firmware driver's own file, the mailbox, or
-/// the voltage alarm of kernels that have neither, which is bit 0 only.
+/// whichever door there is, the best first:
+/// 1. the firmware's own answer as `vcgencmd` has it: what is so now, and what
+///    was so since it started;
+/// 2. the mailbox's: the driver of the voltage sensor asks there every two
+///    seconds and has the past forgotten each time, so it tells little of that;
+/// 3. that sensor's alarm, where kernels have no mailbox: bit 0 only;
+/// 4. the firmware driver's own file, whose reading the kernel answers with a
+///    warning and a stack in its log, once.
 pub fn throttled(host: &Host) -> Option<u32> {
-    by_file(host)
+    // The first since 2026, for programs that are not root.
+    let doors = ["dev/vcio_gencmd", "dev/vcio"];
+    doors
+        .iter()
+        .find_map(|door| vcio::throttled_since_start(&host.path(door)))
         .or_else(|| vcio::throttled(&host.path("dev/vcio")))
         .or_else(|| by_alarm(host))
+        .or_else(|| by_file(host))
+}
+
+/// Milliamperes that the supply of a Raspberry Pi 5 said it can give, where
+/// that is so little that the board holds its USB ports down to 600 mA in all.
+pub fn weak_supply_milliamps(host: &Host) -> Option<u32> {
+    /// What the ports need to be let free.
+    const ENOUGH: u32 = 5_000;
+    let power = "proc/device-tree/chosen/power";
+    let most = host.cell(&format!("{power}/max_current"))?;
+    // Somebody may have said that it is enough all the same.
+    let forced = host.cell(&format!("{power}/usb_max_current_enable")) == Some(1);
+    (most > 0 && most < ENOUGH && !forced).then_some(most)
 }
 
 fn by_file(host: &Host) -> Option<u32> {

@@ -15,9 +15,9 @@ mod vitals;
 
 pub use board::is_raspberry_pi;
 pub use disk::{Disk, Wear};
-pub use firmware::throttled;
+pub use firmware::{throttled, weak_supply_milliamps};
 pub use host::Host;
-pub use reset::panic_record;
+pub use reset::{PanicNote, panic_record};
 pub use space::Space;
 pub use vitals::{memory_available_bytes, temperature_millis, vitals};
 

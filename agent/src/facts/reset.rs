@@ -5,6 +5,9 @@
 //! sysfs too.
 
 use super::Host;
+use std::fs;
+use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 /// A watchdog driver's `bootstatus` (linux/watchdog.h, WDIOF_*).
 const WATCHDOG_BITS: [(i64, &str); 4] = [
@@ -35,10 +38,56 @@ fn named(bits: i64, names: &[(i64, &'static str)]) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
-/// The file that a kernel wrote as it died, if it is still there.
-pub fn panic_record(host: &Host) -> Option<String> {
+/// Where a kernel's last words are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PanicNote {
+    /// The file or directory, below the root.
+    pub path: String,
+    /// Whether it is of the start before this one: the kernel's own memory for
+    /// it is emptied by whoever keeps its notes.
+    pub is_new: bool,
+}
+
+/// Where `systemd-pstore` moves the kernel's notes to, as it does at each start
+/// of Debian, Raspberry Pi OS and Ubuntu.
+const KEPT: &str = "var/lib/systemd/pstore";
+/// What a clock may be off by between two files of one start, in seconds.
+const SAME_START_SECS: u64 = 60;
+
+/// What a kernel wrote as it died, if it is still there.
+pub fn panic_record(host: &Host) -> Option<PanicNote> {
+    let is_note = |name: &String| name.starts_with("dmesg");
     let names = host.names("sys/fs/pstore");
-    names.into_iter().find(|name| name.starts_with("dmesg-"))
+    if let Some(name) = names.into_iter().find(is_note) {
+        let path = format!("sys/fs/pstore/{name}");
+        return Some(PanicNote { path, is_new: true });
+    }
+    let kept = host.names(KEPT);
+    let mut notes = kept.into_iter().filter_map(|name| {
+        let path = format!("{KEPT}/{name}");
+        let has = is_note(&name) || host.names(&path).iter().any(is_note);
+        has.then(|| (modified_secs(&host.path(&path)), path))
+    });
+    let first = notes.next()?;
+    let (secs, path) = notes.fold(first, |a, b| if b.0 > a.0 { b } else { a });
+    let is_new =
+        started_secs(host).is_some_and(|started| secs.saturating_add(SAME_START_SECS) >= started);
+    Some(PanicNote { path, is_new })
+}
+
+fn modified_secs(path: &Path) -> u64 {
+    let modified = fs::metadata(path).and_then(|of| of.modified());
+    let since = modified
+        .ok()
+        .and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// When the kernel started, by its wall clock.
+fn started_secs(host: &Host) -> Option<u64> {
+    let text = host.text("proc/stat");
+    let line = text.lines().find_map(|line| line.strip_prefix("btime "));
+    line.and_then(|secs| secs.trim().parse().ok())
 }
 
 fn by_watchdog(host: &Host) -> Option<&'static str> {
@@ -54,10 +103,11 @@ fn by_firmware(host: &Host) -> Option<&'static str> {
     if let Some(reason) = named(i64::from(chip.unwrap_or(0)), &POWER_CHIP_BITS) {
         return Some(reason);
     }
-    // Boards before the Pi 4 have it one step higher.
-    let bits = host
-        .cell("proc/device-tree/chosen/bootloader/rsts")
-        .or_else(|| host.cell("proc/device-tree/chosen/pm_rsts"))?;
+    let paths = ["bootloader/rsts", "bootloader/pm_rsts", "pm_rsts"];
+    let mut cells = paths
+        .iter()
+        .filter_map(|path| host.cell(&format!("proc/device-tree/chosen/{path}")));
+    let bits = cells.next()?;
     match bits {
         bits if bits & RSTS_WATCHDOG != 0 => Some("reboot or watchdog"),
         bits if bits & RSTS_SOFTWARE != 0 => Some("reboot"),
@@ -68,7 +118,7 @@ fn by_firmware(host: &Host) -> Option<&'static str> {
 
 /// The reason in words, or nothing where the machine does not tell.
 pub(super) fn last_reset(host: &Host) -> &'static str {
-    if panic_record(host).is_some() {
+    if panic_record(host).is_some_and(|note| note.is_new) {
         return "kernel panic";
     }
     by_watchdog(host)

@@ -258,7 +258,7 @@ fn missing(hierarchies: &Hierarchies, what: &'static str, controller: &'static s
     let remedy = match controller {
         "cpu" => "build the kernel with CONFIG_CFS_BANDWIDTH and CONFIG_FAIR_GROUP_SCHED",
         "memory" => {
-            "on a Raspberry Pi add 'cgroup_enable=memory cgroup_memory=1' to cmdline.txt and reboot"
+            "on a Raspberry Pi add 'cgroup_enable=memory' to cmdline.txt and reboot; 'skerry-agent doctor' has the line to type"
         }
         "pids" => "build the kernel with CONFIG_CGROUP_PIDS",
         "cpuset" => "build the kernel with CONFIG_CPUSETS",

@@ -18,6 +18,8 @@ const MAX_BROKEN: u32 = 3;
 
 /// The store's copy during a trial.
 const SNAPSHOT: &str = "agent.redb.before-update";
+/// The same while it is written: of no use to anybody when it is cut off.
+const SNAPSHOT_NEW: &str = "agent.redb.before-update.new";
 
 /// The store of one data directory.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ impl StoreDir {
         if volatile::is_read_only(dir) {
             return Err(StoreError::ReadOnly { dir: dir.into() });
         }
+        // A power cut left it. That it takes room is all the harm it does.
+        let _ = fs::remove_file(dir.join(SNAPSHOT_NEW));
         let path = dir.join("agent.redb");
         let fresh = !path.exists();
         let mut broken = None;
@@ -177,7 +181,7 @@ impl StoreDir {
         let dir = self.dir.clone();
         drop(self);
         let broken = (1..=MAX_BROKEN).map(|n| format!("agent.redb.broken-{n}"));
-        for name in ["identity", "agent.redb", SNAPSHOT]
+        for name in ["identity", "agent.redb", SNAPSHOT, SNAPSHOT_NEW]
             .map(String::from)
             .into_iter()
             .chain(broken)
@@ -217,11 +221,16 @@ pub fn file(dir: &Path) -> PathBuf {
 /// Copies the store, which nobody has open, for the case that an agent on
 /// trial makes it unreadable for this one. Durable when it returns.
 pub fn take_snapshot(dir: &Path) -> Result<(), StoreError> {
-    let (path, new) = (dir.join(SNAPSHOT), dir.join("agent.redb.before-update.new"));
-    fs::copy(file(dir), &new)
+    let (path, new) = (dir.join(SNAPSHOT), dir.join(SNAPSHOT_NEW));
+    let copied = fs::copy(file(dir), &new)
         .and_then(|_| File::open(&new)?.sync_all())
-        .map_err(file_error("copying to", &new))?;
-    fs::rename(&new, &path).map_err(file_error("renaming", &new))?;
+        .map_err(file_error("copying to", &new))
+        .and_then(|()| fs::rename(&new, &path).map_err(file_error("renaming", &new)));
+    if copied.is_err() {
+        // A disk that is full needs the room more than anything.
+        let _ = fs::remove_file(&new);
+    }
+    copied?;
     let synced = File::open(dir).and_then(|dir| dir.sync_all());
     synced.map_err(file_error("syncing", dir))
 }

@@ -175,7 +175,6 @@ pub struct Board {
     console_before: Console,
     process: Option<Child>,
     partition: u32,
-    started: Instant,
 }
 
 /// Makes the card as large as `bytes`, which must be a power of two for an SD
@@ -224,7 +223,6 @@ impl Board {
             console_before: Console::default(),
             process: None,
             partition: 0,
-            started: Instant::now(),
         };
         board.start(false)?;
         Ok(board)
@@ -302,7 +300,6 @@ impl Board {
         self.console_before = std::mem::replace(&mut self.console, Console::read_from(serial));
         self.process = Some(process);
         self.partition = boot.partition;
-        self.started = Instant::now();
         Ok(())
     }
 
@@ -319,11 +316,6 @@ impl Board {
     /// The partition that it was started from.
     pub fn partition(&self) -> u32 {
         self.partition
-    }
-
-    /// How long it has had power.
-    pub fn powered(&self) -> Duration {
-        self.started.elapsed()
     }
 
     /// Whether it has not ended by itself.

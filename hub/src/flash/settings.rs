@@ -1,6 +1,7 @@
 //! What is put onto a card: the operator's wishes, checked, and the files that
 //! carry them to the first boot.
 
+use crate::zone;
 use skerry_wire::DeviceId;
 use std::num::NonZeroU32;
 use std::str::FromStr;
@@ -16,6 +17,8 @@ const PSK_ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
 const MAX_USER_BYTES: usize = 32;
 /// Longest host name (POSIX, Linux: 64; a label of DNS: 63).
 const MAX_HOST_BYTES: usize = 63;
+/// Characters of something typed that a message repeats.
+const MAX_SHOWN_CHARS: usize = 80;
 /// Rounds of SHA-512 crypt: about half a second of a Raspberry Pi Zero for
 /// each login, ten times what crypt takes when it is not told.
 const HASH_ROUNDS: u32 = 50_000;
@@ -347,18 +350,15 @@ pub fn ssh_key(line: &str) -> Result<Option<String>, Unusable> {
     Ok(Some(line.into()))
 }
 
-/// Checks a time zone's form; whether the image knows it, its first boot says.
+/// The time zone of that name, in any case, as the image has it.
 pub fn time_zone(text: &str) -> Result<String, Unusable> {
-    let part = |p: &str| {
-        !p.is_empty()
-            && p.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_+-".contains(&b))
-    };
-    if text.len() <= 64 && text.split('/').all(part) {
-        return Ok(text.into());
+    if let Some(name) = zone::name(text) {
+        return Ok(name.into());
     }
+    let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
     unusable(format!(
-        "'{text}' is not a time zone: write it as in Europe/Berlin (timedatectl list-timezones)"
+        "there is no time zone '{shown}': {}",
+        zone::remedy(&shown)
     ))
 }
 
@@ -577,7 +577,15 @@ mod tests {
                 .0
                 .contains(".pub")
         );
-        assert!(time_zone("Europe/Berlin").is_ok());
-        assert!(time_zone("../../etc/passwd").is_err());
+        assert_eq!(time_zone("Europe/Berlin").unwrap(), "Europe/Berlin");
+        assert_eq!(time_zone("europe/berlin").unwrap(), "Europe/Berlin");
+        for (wrong, remedy) in [
+            ("Europe/Berln", "did you mean Europe/Berlin?"),
+            ("../../etc/passwd", "write its IANA name"),
+            ("Mars/Olympus", "write its IANA name"),
+        ] {
+            let why = time_zone(wrong).unwrap_err().0;
+            assert!(why.contains(remedy) && why.contains(wrong), "{why}");
+        }
     }
 }

@@ -410,7 +410,7 @@ impl<'n> Fields<'n> {
 }
 
 /// The known name that somebody who typed `wrong` most likely meant.
-pub(super) fn closest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn closest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     if wrong.len() > 64 {
         return None;
     }

@@ -169,7 +169,7 @@ fn time_zone(d: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<TimeZo
         Ok(zone) => return Some(zone),
         Err(NoRule::Unknown) => (
             format!("there is no time zone '{shown}'"),
-            "write its IANA name, as in Europe/Berlin or Etc/UTC".to_string(),
+            zone::remedy(&shown),
         ),
         Err(NoRule::NoSuchRule) => (
             format!("the clock of {shown} is set by decree each year, which devices cannot know"),

@@ -42,6 +42,7 @@ pub use write::{to_json, to_yaml};
 
 use crate::model::{App, ConfigObject};
 use decode::Decoder;
+pub(crate) use decode::closest;
 use std::collections::BTreeMap;
 
 /// Bytes in one file: a thousand ordinary apps, or the largest config in

@@ -10,7 +10,7 @@ use smol::future::{self, FutureExt};
 use smol::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use crate::backoff::Backoff;
-use crate::dial::{Wire, dial, plain};
+use crate::dial::{Wire, dial, is_tls_alert, plain, speaks_tls, speaks_tls_words};
 use crate::mqtt::{Incoming, Mqtt, NotSent};
 use crate::outbox::{Outbox, Outgoing};
 use crate::url::BrokerAddress;
@@ -43,6 +43,7 @@ pub(crate) async fn drive(
     let mut backoff = Backoff::new(config.backoff_first, config.backoff_cap);
     let mut tls: Option<Arc<ClientConfig>> = None;
     let mut attempt = Attempt(0);
+    let mut tls_there = None;
     loop {
         attempt.0 += 1;
         let mut up_since = None;
@@ -55,6 +56,7 @@ pub(crate) async fn drive(
                 &events,
                 attempt,
                 &mut up_since,
+                &mut tls_there,
             );
             Some(end.await)
         };
@@ -104,6 +106,7 @@ async fn one_connection(
     events: &Sender<LinkEvent>,
     attempt: Attempt,
     up_since: &mut Option<Instant>,
+    tls_there: &mut Option<bool>,
 ) -> End {
     if tls.is_none() && matches!(config.broker.address, BrokerAddress::Tls { .. }) {
         match trust::client_config(&config.trust) {
@@ -144,6 +147,7 @@ async fn one_connection(
         up_since,
         keep_alive: config.keep_alive,
         started: now,
+        first_in: None,
         last_in: now,
         last_out: now,
         pinged: now,
@@ -151,6 +155,22 @@ async fn one_connection(
     let end = match connection.run().await {
         Ok(()) => End::Closed,
         Err(reason) => End::Down(reason),
+    };
+    let first = connection.first_in;
+    let end = match (end, &config.broker.address) {
+        (End::Down(reason), BrokerAddress::Plain { host, port }) => {
+            let closed = async {
+                outbox.closed().await;
+                None
+            };
+            let speaks = async { Some(is_it_tls(first, tls_there, host, *port).await) };
+            match closed.or(speaks).await {
+                None => End::Closed,
+                Some(true) => End::Down(speaks_tls_words(host, *port)),
+                Some(false) => End::Down(reason),
+            }
+        }
+        (end, _) => end,
     };
     for message in outbox.put_back(connection.mqtt.into_unacknowledged()) {
         let refused = LinkEvent::Refused {
@@ -168,6 +188,29 @@ async fn one_connection(
         }
     }
     end
+}
+
+/// How the other side's first bytes looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// An alert of TLS.
+    Alert,
+    /// Anything else.
+    Other,
+}
+
+/// Whether a connection without TLS failed because the other side speaks it.
+/// One that hung up without a word is asked, once until the line is up again.
+async fn is_it_tls(first: Option<First>, known: &mut Option<bool>, host: &str, port: u16) -> bool {
+    match (first, *known) {
+        (Some(First::Alert), _) => true,
+        (Some(First::Other), _) => {
+            *known = None;
+            false
+        }
+        (None, Some(known)) => known,
+        (None, None) => *known.insert(speaks_tls(host, port).await),
+    }
 }
 
 /// What ended a wait.
@@ -193,6 +236,7 @@ struct Connection<'a> {
     up_since: &'a mut Option<Instant>,
     keep_alive: Duration,
     started: Instant,
+    first_in: Option<First>,
     last_in: Instant,
     last_out: Instant,
     pinged: Instant,
@@ -218,6 +262,11 @@ impl Connection<'_> {
                 Wake::Read(Ok(0)) => return Err("the broker closed the connection".into()),
                 Wake::Read(Ok(count)) => {
                     self.last_in = Instant::now();
+                    self.first_in
+                        .get_or_insert(match is_tls_alert(&buffer[..count]) {
+                            true => First::Alert,
+                            false => First::Other,
+                        });
                     self.mqtt.receive(&buffer[..count]);
                     while let Some(incoming) = self.mqtt.next()? {
                         if !self.handle(incoming).await {

@@ -32,7 +32,8 @@ mod trust;
 mod url;
 
 pub use backoff::STABLE_AFTER;
-pub use probe::{Probe, probe};
+pub use dial::Doubt;
+pub use probe::{NotBelieved, Probe, probe};
 pub use rustls_pki_types::CertificateDer;
 pub use trust::{CertPin, Trust, TrustError};
 pub use url::{BrokerAddress, BrokerUrl, BrokerUrlError, Login, PLAIN_PORT, TLS_PORT};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
-use skerry_link::{CertPin, Full, Link, LinkEvent, Qos, Trust, Will};
+use skerry_link::{BrokerUrl, CertPin, Full, Link, LinkEvent, Qos, Trust, Will};
 
 const OPEN: &str = "allow_anonymous true";
 
@@ -268,7 +268,7 @@ fn tls_strangers_are_refused() {
         for (broker, words) in [
             (&stranger, "not the broker that the token names"),
             (&thief, "not signed by the pinned authority"),
-            (&plain, "cannot reach broker"),
+            (&plain, "must begin with mqtt://"),
         ] {
             let mut pinned = config(broker.tls_url(), "pinned");
             pinned.trust = Trust::Pinned(vec![CertPin::of(&ours.ca)]);
@@ -280,6 +280,52 @@ fn tls_strangers_are_refused() {
         unpinned.trust = Trust::Pinned(Vec::new());
         let (_link, events) = Link::start(&executor, unpinned, None);
         assert!(down(&events).await.contains("no pin"));
+    }));
+}
+
+#[test]
+fn an_address_without_tls_for_a_port_with_it_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = tls(dir.path(), "ours", (2020, 2090));
+    let broker = Mosquitto::start(dir.path(), &format!("{OPEN}\n{}", ours.lines));
+    // Hangs up on whoever does not begin with TLS, and answers who does with an
+    // alert; the second time, the alert is all that anybody gets.
+    let (mute, mute_url) = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("mqtt://{}", listener.local_addr().unwrap());
+        (listener, url)
+    };
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        while let Ok((mut stream, _)) = mute.accept() {
+            let mut bytes = [0; 1024];
+            let count = stream.read(&mut bytes).unwrap_or(0);
+            if count > 0 && bytes[0] == 0x16 {
+                let _ = stream.write_all(&[0x15, 3, 3, 0, 2, 2, 40]);
+            }
+        }
+    });
+    let executor = smol::Executor::new();
+    smol::block_on(executor.run(async {
+        for url in [broker.url(), mute_url.parse().unwrap()] {
+            let (link, events) = Link::start(&executor, config(url.clone(), "x"), None);
+            let secure = url.to_string().replace("mqtt://", "mqtts://");
+            for _ in 0..2 {
+                let reason = down(&events).await;
+                let words = format!("speaks TLS there: write {secure} instead of {url}");
+                assert!(reason.contains(&words), "{reason}");
+            }
+            link.close().await;
+            let probe = skerry_link::probe(&url.address, None, PATIENCE).await;
+            assert!(probe.wants_tls && probe.reached.is_ok());
+        }
+        let plain = Mosquitto::start(dir.path(), OPEN);
+        let probe = skerry_link::probe(&plain.url().address, None, PATIENCE).await;
+        assert!(!probe.wants_tls && probe.reached.is_ok());
+        let trust = Trust::SystemRoots;
+        let probe = skerry_link::probe(&plain.tls_url().address, Some(&trust), PATIENCE).await;
+        let shown = probe.shown.map(|shown| shown.map_err(|why| why.doubt));
+        assert_eq!(shown, Some(Err(skerry_link::Doubt::NoTls)));
     }));
 }
 
@@ -300,11 +346,29 @@ fn tls_by_authority_file_looks_at_name_and_date() {
         config_.trust = Trust::RootsFile(old.ca_file.clone());
         let (_link, events) = Link::start(&executor, config_, None);
         let reason = down(&events).await;
-        assert!(reason.contains("expired"), "{reason}");
-        let mut config_ = config(broker.tls_url(), "c");
-        config_.trust = Trust::SystemRoots;
-        let (_link, events) = Link::start(&executor, config_, None);
-        down(&events).await;
+        assert!(reason.contains("certificate expired"), "{reason}");
+        assert!(
+            reason.contains("days ago, by this machine's clock"),
+            "{reason}"
+        );
+        // By another name, and from an authority that nobody here knows.
+        let broker = Mosquitto::start(dir.path(), &format!("{OPEN}\n{}", good.lines));
+        let other_name: BrokerUrl = format!("mqtts://localhost:{}", broker.port)
+            .parse()
+            .unwrap();
+        let trust = Trust::RootsFile(good.ca_file.clone());
+        let probe = skerry_link::probe(&other_name.address, Some(&trust), PATIENCE).await;
+        let why = probe.shown.unwrap().unwrap_err();
+        assert_eq!(why.doubt, skerry_link::Doubt::OtherName, "{why:?}");
+        assert!(why.text.contains("not for localhost, only for"), "{why:?}");
+        let trust = Trust::RootsFile(old.ca_file.clone());
+        let probe = skerry_link::probe(&broker.tls_url().address, Some(&trust), PATIENCE).await;
+        let why = probe.shown.unwrap().unwrap_err();
+        assert_eq!(why.doubt, skerry_link::Doubt::Stranger, "{why:?}");
+        assert!(
+            why.text.contains("no authority that this machine trusts"),
+            "{why:?}"
+        );
     }));
 }
 
