@@ -19,6 +19,7 @@ mod file_system;
 mod low_memory;
 mod memory_cgroup;
 mod nftables;
+mod no_shell;
 mod overlay;
 mod temperature;
 #[cfg(test)]
@@ -116,7 +117,9 @@ pub fn examine(data_dir: &Path, known: &Known) -> Vec<Finding> {
             all.push(certificate::find(&probe, trust));
         }
     }
-    all
+    all.into_iter()
+        .map(|finding| no_shell::fitted(&host, finding))
+        .collect()
 }
 
 /// All of them. `address` is the broker's, if the device knows one; whom to
@@ -137,9 +140,11 @@ pub fn findings(config: &Config, address: Option<&str>) -> Vec<Finding> {
 /// The machine's troubles as the hub is told. Writes nothing, so that it may
 /// be asked again and again.
 pub fn conditions(data_dir: &Path) -> Vec<Condition> {
-    let mut all = local(&Host::machine(), data_dir);
+    let host = Host::machine();
+    let mut all = local(&host, data_dir);
     all.push(data_dir::look(data_dir));
     all.into_iter()
+        .map(|finding| no_shell::fitted(&host, finding))
         .filter(|finding| matches!(finding.verdict, Verdict::Poor | Verdict::Bad))
         .map(|finding| Condition {
             message: format!("{}; {}", finding.text, finding.remedy),

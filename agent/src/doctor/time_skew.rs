@@ -29,9 +29,9 @@ pub fn find(host: &Host, ahead_ms: i64) -> Finding {
 fn span(secs: u64) -> String {
     match secs {
         0..600 => format!("{secs} s"),
-        600..36_000 => format!("{} min", secs / 60),
-        36_000..864_000 => format!("{} h", secs / 3600),
-        _ => format!("{} days", secs / 86_400),
+        600..36_000 => format!("{} min", (secs + 30) / 60),
+        36_000..864_000 => format!("{} h", (secs + 1_800) / 3_600),
+        _ => format!("{} days", secs.saturating_add(43_200) / 86_400),
     }
 }
 
@@ -46,6 +46,9 @@ mod tests {
         let host = tree.host();
         assert_eq!(find(&host, -29_000).verdict, Verdict::Good);
         assert!(find(&host, 45_000).text.contains("45 s ahead of"));
+        // The time on the way makes it a little less than what it is.
+        let days = find(&host, -86_400_000 * 3 + 20);
+        assert!(days.text.contains("72 h behind"), "{}", days.text);
         assert!(
             find(&host, -86_400_000 * 400)
                 .text
