@@ -172,3 +172,24 @@ fn a_broker_that_forgets_everything_is_no_trouble() {
     hub.apply(&scratch, &app_manifest("more", &["sleep"], ""));
     assert_eq!(one.container_processes().len(), 2);
 }
+
+/// The hub cannot answer, and such a broker knows no tokens: what is left is the
+/// device's own word, here to whoever looks at it.
+#[test]
+fn a_device_whose_token_was_deleted_says_so_itself_and_takes_another() {
+    need_root();
+    let scratch = Scratch::new("deleted");
+    let broker = Mosquitto::start(&scratch);
+    let hub = Hub::start_with(&scratch, &["--broker", &broker.url()]);
+    let token = hub.token(&[]);
+    let tokens = hub.get(&["tokens"]);
+    let id = tokens["items"][0]["id"].as_str().expect("its number");
+    hub.skerry(&["token", "delete", id]);
+    let one = Agent::start(&scratch, "one", &token);
+    let words = format!("'skerry token list' shows {id}");
+    let told = until(PATIENCE, || one.log().contains(&words).then_some(()));
+    assert!(told.is_some(), "{}", one.log());
+    assert!(one.agent("status", &[]).contains(&words));
+    one.agent("join", &[&hub.token(&[])]);
+    hub.wait_online("one");
+}

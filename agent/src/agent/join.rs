@@ -435,3 +435,33 @@ pub fn join_alone(
 fn already(device: &DeviceId, fleet: &FleetId) -> String {
     format!("this device is {device} of fleet {fleet} already; 'skerry-agent reset' makes it leave")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_long_is_told_what_for_and_what_to_do() {
+        let token = TokenSecret {
+            id: [0, 0, 0, 0, 0, 0, 0xab, 0xcd],
+            secret: [7; 32],
+        };
+        let said = |state: &str, secs| still_waiting(state, secs, "mqtts://hub", &token);
+        assert_eq!(said(ASKING, SILENT_SECS - 1), ASKING);
+        let silent = said(ASKING, SILENT_SECS);
+        for words in [
+            "the broker at mqtts://hub is there",
+            "has not answered for 15 s",
+            "'skerry token list' shows 000000000000abcd",
+            "skerry-agent join TOKEN",
+        ] {
+            assert!(silent.contains(words), "{silent}");
+        }
+        let down = said("connection refused", 60);
+        assert!(
+            down.starts_with("connection refused; still so after 60 s"),
+            "{down}"
+        );
+        assert!(!down.contains("token"), "{down}");
+    }
+}
