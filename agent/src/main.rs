@@ -88,7 +88,7 @@ fn main() -> ExitCode {
         Some("guarded") => return guarded(),
         _ => {}
     }
-    match command(verb) {
+    match command() {
         Ok(code) => code,
         Err(error) => {
             eprintln!("skerry-agent: {error:#}");
@@ -115,15 +115,15 @@ struct Options {
     fake_clock: Option<u64>,
 }
 
-fn parse(verb: OsString) -> anyhow::Result<(String, Options)> {
+/// Takes what follows the program's name.
+fn parse(args: impl Iterator<Item = OsString> + 'static) -> anyhow::Result<(String, Options)> {
     use lexopt::prelude::*;
     let mut options = Options::default();
+    let mut args = args.peekable();
+    let is_option = |word: &OsString| word.as_encoded_bytes().starts_with(b"-");
+    let verb = args.next_if(|word| !is_option(word)).unwrap_or_default();
     let mut verb = verb.to_string_lossy().into_owned();
-    let mut parser = lexopt::Parser::from_args(std::env::args_os().skip(2));
-    if verb.starts_with('-') {
-        parser = lexopt::Parser::from_args(std::env::args_os().skip(1));
-        verb = String::new();
-    }
+    let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
         match arg {
             Long("config") => options.overrides.file = Some(parser.value()?.into()),
@@ -185,8 +185,8 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
     Ok(number.saturating_mul(factor))
 }
 
-fn command(verb: OsString) -> anyhow::Result<ExitCode> {
-    let (verb, options) = parse(verb)?;
+fn command() -> anyhow::Result<ExitCode> {
+    let (verb, options) = parse(std::env::args_os().skip(1))?;
     let environment = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let mut overrides = options.overrides.clone();
     overrides.join_token = overrides
@@ -250,7 +250,8 @@ fn stop(config: &Config, exe: &Path) -> anyhow::Result<ExitCode> {
     need_root()?;
     if control::ask(&config.run_dir, &Request::Status, |_| true)?.is_some() {
         bail!(
-            "the agent is running and would start the apps again; first: systemctl stop skerry-agent"
+            "the agent is running and would start the apps again; first: {}",
+            Services::here().stop()
         );
     }
     agent::stop_alone(config, exe).map_err(anyhow::Error::msg)?;
@@ -336,6 +337,62 @@ fn guarded() -> ExitCode {
     guard::guarded(&guard.to_string_lossy(), &program, &args)
 }
 
+/// What starts services on this machine, for remedies that can be typed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Services {
+    Systemd,
+    OpenRc,
+    /// busybox, runit and their like: each its own way.
+    Another,
+}
+
+impl Services {
+    fn here() -> Self {
+        Self::of(Path::new("/run"))
+    }
+
+    fn of(run: &Path) -> Self {
+        match (run.join("systemd/system"), run.join("openrc")) {
+            (systemd, _) if systemd.is_dir() => Self::Systemd,
+            (_, openrc) if openrc.is_dir() => Self::OpenRc,
+            _ => Self::Another,
+        }
+    }
+
+    fn start(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemctl start skerry-agent",
+            Self::OpenRc => "rc-service skerry-agent start",
+            Self::Another => "skerry-agent run",
+        }
+    }
+
+    fn enable(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemctl enable --now skerry-agent",
+            Self::OpenRc => "rc-update add skerry-agent default && rc-service skerry-agent start",
+            Self::Another => "skerry-agent run (and let your init run that at boot)",
+        }
+    }
+
+    fn stop(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemctl stop skerry-agent",
+            Self::OpenRc => "rc-service skerry-agent stop",
+            // Not the keeper of the containers, nor the shell that runs this.
+            Self::Another => "take it from what your init runs, then pkill -f 'skerry-agen[t] run'",
+        }
+    }
+
+    fn status(self) -> &'static str {
+        match self {
+            Self::Systemd => "systemctl status skerry-agent",
+            Self::OpenRc => "rc-service skerry-agent status",
+            Self::Another => "pgrep -fa 'skerry-agen[t] '",
+        }
+    }
+}
+
 fn need_root() -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -348,14 +405,16 @@ fn not_running(config: &Config) -> anyhow::Error {
     let slots = BinarySlots::open(&config.data_dir, &exe, release());
     if let Some((trial, _)) = slots.ok().and_then(|slots| slots.on_trial()) {
         return anyhow::anyhow!(
-            "agent {} is on trial and does not answer (yet): if it does not prove itself within {} s, the one before comes back; 'systemctl status skerry-agent' shows what runs",
+            "agent {} is on trial and does not answer (yet): if it does not prove itself within {} s, the one before comes back; '{}' shows what runs",
             trial.version,
-            trial.confirm_secs
+            trial.confirm_secs,
+            Services::here().status()
         );
     }
     anyhow::anyhow!(
-        "no agent runs with {}: systemctl start skerry-agent, or give the --run that it has",
-        config.run_dir.display()
+        "no agent runs with {}: {}, or give the --run that it has",
+        config.run_dir.display(),
+        Services::here().start()
     )
 }
 
@@ -393,7 +452,7 @@ fn join(config: Config, clock: Clock, exe: PathBuf, options: Options) -> anyhow:
     }
     need_root()?;
     let text = agent::join_alone(config, clock, exe, token)?;
-    println!("{text}; start it with: systemctl enable --now skerry-agent");
+    println!("{text}; start it with: {}", Services::here().enable());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -571,4 +630,72 @@ fn reset(config: &Config, exe: &Path, yes: bool) -> anyhow::Result<ExitCode> {
         code = ExitCode::SUCCESS;
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skerry_test_documents::{Named, commands};
+
+    /// Verbs that are not for people, or need no line in the usage.
+    const UNTOLD: [&str; 2] = ["hook", "help"];
+
+    /// What a command of a document lacks here.
+    fn fault(named: &Named) -> Option<String> {
+        let words = named.words.iter().skip(1).map(OsString::from);
+        let words: Vec<OsString> = words.collect();
+        let why = match parse(words.into_iter()) {
+            Err(error) => format!("{error:#}"),
+            Ok((verb, _)) if UNTOLD.contains(&verb.as_str()) => return None,
+            Ok((verb, _)) if USAGE.contains(&format!("\n  {verb}")) => return None,
+            Ok((verb, _)) => format!("'{verb}' is no command"),
+        };
+        Some(format!("{}: {}: {why}", named.at, named.words.join(" ")))
+    }
+
+    #[test]
+    fn every_command_that_documents_and_messages_name_is_one() {
+        let faults: Vec<String> = commands("skerry-agent").iter().filter_map(fault).collect();
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        for line in ["skerry-agent frobnicate", "skerry-agent ps --to-the-moon"] {
+            let words = line.split(' ').map(Into::into).collect();
+            let at = "here:1".into();
+            let named = Named {
+                at,
+                words,
+                is_whole: true,
+            };
+            assert!(fault(&named).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn remedies_are_of_what_starts_services_here() {
+        let run = tempfile::tempdir().expect("a directory");
+        assert_eq!(Services::of(run.path()), Services::Another);
+        // Both packages may be installed; what started the machine made this.
+        for (dir, services) in [
+            ("openrc", Services::OpenRc),
+            ("systemd/system", Services::Systemd),
+        ] {
+            std::fs::create_dir_all(run.path().join(dir)).expect("made");
+            assert_eq!(Services::of(run.path()), services);
+        }
+        assert!(Services::OpenRc.stop().contains("rc-service"));
+    }
+
+    #[test]
+    fn options_may_stand_before_there_is_a_verb() {
+        let parsed = |line: &str| {
+            let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            parse(words.into_iter())
+                .map(|(verb, options)| (verb, options.words))
+                .ok()
+        };
+        assert_eq!(parsed(""), Some((String::new(), vec![])));
+        assert_eq!(parsed("--version"), Some(("version".into(), vec![])));
+        assert_eq!(parsed("ps -h"), Some(("help".into(), vec![])));
+        let words = ["web", "ls", "-l"].map(String::from).to_vec();
+        assert_eq!(parsed("exec -i web -- ls -l"), Some(("exec".into(), words)));
+    }
 }

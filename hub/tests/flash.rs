@@ -285,6 +285,15 @@ fn what_cannot_work_is_refused_before_anything_is_claimed() {
         )
     };
 
+    // A download alone, and an agent that is not there: said before an image is
+    // unpacked.
+    let joins = ["--join-token-file", "token"];
+    let said = bench.flash(&[&[packed[0].as_str()][..], &joins].concat());
+    said.refused("say where it goes: skerry flash ");
+    let nowhere = [packed[0].as_str(), "n.img", "--agent", "nowhere"];
+    let said = bench.flash(&[&nowhere[..], &joins].concat());
+    said.refused("nowhere is not an agent");
+    gone("n.img");
     // An agent for another machine, a script, a program that needs libraries.
     fs::write(bench.path("arm"), program(ARM, 1000)).unwrap();
     for image in ["raspios.img", &packed[0]] {

@@ -48,7 +48,7 @@ impl Agent {
                     *asked = None;
                     tracing::info!("not joined yet: skerry-agent join TOKEN");
                     notify::phase(notify::NO_APP);
-                    notify::ready();
+                    self.is_ready();
                     *asked = self.wait_for_join().await;
                     continue;
                 }
@@ -153,7 +153,7 @@ impl Agent {
             ),
         );
         notify::phase(notify::NO_APP);
-        notify::ready();
+self.is_ready();
         let shown = crate::engine::shown_broker(&record.broker);
         let mut state = ASKING.to_string();
         let mut reminder = Reminder::told(self.clock.now());

@@ -18,6 +18,7 @@ use crate::pages;
 use crate::runtime::launch_ahead;
 use crate::store::{self, Standing, StoreDir};
 use crate::update::slot::{Switch, Trial};
+use crate::update::starts::Starts;
 use crate::update::{Software, slots_of};
 use crate::volatile;
 use skerry_wire::update::ReleaseKind;
@@ -244,6 +245,12 @@ impl Agent {
             Switch::RestartAgent => Next::Guard,
             Switch::RestartMachine => Next::Reboot,
         })
+    }
+
+    /// Without apps to plan.
+    pub(super) fn is_ready(&self) {
+        Starts::new(&self.config.run_dir).forget_when_asked_to_end();
+        notify::ready();
     }
 
     fn machine(&self, device: &DeviceId) -> Result<RealMachine, AgentError> {

@@ -18,6 +18,7 @@ use crate::notify;
 use crate::runtime::{ContainerId, Status};
 use crate::store::{IdentityRecord, StoreDir, StoreError};
 use crate::update::Software;
+use crate::update::starts::Starts;
 use nix::time::{ClockId, clock_gettime};
 use skerry_link::LinkEvent;
 use skerry_wire::report::Facts;
@@ -524,6 +525,9 @@ impl<M: Machine> Engine<M> {
                 }
                 if !self.ready {
                     self.ready = true;
+                    if let Some(run_dir) = &self.setup.api_dir {
+                        Starts::new(run_dir).forget_when_asked_to_end();
+                    }
                     notify::ready();
                     tracing::info!("ready");
                 }

@@ -446,7 +446,15 @@ fn says_version(program: &Path, version: &str) -> Result<(), SlotError> {
         .stderr(Stdio::null())
         .spawn();
     let mut child = child.map_err(|error| {
-        SlotError::Unsuitable(format!("agent {version} does not start here: {error}"))
+        let remedy = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; programs may not run from the agent's data directory: is it mounted noexec?"
+            }
+            _ => "",
+        };
+        SlotError::Unsuitable(format!(
+            "agent {version} does not start here: {error}{remedy}"
+        ))
     })?;
     let in_time = end_of_child(&child).recv_timeout(VERSION_WITHIN).is_ok();
     if !in_time {

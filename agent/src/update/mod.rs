@@ -7,6 +7,7 @@ pub mod guard;
 pub mod slot;
 pub mod software;
 pub mod starts;
+mod stop;
 
 pub use software::Software;
 

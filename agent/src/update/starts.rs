@@ -7,8 +7,11 @@
 //! <run dir>/starts    "COUNT MILLIS-SINCE-BOOT", in memory: the flash is spared
 //! ```
 //!
-//! A machine that starts anew counts from the beginning.
+//! A machine that starts anew counts from the beginning, and so does an agent
+//! that was ready and then [asked to end](super::stop): `systemctl restart` as
+//! often as somebody likes gives nothing up.
 
+use super::stop;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -52,6 +55,12 @@ impl Starts {
     pub fn forget(&self) {
         // What is left is too old soon.
         let _ = fs::remove_file(&self.path);
+    }
+
+    /// This process is ready, and stays until somebody asks it to end: then
+    /// nothing is counted.
+    pub fn forget_when_asked_to_end(&self) {
+        stop::forget_when_asked_to_end(&self.path);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod apps;
 mod devices;
+mod flash;
 mod hub;
 mod rollout;
 mod show;
@@ -13,6 +14,7 @@ pub use apps::{
     ImageCommand,
 };
 pub use devices::{ApproveArgs, LabelArgs, TokenArgs, TokenCommand};
+pub use flash::{FlashArgs, FlashFormat};
 pub use hub::{BackupArgs, DemoArgs, HubArgs};
 pub use rollout::{
     LineArgs, LineCommand, ReleaseArgs, ReleaseCommand, ReleaseKindArg, RolloutArgs,
@@ -22,7 +24,6 @@ pub use show::{DescribeArgs, DoctorArgs, EventsArgs, GetArgs, LogsArgs, PsArgs, 
 pub use volume::{VolumeArgs, VolumeCommand};
 pub use words::{Approve, DataFormat, Format, Resource, Shell};
 
-use super::flash::FlashArgs;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 

@@ -62,7 +62,11 @@ pub(super) fn rollout(out: &mut Out, client: &Client, args: RolloutArgs) -> Resu
             super::change::restart(out, client, &namespace.namespace, app, wait)
         }
         RolloutCommand::Undo { subject } => undo(out, client, &subject),
-        RolloutCommand::History { output } => get::get(out, client, list_args("rollouts", output)),
+        RolloutCommand::History { subject, output } => {
+            let mut args = list_args("rollouts", output);
+            args.names.extend(subject);
+            get::get(out, client, args)
+        }
     }
 }
 

@@ -220,6 +220,10 @@ pub struct RolloutRecord {
     pub state: RolloutState,
     /// What failed up to this order is tried once more.
     pub forgiven: u64,
+    /// It has stopped once. Until it is complete that counts, also when an
+    /// operator had it go on and another came after it then.
+    #[serde(default)]
+    pub has_stopped: bool,
     /// When it began.
     pub created: Timestamp,
     /// When its state last changed.

@@ -231,6 +231,7 @@ impl Job {
     /// Opens both. Without an image the target is set up as it is.
     pub fn open(image: Option<&Path>, target: &Path, allow: Allow) -> Result<Self, FlashError> {
         let Some(path) = image else {
+            refuse_packed(target)?;
             let target = Target::open(target, allow, true)?;
             let read = |source| FlashError::ReadImage {
                 path: target.path.clone(),
@@ -375,6 +376,25 @@ impl Job {
             .map_err(|source| FlashError::Write { path, source })?;
         Ok(done)
     }
+}
+
+/// Whoever gives a download alone has forgotten where it goes.
+fn refuse_packed(target: &Path) -> Result<(), FlashError> {
+    if !target.is_file() {
+        return Ok(());
+    }
+    let packing = Source::open(target)?.packing;
+    if packing == Packing::Raw {
+        return Ok(());
+    }
+    Err(FlashError::Refused {
+        path: target.to_owned(),
+        why: format!(
+            "it is packed ({}), and nothing can be put into it; say where it goes: skerry flash {} /dev/sdX",
+            packing.name(),
+            target.display()
+        ),
+    })
 }
 
 fn unpacked(path: &Path, progress: Progress<'_>) -> Result<File, FlashError> {

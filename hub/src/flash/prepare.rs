@@ -74,6 +74,15 @@ pub struct Prepared {
 }
 
 impl Agent {
+    /// Whether the file that was given is an agent for any machine at all: that
+    /// can be said before an image is unpacked.
+    pub fn check(&self) -> Result<(), FlashError> {
+        match self {
+            Self::File(path) => checked(path, None).map(drop),
+            Self::Beside(_) => Ok(()),
+        }
+    }
+
     /// Finds it and checks that it runs on such a machine.
     pub fn find(&self, machine: Option<Machine>) -> Result<(PathBuf, Vec<u8>), FlashError> {
         match (self, machine) {

@@ -169,8 +169,10 @@ pub enum RolloutCommand {
         /// agent, os or line
         subject: String,
     },
-    /// Show all rollouts
+    /// Show all rollouts, or those of one thing
     History {
+        /// agent, os or line
+        subject: Option<String>,
         /// How to print
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,

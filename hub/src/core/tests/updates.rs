@@ -456,6 +456,29 @@ fn nothing_goes_back_to_what_a_device_failed_at() {
     assert!((last.id, last.target.shown().as_str()) == (id, "agent 3.0"));
 }
 
+/// Resumed in hope, taken back before it could fail again, and taken back once
+/// more to be sure.
+#[test]
+fn what_failed_and_was_resumed_is_not_gone_back_to_either() {
+    let mut site = Site::new(2);
+    site.import("2.0");
+    site.import("3.0");
+    site.roll_out("2.0", 2, true).unwrap();
+    for number in 0..2 {
+        assert!(site.try_it(number));
+        site.end(number, Some("2.0"));
+    }
+    site.roll_out("3.0", 1, false).unwrap();
+    assert!(site.try_it(0));
+    site.end(0, None);
+    site.steer(Steer::Resume).unwrap();
+    assert_eq!(site.state(), RolloutState::Running);
+    site.steer(Steer::Undo).unwrap();
+    assert_eq!(site.state(), RolloutState::Complete, "everybody runs 2.0");
+    let no = site.steer(Steer::Undo).unwrap_err();
+    assert_eq!(no.reason, "NothingBefore", "3.0 is broken");
+}
+
 #[test]
 fn nothing_goes_back_to_what_only_other_devices_had() {
     let mut site = Site::new(2);

@@ -134,6 +134,7 @@ impl Fleet {
             confirm_secs,
             state: RolloutState::Running,
             forgiven: 0,
+            has_stopped: false,
             created: turn.now,
             changed: turn.now,
         };
@@ -226,11 +227,13 @@ impl Fleet {
         // By how it ended the last time; one that was taken back says nothing.
         let failed = |target: &Target| {
             let of_it = self.updates.rollouts.values().rev();
-            let mut ends = of_it.filter(|r| r.target == *target).map(|r| &r.state);
-            ends.find_map(|state| match state {
+            let mut of_it = of_it.filter(|r| r.target == *target);
+            of_it.find_map(|r| match r.state {
                 RolloutState::Stopped { .. } => Some(true),
                 RolloutState::Complete => Some(false),
-                RolloutState::Running | RolloutState::Paused | RolloutState::Superseded => None,
+                RolloutState::Running | RolloutState::Paused | RolloutState::Superseded => {
+                    r.has_stopped.then_some(true)
+                }
             }) == Some(true)
         };
         // What others had is nothing that these could go back to.

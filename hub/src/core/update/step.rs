@@ -125,6 +125,9 @@ impl Fleet {
                 device,
                 reason: why,
             };
+            if let Some(rollout) = self.updates.rollouts.get_mut(&rollout.id) {
+                rollout.has_stopped = true;
+            }
             self.set_state(turn, rollout.id, state);
             self.updates.due = true;
             return;
@@ -132,8 +135,8 @@ impl Fleet {
         if updated == total && total > 0 {
             let (shown, selector) = (rollout.target.shown(), &rollout.selector);
             let message = match *selector == Selector::default() {
-                true => format!("{shown} is on all {total} devices"),
-                false => format!("{shown} is on all {total} devices of '{selector}'"),
+                true => format!("{shown} is on all devices ({total})"),
+                false => format!("{shown} is on all devices of '{selector}' ({total})"),
             };
             self.set_state(turn, rollout.id, RolloutState::Complete);
             return self.note(turn, None, None, "RolloutComplete", message);
