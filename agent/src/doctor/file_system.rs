@@ -2,6 +2,7 @@
 
 use super::{Finding, Verdict};
 use crate::facts::Host;
+use crate::init::replay;
 use std::path::Path;
 
 const KIND: &str = "FileSystemErrors";
@@ -40,6 +41,19 @@ fn mount_of(host: &Host, dir: &Path) -> Option<Mount> {
         .max_by_key(|mount| Path::new(&mount.point).components().count())
 }
 
+/// The partition below the device in which our image replays a journal; any
+/// other disk is what it is.
+fn below_replay(host: &Host, disk: String) -> String {
+    let dir = format!("sys/class/block/{disk}");
+    if host.line(&format!("{dir}/dm/name")) != replay::NAME {
+        return disk;
+    }
+    // The other one is the memory.
+    let below = host.names(&format!("{dir}/slaves"));
+    let mut cards = below.into_iter().filter(|name| !name.starts_with("loop"));
+    cards.next().unwrap_or(disk)
+}
+
 /// Looks at the mount of the data directory, and at what ext4 counted on every
 /// disk.
 pub fn find(host: &Host, dir: &Path) -> Finding {
@@ -62,7 +76,7 @@ pub fn find(host: &Host, dir: &Path) -> Finding {
     for disk in host.names("sys/fs/ext4") {
         let count = host.number(&format!("sys/fs/ext4/{disk}/errors_count"));
         if let Some(count) = count.filter(|count| *count > 0) {
-            wrong.push((disk, count));
+            wrong.push((below_replay(host, disk), count));
         }
     }
     if wrong.is_empty() {
@@ -149,6 +163,24 @@ mod tests {
             found
                 .remedy
                 .starts_with("tune2fs -E force_fsck /dev/mmcblk0p2 && reboot")
+        );
+    }
+
+    #[test]
+    fn errors_below_a_replayed_journal_are_the_cards() {
+        let tree = Tree::new(&[
+            ("sys/fs/ext4/dm-0/errors_count", b"2\n"),
+            ("sys/fs/ext4/dm-1/errors_count", b"1\n"),
+            ("sys/class/block/dm-0/dm/name", b"skerry-replay\n"),
+            ("sys/class/block/dm-0/slaves/loop1/x", b""),
+            ("sys/class/block/dm-0/slaves/mmcblk0p4/x", b""),
+            ("sys/class/block/dm-1/dm/name", b"vg-root\n"),
+            ("sys/class/block/dm-1/slaves/sda2/x", b""),
+        ]);
+        let found = find(&tree.host(), Path::new("/"));
+        assert_eq!(
+            found.text,
+            "ext4 has counted errors on /dev/mmcblk0p4 (2), /dev/dm-1 (1)"
         );
     }
 }

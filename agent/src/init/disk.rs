@@ -10,7 +10,9 @@
 //! `cross/image/build` writes it so. The table is one sector, so a change of it
 //! is the old one or the new one, whenever the power goes.
 
-use super::sys::{self, PartitionChange};
+use super::replay::{self, Journal};
+use super::sys::{self, LoopUse, PartitionChange};
+use crate::chain::chain;
 use nix::mount::{MsFlags, mount, umount2};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -217,16 +219,26 @@ pub fn detach(place: &Path) -> io::Result<()> {
 /// when nobody has it open or mounted any more: keep the one returned here
 /// until it is.
 pub fn loop_device(file: &Path) -> io::Result<(PathBuf, File)> {
+    let file = File::open(file)?;
+    // Reading around the cache below saves holding each page twice; where the
+    // file system below can't, it is held twice.
+    put_behind_loop(&file, &[LoopUse::ReadDirect, LoopUse::Read])
+}
+
+/// The same for an open file, by the first of these ways that the kernel takes.
+pub(super) fn put_behind_loop(file: &File, ways: &[LoopUse]) -> io::Result<(PathBuf, File)> {
     let control = File::open("/dev/loop-control")?;
     let number = sys::free_loop(&control)?;
     let path = PathBuf::from(format!("/dev/loop{number}"));
     let device = File::options().read(true).write(true).open(&path)?;
-    let file = File::open(file)?;
-    // Reading around the cache below saves holding each page twice; where the
-    // file system below can't, it is held twice.
-    sys::configure_loop(&device, &file, true)
-        .or_else(|_| sys::configure_loop(&device, &file, false))?;
-    Ok((path, device))
+    let mut done = Err(io::ErrorKind::InvalidInput.into());
+    for used in ways {
+        done = sys::configure_loop(&device, file, *used);
+        if done.is_ok() {
+            break;
+        }
+    }
+    done.map(|()| (path, device))
 }
 
 /// How the data partition was mounted.
@@ -235,10 +247,40 @@ pub enum Data {
     /// As it should be.
     Disk,
     /// It takes no writes: what is on it is used, what is new is lost with the
-    /// power. Why.
-    ReadOnly(String),
+    /// power.
+    ReadOnly {
+        /// Why.
+        why: String,
+        /// What became of what only the journal had.
+        journal: Journal,
+    },
     /// Not at all: everything is lost with the power. Why.
     Memory(String),
+}
+
+impl Data {
+    /// What people are told of it; `None` where all is well.
+    pub fn condition(&self) -> Option<String> {
+        let told = match self {
+            Self::Disk => return None,
+            Self::ReadOnly {
+                why,
+                journal: Journal::Empty | Journal::Replayed { .. },
+            } => format!(
+                "{why}. It is used as it was; WHAT IS NEW IS LOST AT THE NEXT POWER CUT. Replace the card."
+            ),
+            Self::ReadOnly {
+                why,
+                journal: Journal::Left(reason),
+            } => format!(
+                "{why}. It is used without what its journal holds ({reason}), so the files written last may be missing, old or damaged; WHAT IS NEW IS LOST AT THE NEXT POWER CUT. Replace the card."
+            ),
+            Self::Memory(why) => format!(
+                "{why}. Data is in memory; ALL OF IT IS LOST AT THE NEXT POWER CUT. Replace the card."
+            ),
+        };
+        Some(told)
+    }
 }
 
 /// Mounts the data partition, replaying its journal, and lets its file system
@@ -249,7 +291,7 @@ pub fn mount_data(card: &Card, place: &Path) -> Data {
     let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     // noinit_itable: tables of new groups are written when used, not at once.
     let usual = "errors=remount-ro,commit=30,noinit_itable";
-    let broken = match attach(&device, place, "ext4", flags, usual) {
+    let why = match attach(&device, place, "ext4", flags, usual) {
         Ok(()) => {
             if let Err(error) = grow_file_system(&device, place) {
                 super::say::trouble(&format!("the data partition did not grow: {error}"));
@@ -259,7 +301,7 @@ pub fn mount_data(card: &Card, place: &Path) -> Data {
         Err(error) => format!("{} cannot be mounted: {error}", device.display()),
     };
     match read_only_data(&device, place) {
-        Ok(()) => Data::ReadOnly(broken),
+        Ok(journal) => Data::ReadOnly { why, journal },
         Err(_) => {
             // Nothing can be done about it where not even this works.
             let _ = attach(
@@ -269,18 +311,23 @@ pub fn mount_data(card: &Card, place: &Path) -> Data {
                 MsFlags::empty(),
                 "size=50%,mode=755",
             );
-            Data::Memory(broken)
+            Data::Memory(why)
         }
     }
 }
 
 /// What is on the partition below, and memory for what changes.
-fn read_only_data(device: &Path, place: &Path) -> io::Result<()> {
+fn read_only_data(device: &Path, place: &Path) -> io::Result<Journal> {
     let base = Path::new(super::RUN_DIR).join("data");
     let (lower, memory) = (base.join("disk"), base.join("memory"));
-    attach(device, &lower, "ext4", MsFlags::MS_RDONLY, "noload")?;
+    let journal =
+        replay::mount(device, &lower).unwrap_or_else(|error| Journal::Left(chain(&error)));
+    if !matches!(journal, Journal::Replayed { .. }) {
+        attach(device, &lower, "ext4", MsFlags::MS_RDONLY, "noload")?;
+    }
     fs::create_dir_all(place)?;
-    crate::volatile::lay(&lower, &memory, place, &place.join(super::AGENT))
+    crate::volatile::lay(&lower, &memory, place, &place.join(super::AGENT))?;
+    Ok(journal)
 }
 
 fn grow_file_system(device: &Path, place: &Path) -> io::Result<()> {
@@ -352,6 +399,27 @@ mod tests {
         let end = u64::from(u32::MAX) / ALIGN * ALIGN;
         let grown = fresh().grown(u64::from(u32::MAX) * 4).expect("grows");
         assert_eq!(grown.entry(3).start + grown.entry(3).length, end);
+    }
+
+    #[test]
+    fn a_card_that_takes_no_writes_is_told_of_as_it_is() {
+        let told = |journal| {
+            let why = "/dev/x cannot be mounted: EROFS".to_string();
+            Data::ReadOnly { why, journal }.condition().expect("told")
+        };
+        let whole = told(Journal::Replayed { bytes: 4096 });
+        assert!(whole.contains("It is used as it was; WHAT IS NEW IS LOST AT THE NEXT POWER CUT"));
+        assert_eq!(whole, told(Journal::Empty));
+        let left = told(Journal::Left("no module".into()));
+        assert!(
+            left.contains("without what its journal holds (no module)"),
+            "{left}"
+        );
+        assert!(
+            left.contains("WHAT IS NEW IS LOST AT THE NEXT POWER CUT"),
+            "{left}"
+        );
+        assert_eq!(Data::Disk.condition(), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //! | `system` | second half: the only loop |
 //! | `child` | the agent as a child: backoff, its watchdog |
 //! | `disk` | the card: partitions, slots, growth, mounts |
+//! | `replay` | the journal of a card that takes no writes |
 //! | `app_armor` | the profile of containers, for the kernel |
 //! | `modules` | kernel modules and who wants them |
 //! | `uevent` | what the kernel says of devices that come |
@@ -40,6 +41,7 @@ mod mailbox;
 pub mod modules;
 pub mod net;
 pub mod os;
+pub mod replay;
 pub mod say;
 pub mod slots;
 mod sys;

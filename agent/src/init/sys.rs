@@ -1,5 +1,5 @@
 //! System calls that no library here wraps: modules, reboot, loop devices,
-//! partitions, interfaces, the watchdog.
+//! partitions, the device mapper, interfaces, the watchdog.
 
 use nix::errno::Errno;
 use std::ffi::CString;
@@ -102,16 +102,30 @@ pub fn free_loop(control: &File) -> io::Result<u32> {
     Ok(checked(result.into())? as u32)
 }
 
-/// Puts `file` behind the loop device, read-only and until it is unmounted;
-/// `direct` reads around the page cache of the file below.
-pub fn configure_loop(device: &File, file: &File, direct: bool) -> io::Result<()> {
-    let direct = if direct { LO_FLAGS_DIRECT_IO } else { 0 };
+/// How a file is used behind a loop device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopUse {
+    /// Read, around the page cache of the file below.
+    ReadDirect,
+    /// Read.
+    Read,
+    /// Read and written.
+    Write,
+}
+
+/// Puts `file` behind the loop device, until nobody uses that any more.
+pub fn configure_loop(device: &File, file: &File, used: LoopUse) -> io::Result<()> {
+    let flags = match used {
+        LoopUse::ReadDirect => LO_FLAGS_READ_ONLY | LO_FLAGS_DIRECT_IO,
+        LoopUse::Read => LO_FLAGS_READ_ONLY,
+        LoopUse::Write => 0,
+    };
     let config = LoopConfig {
         fd: file.as_raw_fd() as u32,
         block_size: 0,
         before_flags: [0; 5],
         numbers: [0; 3],
-        flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct,
+        flags: flags | LO_FLAGS_AUTOCLEAR,
         names: [0; 160],
         init: [0; 2],
         reserved: [0; 8],
@@ -174,6 +188,43 @@ pub fn tell_partition(
     // SAFETY: `arg` and what it points to have the kernel's layout and live
     // over the call.
     let result = unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const arg) };
+    checked(result.into()).map(drop)
+}
+
+/// Bytes of `struct dm_ioctl` of `linux/dm-ioctl.h`: what each message to the
+/// device mapper begins with.
+pub const DM_HEADER_BYTES: usize = 312;
+/// Where its field `data_size` is.
+const DM_DATA_SIZE_AT: usize = 12;
+/// `_IOWR(0xfd, 0, struct dm_ioctl)`; the commands count up from it.
+const DM_VERSION: libc::c_ulong = 0xC138_FD00;
+
+/// What the device mapper is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DmCommand {
+    /// A device without a table.
+    Create = 3,
+    /// The device goes.
+    Remove = 4,
+    /// The table that was loaded is used.
+    Resume = 6,
+    /// A table is loaded.
+    Load = 9,
+    /// What the targets say of themselves.
+    Status = 12,
+}
+
+/// Sends a message to the device mapper, which answers in the same bytes.
+pub fn device_mapper(control: &File, command: DmCommand, message: &mut [u8]) -> io::Result<()> {
+    let size = u32::try_from(message.len()).map_err(|_| Errno::EINVAL)?;
+    if message.len() < DM_HEADER_BYTES {
+        return Err(Errno::EINVAL.into());
+    }
+    message[DM_DATA_SIZE_AT..DM_DATA_SIZE_AT + 4].copy_from_slice(&size.to_ne_bytes());
+    let call = DM_VERSION + command as libc::c_ulong;
+    // SAFETY: the kernel reads and writes no more than `data_size` bytes of the
+    // message, which has just been set to its length.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), call as _, message.as_mut_ptr()) };
     checked(result.into()).map(drop)
 }
 
@@ -346,6 +397,19 @@ mod tests {
         assert_eq!(size_of::<LoopConfig>(), 304);
         // linux/blkpg.h: 8 + 8 + 4 + 64 + 64, rounded to 8.
         assert_eq!(size_of::<BlkpgPartition>(), 152);
+    }
+
+    #[test]
+    fn a_message_without_its_header_goes_nowhere() {
+        let file = File::open("/dev/null").expect("opens");
+        let mut short = [0; DM_HEADER_BYTES - 1];
+        let error = device_mapper(&file, DmCommand::Status, &mut short).expect_err("too short");
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        // Nor does a whole one where no device mapper listens.
+        let mut whole = [0; DM_HEADER_BYTES];
+        let error = device_mapper(&file, DmCommand::Status, &mut whole).expect_err("no mapper");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOTTY));
+        assert_eq!(whole[DM_DATA_SIZE_AT..][..4], 312_u32.to_ne_bytes());
     }
 
     #[test]

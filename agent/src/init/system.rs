@@ -3,6 +3,7 @@
 use super::child::{Child, Notice, usable_config};
 use super::disk::{self, Card, Data};
 use super::net::Net;
+use super::replay::Journal;
 use super::sys::{self, Down};
 use super::time::WallClock;
 use super::uevent::{Uevent, Uevents};
@@ -152,19 +153,19 @@ fn mount_data(card: &Card) {
         Ok(false) => {}
         Err(error) => say::trouble(&format!("the card cannot be prepared: {error}")),
     }
-    let condition = match disk::mount_data(card, Path::new(DATA_DIR)) {
-        Data::Disk => {
-            say::news("data mounted");
-            None
-        }
-        Data::ReadOnly(why) => Some(format!(
-            "{why}. It is used as it was; WHAT IS NEW IS LOST AT THE NEXT POWER CUT. Replace the card."
+    let data = disk::mount_data(card, Path::new(DATA_DIR));
+    match &data {
+        Data::Disk => say::news("data mounted"),
+        Data::ReadOnly {
+            journal: Journal::Replayed { bytes },
+            ..
+        } => say::news(&format!(
+            "the data partition's journal was replayed in memory, {} KiB: nothing that was kept is missing",
+            bytes / 1024
         )),
-        Data::Memory(why) => Some(format!(
-            "{why}. Data is in memory; ALL OF IT IS LOST AT THE NEXT POWER CUT. Replace the card."
-        )),
-    };
-    if let Some(text) = condition {
+        Data::ReadOnly { .. } | Data::Memory(_) => {}
+    }
+    if let Some(text) = data.condition() {
         say::trouble(&text);
         // For doctor, and for whoever asks.
         let _ = fs::write(Path::new(RUN_DIR).join("data-condition"), text);

@@ -118,6 +118,32 @@ impl Model {
     }
 }
 
+/// What a card does with writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CardWrites {
+    /// It takes them.
+    Taken,
+    /// It says from the start that it takes none: one way of a worn-out card.
+    Locked,
+    /// It gives an error for each: another.
+    Failing,
+}
+
+impl CardWrites {
+    /// The drive `d` of QEMU over the image of a card.
+    fn drive(self, card: &Path) -> String {
+        let card = card.display();
+        match self {
+            Self::Taken => format!("file={card},format=raw,if=none,id=d"),
+            Self::Locked => format!("file={card},format=raw,if=none,id=d,readonly=on"),
+            // 5 is EIO of the host.
+            Self::Failing => format!(
+                "driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={card},file.inject-error.0.event=none,file.inject-error.0.iotype=write,file.inject-error.0.errno=5,if=none,id=d,werror=report"
+            ),
+        }
+    }
+}
+
 /// How a board is to be started.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -125,8 +151,8 @@ pub struct Setup {
     pub model: Model,
     /// The image on its card, read and written.
     pub card: PathBuf,
-    /// Whether the card takes no writes, on `virt`: what a worn-out one does.
-    pub card_is_read_only: bool,
+    /// What the card does with writes, on `virt`.
+    pub card_writes: CardWrites,
     /// Memory of `virt`, in MiB; a Raspberry Pi 3 has 1024.
     pub memory_mib: u32,
     /// Whether it has a network. The guest reaches the host's loopback at
@@ -154,7 +180,7 @@ impl Setup {
         Self {
             model,
             card: card.into(),
-            card_is_read_only: false,
+            card_writes: CardWrites::Taken,
             memory_mib: 512,
             network: true,
             forward: None,
@@ -248,17 +274,15 @@ impl Board {
         qemu.args(["-display", "none", "-monitor", "none"]);
         qemu.args(["-no-reboot", "-nodefaults"])
             .args(model.arguments());
-        let card = format!("file={},format=raw", setup.card.display());
         match model {
             Model::Virt => {
                 qemu.args(["-m", &setup.memory_mib.to_string()]);
-                let read_only = if setup.card_is_read_only { "on" } else { "off" };
-                let drive = format!("{card},if=none,id=d,readonly={read_only}");
-                qemu.args(["-drive", &drive]);
+                qemu.args(["-drive", &setup.card_writes.drive(&setup.card)]);
                 qemu.args(["-device", "virtio-blk-pci,drive=d"]);
             }
             Model::Raspi3b => {
-                qemu.args(["-drive", &format!("{card},if=sd")]);
+                let card = setup.card.display();
+                qemu.args(["-drive", &format!("file={card},format=raw,if=sd")]);
             }
         }
         if setup.network {

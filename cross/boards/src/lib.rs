@@ -17,6 +17,6 @@ pub mod console;
 pub mod firmware;
 
 pub use bench::{Bench, PATIENCE};
-pub use board::{Board, BoardError, Model, Setup};
+pub use board::{Board, BoardError, CardWrites, Model, Setup};
 pub use console::Console;
 pub use firmware::{Boot, Firmware, FirmwareError};
