@@ -153,7 +153,7 @@ impl Agent {
             ),
         );
         notify::phase(notify::NO_APP);
-self.is_ready();
+        self.is_ready();
         let shown = crate::engine::shown_broker(&record.broker);
         let mut state = ASKING.to_string();
         let mut reminder = Reminder::told(self.clock.now());
