@@ -138,11 +138,19 @@ impl Agent {
             &attempt,
             join.reply_topic(),
         )?;
-        let tell = |asked: &Option<Ask>, text: String| {
-            tracing::info!("{text}");
+        let note = |asked: &Option<Ask>, text: String| {
             if let Some(ask) = asked {
                 let _ = ask.answers.try_send(Answer::Note(text));
             }
+        };
+        let tell = |asked: &Option<Ask>, text: String| {
+            tracing::info!("{text}");
+            note(asked, text);
+        };
+        // What keeps a first boot from joining has to stand out in its log.
+        let warn = |asked: &Option<Ask>, text: String| {
+            tracing::warn!("{text}");
+            note(asked, text);
         };
         tell(
             asked,
@@ -193,7 +201,7 @@ impl Agent {
                 Turn::Link(LinkEvent::Down { reason }) => {
                     join.link_down();
                     if state != reason {
-                        tell(asked, reason.clone());
+                        warn(asked, reason.clone());
                         state = reason;
                         reminder = Reminder::told(now());
                     }
@@ -211,8 +219,7 @@ impl Agent {
                 }
                 Turn::Wake => {
                     if let Some(secs) = reminder.due(now()) {
-                        let text = still_waiting(&state, secs, &shown, &token);
-                        tell(asked, text);
+                        warn(asked, still_waiting(&state, secs, &shown, &token));
                     }
                     join.wake(now())
                 }
