@@ -9,6 +9,7 @@ mod flash_bench;
 use flash_bench::{ARM, Bench, CMDLINE, MIB, Said, program, run, token};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
@@ -294,6 +295,13 @@ fn what_cannot_work_is_refused_before_anything_is_claimed() {
     let said = bench.flash(&[&nowhere[..], &joins].concat());
     said.refused("nowhere is not an agent");
     gone("n.img");
+    // No agent for any board: found out before anything is written.
+    if !Path::new("/usr/lib/skerry/agents").exists() {
+        let said = bench.flash(&[&[packed[0].as_str(), "n.img"][..], &joins].concat());
+        assert!(!said.err.contains("put in "), "{}", said.err);
+        said.refused("no skerry-agent for aarch64 (64-bit Arm) was found in ");
+        gone("n.img");
+    }
     // An agent for another machine, a script, a program that needs libraries.
     fs::write(bench.path("arm"), program(ARM, 1000)).unwrap();
     for image in ["raspios.img", &packed[0]] {

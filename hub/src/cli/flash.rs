@@ -61,11 +61,10 @@ pub(super) fn flash(
     if settings.is_some() {
         agent.check()?;
     }
+    let unpack = args.dry_run || (settings.is_some() && !agent.is_likely());
     let mut bar = Bar::new();
     let mut job = Job::open(image, place, allow)?;
-    let layout = job
-        .look(args.dry_run, &mut |step| bar.draw(out, step))?
-        .cloned();
+    let layout = job.look(unpack, &mut |step| bar.draw(out, step))?.cloned();
     out.wipe();
     if settings.is_some() {
         // A wrong agent is found before the card is touched, where that can be.

@@ -218,12 +218,9 @@ pub struct RolloutRecord {
     pub confirm_secs: u32,
     /// Where it stands.
     pub state: RolloutState,
-    /// What failed up to this order is tried once more.
+    /// What failed up to this order is tried once more; 0 where an operator
+    /// never had it go on after it had stopped.
     pub forgiven: u64,
-    /// It has stopped once. Until it is complete that counts, also when an
-    /// operator had it go on and another came after it then.
-    #[serde(default)]
-    pub has_stopped: bool,
     /// When it began.
     pub created: Timestamp,
     /// When its state last changed.

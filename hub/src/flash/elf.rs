@@ -28,6 +28,9 @@ pub enum ElfError {
 }
 
 impl Machine {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Aarch64, Self::Arm, Self::X86_64, Self::Riscv64];
+
     /// From the first bytes of a program.
     pub fn of(start: &[u8]) -> Result<Self, ElfError> {
         let (Some([0x7f, b'E', b'L', b'F', class, 1, ..]), Some(&[low, high])) =

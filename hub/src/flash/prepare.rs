@@ -83,6 +83,18 @@ impl Agent {
         }
     }
 
+    /// Whether there may be one for boards: where none is, an image had better
+    /// be unpacked and looked at before a card is written for nothing.
+    pub fn is_likely(&self) -> bool {
+        match self {
+            Self::File(_) => true,
+            Self::Beside(dir) => {
+                let mut machines = Machine::ALL.into_iter();
+                machines.any(|machine| places(dir, machine).iter().any(|p| p.is_file()))
+            }
+        }
+    }
+
     /// Finds it and checks that it runs on such a machine.
     pub fn find(&self, machine: Option<Machine>) -> Result<(PathBuf, Vec<u8>), FlashError> {
         match (self, machine) {
@@ -92,11 +104,7 @@ impl Agent {
                 places: Vec::new(),
             }),
             (Self::Beside(dir), Some(machine)) => {
-                let mut places = Vec::new();
-                for name in machine.directories() {
-                    places.push(dir.join("agents").join(name).join("skerry-agent"));
-                    places.push(Path::new(PACKAGED_AGENTS).join(name).join("skerry-agent"));
-                }
+                let mut places = places(dir, machine);
                 let own = dir.join("skerry-agent");
                 let found = places.iter().find(|p| p.is_file()).cloned();
                 match found {
@@ -115,6 +123,16 @@ impl Agent {
             }
         }
     }
+}
+
+/// Where agents for such boards are, the best first.
+fn places(dir: &Path, machine: Machine) -> Vec<PathBuf> {
+    let names = machine.directories().iter();
+    let both = |name: &&str| {
+        let all = [dir.join("agents"), PathBuf::from(PACKAGED_AGENTS)];
+        all.map(|place| place.join(name).join("skerry-agent"))
+    };
+    names.flat_map(both).collect()
 }
 
 fn checked(path: &Path, machine: Option<Machine>) -> Result<(PathBuf, Vec<u8>), FlashError> {

@@ -480,6 +480,22 @@ fn what_failed_and_was_resumed_is_not_gone_back_to_either() {
 }
 
 #[test]
+fn what_failed_during_a_pause_stops_the_rollout_when_it_goes_on() {
+    let mut site = Site::new(2);
+    site.import("2.0");
+    site.roll_out("2.0", 1, false).unwrap();
+    assert!(site.try_it(0));
+    site.steer(Steer::Pause).unwrap();
+    site.end(0, None);
+    assert_eq!(site.state(), RolloutState::Paused);
+    site.steer(Steer::Resume).unwrap();
+    assert!(matches!(site.state(), RolloutState::Stopped { .. }));
+    assert_eq!(site.ordered(), Vec::<usize>::new(), "no further device");
+    site.steer(Steer::Resume).unwrap();
+    assert_eq!(site.state(), RolloutState::Running, "now it is known");
+}
+
+#[test]
 fn nothing_goes_back_to_what_only_other_devices_had() {
     let mut site = Site::new(2);
     site.import("2.0");

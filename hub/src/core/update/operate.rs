@@ -134,7 +134,6 @@ impl Fleet {
             confirm_secs,
             state: RolloutState::Running,
             forgiven: 0,
-            has_stopped: false,
             created: turn.now,
             changed: turn.now,
         };
@@ -198,7 +197,11 @@ impl Fleet {
             }
             (Steer::Resume, RolloutState::Running) => {}
             (Steer::Resume, RolloutState::Paused | RolloutState::Stopped { .. }) => {
-                if let Some(rollout) = self.updates.rollouts.get_mut(&id) {
+                // What failed during a pause nobody has been told of: it stops.
+                let has_stopped = matches!(rollout.state, RolloutState::Stopped { .. });
+                if let Some(rollout) = self.updates.rollouts.get_mut(&id)
+                    && has_stopped
+                {
                     rollout.forgiven = self.updates.last_order;
                 }
                 self.set_state(turn, id, RolloutState::Running);
@@ -232,7 +235,8 @@ impl Fleet {
                 RolloutState::Stopped { .. } => Some(true),
                 RolloutState::Complete => Some(false),
                 RolloutState::Running | RolloutState::Paused | RolloutState::Superseded => {
-                    r.has_stopped.then_some(true)
+                    // Resumed after it had stopped.
+                    (r.forgiven > 0).then_some(true)
                 }
             }) == Some(true)
         };

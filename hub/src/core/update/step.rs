@@ -125,9 +125,6 @@ impl Fleet {
                 device,
                 reason: why,
             };
-            if let Some(rollout) = self.updates.rollouts.get_mut(&rollout.id) {
-                rollout.has_stopped = true;
-            }
             self.set_state(turn, rollout.id, state);
             self.updates.due = true;
             return;
