@@ -122,7 +122,8 @@ impl Modules {
                 continue;
             };
             // The file names the nearest first: loading goes backwards.
-            let mut order: Vec<String> = needs.split_whitespace().map(str::to_string).collect();
+            let mut order: Vec<String> =
+                needs.split_ascii_whitespace().map(str::to_string).collect();
             order.reverse();
             order.push(file.to_string());
             modules.files.insert(name_of(file), order);
@@ -133,7 +134,7 @@ impl Modules {
     fn parse_aliases(text: &str) -> Vec<(String, String)> {
         let mut aliases = Vec::new();
         for line in text.lines() {
-            let mut words = line.split_whitespace();
+            let mut words = line.split_ascii_whitespace();
             if let (Some("alias"), Some(pattern), Some(module)) =
                 (words.next(), words.next(), words.next())
             {

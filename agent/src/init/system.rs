@@ -44,6 +44,11 @@ const MODALIASES_AT_ONCE: usize = 64;
 /// Drivers are looked for when the agent has started its first app or has none
 /// to start, and no later than this: looking takes a processor that it wants.
 const DEVICES_MS: u64 = 5_000;
+/// Besides delegation to user namespaces: without `favordynmods` (Linux 6.0), each
+/// container's way into its cgroup waits for all processors to have passed the
+/// kernel's scheduler, which is 13 ms of a start; with it, every fork and exit
+/// counts itself in memory that the processors share.
+const CGROUP_OPTIONS: &str = "nsdelegate,favordynmods";
 /// When it is said what memory we take, after the agent is ready.
 const MEMORY_MS: u64 = 30_000;
 
@@ -99,7 +104,7 @@ fn mount_system() -> io::Result<()> {
             "cgroup2",
             "/sys/fs/cgroup",
             quiet | MsFlags::MS_NODEV,
-            "nsdelegate",
+            CGROUP_OPTIONS,
         ),
         ("mqueue", "/dev/mqueue", quiet | MsFlags::MS_NODEV, ""),
     ];
@@ -124,7 +129,7 @@ fn mount_system() -> io::Result<()> {
 fn load_for_data() {
     // Where there are none, the kernel asks in vain, too, and mounting says so.
     if let Ok(mut modules) = modules::Modules::of_this_kernel() {
-        for name in ["crc32c_generic", "ext4"] {
+        for name in ["crc32c_generic", "ext4", "quota_v2"] {
             modules.load(name);
         }
     }
