@@ -53,7 +53,7 @@ pub(super) fn delete(out: &mut Out, client: &Client, args: &DeleteArgs) -> Resul
             Resource::Secrets => config_path(ConfigKind::Secret, &args.namespace.namespace, name),
             Resource::Releases | Resource::Rollouts => {
                 return Err(CliError::Usage(
-                    "releases are deleted by 'skerry release delete VERSION', and rollouts taken back by 'skerry rollout undo'".into(),
+                    "releases are deleted by 'skerry release delete VERSION', and rollouts taken back by 'skerry rollout undo agent', os or line".into(),
                 ));
             }
             Resource::Containers | Resource::Images | Resource::Events => {

@@ -162,12 +162,13 @@ impl AttemptState {
     }
 
     /// Why it came to nothing.
-    fn failure(&self) -> Option<String> {
+    fn failure(&self, subject: Subject) -> Option<String> {
         match self {
             AttemptState::Refused { reason } => Some(format!("refused it: {reason}")),
             AttemptState::RolledBack { reason } => Some(format!("rolled it back: {reason}")),
             AttemptState::Lost { secs } => Some(format!(
-                "was neither confirmed nor back within {secs} s: look at the device; 'skerry rollout undo' lets the others stay as they were"
+                "was neither confirmed nor back within {secs} s: look at the device; 'skerry rollout undo {}' takes it back",
+                subject.as_str()
             )),
             AttemptState::Ordered | AttemptState::Trying { .. } | AttemptState::Confirmed => None,
         }

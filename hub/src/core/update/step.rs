@@ -109,7 +109,7 @@ impl Fleet {
                 _ if is_open => open += 1,
                 Some((AttemptState::Confirmed, _)) => updated += usize::from(is_meant),
                 Some((state, order)) if order > rollout.forgiven => {
-                    failed = failed.or(state.failure().map(|why| (name.clone(), why)));
+                    failed = failed.or(state.failure(subject).map(|why| (name.clone(), why)));
                 }
                 Some(_) | None if is_meant => waiting.push((name.clone(), device.is_online())),
                 Some(_) | None => {}
