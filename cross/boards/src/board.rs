@@ -104,10 +104,7 @@ impl Model {
     /// What this emulation needs on the command line.
     fn cmdline(self) -> &'static str {
         match self {
-            // As on the Raspberry Pi, to which QEMU gives no seed for it: with
-            // it, the kernel keeps its page tables apart from programs', and an
-            // emulated processor forgets all addresses at each system call.
-            Self::Virt => "nokaslr",
+            Self::Virt => "",
             // QEMU's model resets the moment that the watchdog is started.
             Self::Raspi3b => "skerry.watchdog=off",
         }
