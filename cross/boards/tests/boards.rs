@@ -109,7 +109,7 @@ fn tell_start(board: &Board, model: &str) -> f64 {
     );
     let share = app - agent;
     println!(
-        "{model}: kernel to init {init:.2} s, root {:.2}, data {:.2}, agent starts {agent:.2}, store open +{:.2}, app running {app:.2} s after the kernel's start; the agent's share {:.0} ms (budget 500 ms)",
+        "{model}: kernel to init {init:.2} s, root {:.2}, data {:.2}, agent starts {agent:.2}, store open +{:.2}, app running {app:.2} s after the kernel's start; the agent's share {:.0} ms",
         root - init,
         data - root,
         store - agent,
