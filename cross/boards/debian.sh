@@ -279,7 +279,13 @@ is_confined() {
 # What must go on when the agent changes: a new start of the app would say
 # another word, and another keeper would have another pid.
 lives() {
-    echo "said=$("$skerry" logs hello)"
+    local said=
+    # An agent that was just started again has yet to call the hub.
+    for _ in $(seq 30); do
+        said=$("$skerry" logs hello 2>/dev/null) && break
+        sleep 1
+    done
+    echo "said=$said"
     # shellcheck disable=SC2016 # for the board's shell
     on_board 'echo "keeper=$(pgrep -f "[s]kerry-agent keeper")"; echo "app=$(pgrep -f "[d]ash -c read word")"'
 }
