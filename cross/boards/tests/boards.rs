@@ -851,6 +851,16 @@ fn witnessed(bench: &Bench) -> String {
 #[test]
 #[ignore = "long"]
 fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
+    the_hub_updates_the_agent_and_a_broken_one_comes_back(Model::Virt);
+}
+
+#[test]
+#[ignore = "long"]
+fn raspi3b_updates_its_agent_and_comes_back_from_a_broken_one() {
+    the_hub_updates_the_agent_and_a_broken_one_comes_back(Model::Raspi3b);
+}
+
+fn the_hub_updates_the_agent_and_a_broken_one_comes_back(model: Model) {
     let keys = Scratch::new("board-keys");
     let key = keys.path().join("release.key");
     let made = Command::new(skerry_tests::built("skerry"))
@@ -861,7 +871,7 @@ fn virt_updates_its_agent_and_comes_back_from_a_broken_one() {
     let public = String::from_utf8_lossy(&made.stdout).trim().to_string();
     let name = "agent-updated";
     let bench = Bench::with_hub_options(name, &["--release-key", &public]);
-    let mut board = bench.boot(Model::Virt).expect("power");
+    let mut board = bench.boot(model).expect("power");
     joined(&bench, &board, name);
     apply(&bench, WITNESS);
     said(&board, RUNNING);
